@@ -1,0 +1,189 @@
+"""The defaults of every field, which are the schema: a field that they lack is refused. No jax in here."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from kdjax.errors import UserError, nearest
+
+# What a teacher may say in `config.teachers = {'a': {...}}`.
+TEACHER = {
+    "run": "",  # the run's name in the store
+    "weight": 1.0,  # its share where a loss is a mean over several teachers
+    "checkpoint": "last",  # 'last', 'best' or a step
+    "output": "",  # 'softmax' | 'clipped_logits', for a teacher that was fitted in logit space
+    "made_by": "",  # the command that trains it, for the message when the store lacks it
+}
+
+# Sections whose floats are values that a compiled step takes as arguments; all else is structure.
+TRACED = ("losses", "optimizer", "schedule", "teachers", "seed")
+
+# Sections that may change under a run's name: they do not touch its numbers.
+OPERATIONAL = ("checkpoint",)
+
+
+def defaults() -> ConfigDict:
+    """Returns a fresh config with every field there is, at its default value."""
+    config = ConfigDict()
+    config.name = ""  # the config's short name, a part of the run's default name
+    config.seed = 0  # initial weights, order and augmentation; never the split
+    config.epochs = 40
+    config.batch_size = 64  # over all devices
+    config.eval_batch_size = 512  # over all devices
+    config.eval_every = 1  # epochs
+    config.select = "validation"  # what 'best' means: 'validation' | 'last' (no best is kept)
+    config.diagnostics = False  # log entropies, KL to the transformed teacher, mean WTTM weight
+
+    config.data = ConfigDict()
+    config.data.name = "digits"  # a row of DATASETS, 'tfds:NAME' or 'package.module:attribute'
+    config.data.args = ConfigDict()  # what its loader takes
+    config.data.split_seed = 0  # which images are held out; a teacher and its students share it
+    config.data.validation = 0.1  # fraction of the training images held out
+    config.data.view = ""  # 'none' | 'crop' | 'crop_flip'; '' for the data set's own default
+    config.data.targets = "labels"  # what label losses see: 'labels' | 'soft'
+
+    config.model = ConfigDict()
+    config.model.name = "mlp"  # a row of MODELS or 'package.module:attribute'
+    config.model.args = ConfigDict()  # what its constructor takes besides num_classes
+    config.model.dtype = "float32"  # of the computation; parameters, statistics and losses stay float32
+    config.model.batch_norm = "global"  # statistics over the 'global' batch or 'per_device'
+
+    config.teachers = ConfigDict()  # name -> TEACHER
+    config.losses = ConfigDict()  # name -> {'weight': ..., 'loss': ..., hyper-parameters}
+
+    config.optimizer = ConfigDict()
+    config.optimizer.name = "sgd"  # 'sgd' | 'adamw'
+    config.optimizer.learning_rate = 0.05
+    config.optimizer.momentum = 0.9
+    config.optimizer.nesterov = False
+    config.optimizer.b1 = 0.9  # adamw
+    config.optimizer.b2 = 0.999  # adamw
+    config.optimizer.weight_decay = 5e-4
+    config.optimizer.decay = "all"  # weight decay on 'all' parameters or on 'kernels'
+
+    config.schedule = ConfigDict()
+    config.schedule.name = "step"  # 'step' | 'cosine' | 'constant' or 'package.module:attribute'
+    config.schedule.milestones = ()  # epochs that end before a drop
+    config.schedule.factor = 0.1  # of a drop
+    config.schedule.warmup_epochs = 0
+    config.schedule.args = ConfigDict()  # what a schedule of your own takes
+
+    config.checkpoint = ConfigDict()
+    config.checkpoint.every_epochs = 10  # and at the end; 0: at the end only
+    return config
+
+
+def check(config: ConfigDict) -> None:
+    """Refuses fields that the schema lacks, missing sections, wrong types and values out of range.
+
+    Args:
+      config: a resolved config, from a file of kdjax or of the user's own.
+
+    Raises:
+      UserError: names the field, what is wrong with it and the nearest right name.
+    """
+    _check_fields(config, defaults(), "config")
+    for name, teacher in config.teachers.items():
+        _check_teacher(name, teacher)
+    for name, term in config.losses.items():
+        if not isinstance(term, Mapping | ConfigDict) or "weight" not in term:
+            raise UserError(f"config.losses.{name} must be a mapping with a 'weight', not {term!r}.")
+    if not config.losses:
+        raise UserError("config.losses is empty: name at least one, {'cross_entropy': {'weight': 1.0}}.")
+    _check_values(config)
+
+
+def _check_fields(config: ConfigDict, schema: ConfigDict, where: str) -> None:
+    free = where in ("config.data.args", "config.model.args", "config.schedule.args", "config.teachers", "config.losses")
+    if free:
+        return
+    for field in config:
+        if field not in schema:
+            raise UserError(f"{where} has no field '{field}'.{nearest(field, schema)}")
+    for field, default in schema.items():
+        if field not in config:
+            raise UserError(f"{where}.{field} is missing; begin your config with kdjax.config.defaults().")
+        if isinstance(default, ConfigDict):
+            if not isinstance(config[field], ConfigDict):
+                raise UserError(f"{where}.{field} must be a mapping, not {config[field]!r}.")
+            _check_fields(config[field], default, f"{where}.{field}")
+        else:
+            _check_type(config[field], default, f"{where}.{field}")
+
+
+def _check_type(value: Any, default: Any, where: str) -> None:
+    allowed = {bool: bool, int: int, float: (int, float), str: str, tuple: (tuple, list)}[type(default)]
+    if not isinstance(value, allowed) or (isinstance(value, bool) and not isinstance(default, bool)):
+        raise UserError(f"{where} must be a {type(default).__name__}, not {value!r}.")
+
+
+def _check_teacher(name: str, teacher: ConfigDict) -> None:
+    where = f"config.teachers.{name}"
+    if not isinstance(teacher, ConfigDict) or not teacher.get("run"):
+        raise UserError(f"{where} must be a mapping with the name of a run: {{'run': 'digits/mlp-mse-s0'}}.")
+    for field in teacher:
+        if field not in TEACHER:
+            raise UserError(f"{where} has no field '{field}'.{nearest(field, TEACHER)}")
+    if teacher.get("output", "") not in ("", "softmax", "clipped_logits"):
+        raise UserError(f"{where}.output must be 'softmax' or 'clipped_logits', not '{teacher.output}'.")
+
+
+def _check_values(config: ConfigDict) -> None:
+    """Ranges are checked here, on the config, since inside a step the numbers are traced."""
+    rules = {
+        "epochs": (config.epochs >= 1, "at least 1"),
+        "batch_size": (config.batch_size >= 1, "at least 1"),
+        "eval_batch_size": (config.eval_batch_size >= 1, "at least 1"),
+        "eval_every": (config.eval_every >= 1, "at least 1"),
+        "select": (config.select in ("validation", "last"), "'validation' or 'last'"),
+        "data.validation": (0 <= config.data.validation < 1, "in [0, 1)"),
+        "data.targets": (config.data.targets in ("labels", "soft"), "'labels' or 'soft'"),
+        "model.dtype": (config.model.dtype in ("float32", "bfloat16"), "'float32' or 'bfloat16'"),
+        "model.batch_norm": (config.model.batch_norm in ("global", "per_device"), "'global' or 'per_device'"),
+        "optimizer.learning_rate": (config.optimizer.learning_rate > 0, "above 0"),
+        "optimizer.momentum": (0 <= config.optimizer.momentum < 1, "in [0, 1)"),
+        "optimizer.weight_decay": (config.optimizer.weight_decay >= 0, "at least 0"),
+        "optimizer.decay": (config.optimizer.decay in ("all", "kernels"), "'all' or 'kernels'"),
+        "schedule.factor": (config.schedule.factor > 0, "above 0"),
+        "schedule.warmup_epochs": (config.schedule.warmup_epochs >= 0, "at least 0"),
+        "checkpoint.every_epochs": (config.checkpoint.every_epochs >= 0, "at least 0"),
+        "seed": (0 <= config.seed < 2**32, "in [0, 2^32)"),
+        "data.split_seed": (0 <= config.data.split_seed < 2**32, "in [0, 2^32)"),
+    }
+    for field, (holds, allowed) in rules.items():
+        if not holds:
+            value = config
+            for part in field.split("."):
+                value = value[part]
+            raise UserError(f"config.{field} must be {allowed}, not {value!r}.")
+
+
+def differences(old: Mapping, new: Mapping, where: str = "config") -> list[str]:
+    """Lists the fields in which two resolved configs (plain dicts) differ, as 'config.a.b: old -> new'."""
+    found = []
+    for field in sorted({*old, *new}):
+        path, a, b = f"{where}.{field}", old.get(field), new.get(field)
+        if field in OPERATIONAL and where == "config":
+            continue
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found += differences(a, b, path)
+        elif a != b:
+            found.append(f"{path}: {a!r} -> {b!r}")
+    return found
+
+
+def default_run_name(config: ConfigDict) -> str:
+    """Returns `<dataset>/<model>-<what>-s<seed>`, readable and a function of the config.
+
+    What: the config's short name for a stage without teachers, else `<losses joined by +>-<teachers' last parts>`.
+    A split seed other than 0 joins the name.
+    """
+    if config.teachers:
+        teachers = [teacher.run.rsplit("/", 1)[-1] for teacher in config.teachers.values()]
+        what = "-".join(["+".join(config.losses), *teachers])
+    else:
+        what = config.name or "+".join(config.losses)
+    split = f"-split{config.data.split_seed}" if config.data.split_seed else ""
+    dataset, model = (part.replace(":", ".") for part in (config.data.name, config.model.name))
+    return f"{dataset}/{model}-{what}{split}-s{config.seed}"

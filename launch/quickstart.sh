@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# The main job on the embedded digits: teachers, students and a table, in minutes on a laptop.
+# Usage: launch/quickstart.sh [--smoke]     --smoke: the whole path in seconds on a tiny synthetic set.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+launch/setup.sh
+study="configs/studies/quickstart.py" store="runs/quickstart"
+if [ "${1:-}" = "--smoke" ]; then study+=":smoke" store="runs/quickstart-smoke"; shift; fi
+exec .venv/bin/python -m kdjax.run_study --config="$study" --store="$store" "$@"

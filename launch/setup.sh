@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Makes .venv and installs kdjax into it with the pinned versions; does nothing, offline too, when that is done.
+# Usage: launch/setup.sh [EXTRA]     EXTRA: of setup.py, such as 'test'. PYTHON=... picks the interpreter.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+extra="${1:-}"
+target=".${extra:+[$extra]}"
+
+is_new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
+
+find_python() {
+  for candidate in ${PYTHON:+"$PYTHON"} python3 python3.11 python3.12 python3.13 python3.14; do
+    if is_new_enough "$candidate"; then echo "$candidate"; return; fi
+  done
+  echo "kdjax: Python 3.11 or later was not found; install it, or set PYTHON=/path/to/python3.11." >&2
+  exit 2
+}
+
+# Only what changes an installation is in the stamp: a second run, or one without a network, finds it and stops here.
+stamp=".venv/kdjax-$(cat setup.py constraints.txt | cksum | cut -d' ' -f1)${extra:+-$extra}"
+if [ -x .venv/bin/python ] && [ -e "$stamp" ]; then exit 0; fi
+
+if [ ! -x .venv/bin/python ]; then
+  python="$(find_python)"
+  echo "kdjax: making .venv with $("$python" --version)" >&2
+  "$python" -m venv .venv || { rm -rf .venv; echo "kdjax: no venv module; on Debian: apt install python3-venv" >&2; exit 2; }
+fi
+echo "kdjax: installing $target into .venv (a minute or two, once)" >&2
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable "$target" || {
+  echo "kdjax: the installation failed; is there a network? The lines above say what pip missed." >&2
+  exit 1
+}
+touch "$stamp"

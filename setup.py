@@ -1,0 +1,40 @@
+"""Installs kdjax; exact versions are pinned in constraints.txt, here stand lower bounds only."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+ROOT = pathlib.Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "kdjax" / "__init__.py").read_text()).group(1)
+
+setup(
+    name="kdjax",
+    version=VERSION,
+    description="Knowledge distillation in JAX, where the teacher is trained to teach",
+    long_description=(ROOT / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["kdjax", "kdjax.*"]),
+    python_requires=">=3.11",
+    install_requires=[
+        "absl-py>=2.1",
+        "flax>=0.12",
+        "importlib_resources>=6.0",  # tfds needs it and does not say so
+        "jax>=0.10",
+        "matplotlib>=3.9",
+        "ml_collections>=1.0",
+        "numpy>=2.0",
+        "optax>=0.2.5",
+        "orbax-checkpoint>=0.12",
+        "pillow>=10.0",  # tfds needs it and does not say so
+        "scikit-learn>=1.5",
+        "tensorflow-datasets>=4.9.7",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "test": ["chex>=0.1.90", "pytest>=8.0", "nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"],
+        "tensorboard": ["tensorboardX>=2.6"],
+        "tf": ["tensorflow-cpu>=2.16"],
+    },
+)

@@ -1,0 +1,98 @@
+"""Networks: the MODELS table, and the few functions through which the other rooms use a network."""
+
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from kdjax.errors import UserError, lookup, nearest
+from kdjax.models.apply import batch_norm_scope, call
+from kdjax.models.initialize import count_parameters, has_batch_norm, init_variables
+from kdjax.models.mlp import MLP
+from kdjax.models.resnet import CifarResNet
+
+__all__ = [
+    "MODELS",
+    "CifarResNet",
+    "MLP",
+    "batch_norm_scope",
+    "call",
+    "count_parameters",
+    "create_model",
+    "has_batch_norm",
+    "init_variables",
+]
+
+# name -> constructor; it is called as constructor(num_classes=..., **config.model.args).
+MODELS = {
+    "mlp": MLP,
+    "resnet8": partial(CifarResNet, depth=8),
+    "resnet14": partial(CifarResNet, depth=14),
+    "resnet20": partial(CifarResNet, depth=20),
+    "resnet32": partial(CifarResNet, depth=32),
+    "resnet44": partial(CifarResNet, depth=44),
+    "resnet56": partial(CifarResNet, depth=56),
+    "resnet110": partial(CifarResNet, depth=110),
+    "resnet8x4": partial(CifarResNet, depth=8, widths=(32, 64, 128, 256)),
+    "resnet32x4": partial(CifarResNet, depth=32, widths=(32, 64, 128, 256)),
+}
+
+# What a config may say of the computation's precision; None promotes from parameters and images.
+DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}
+
+
+def create_model(name: str, num_classes: int, /, *, dtype: str | None = None, **args: Any) -> nn.Module:
+    """Returns the network that a config names.
+
+    Args:
+      name: a row of MODELS, or `package.module:attribute` for a module class (or a function that returns a module).
+      num_classes: width of the logits.
+      dtype: 'bfloat16' computes in bfloat16, with parameters, statistics and logits in float32; None or 'float32' takes
+        the precision of parameters and images, so float64 stays float64.
+      **args: what the constructor takes besides; lists become tuples.
+
+    Raises:
+      UserError: an unknown name or argument, a bad value, or a network of the user's that takes no dtype.
+    """
+    constructor = lookup(MODELS, name, "model")
+    if not callable(constructor):
+        raise UserError(f"model '{name}' is a {type(constructor).__name__}, not a flax.linen module.")
+    compute_dtype = lookup(DTYPES, dtype or "float32", "config.model.dtype")
+    args = {key: tuple(value) if isinstance(value, list) else value for key, value in args.items()}
+    _check_arguments(name, constructor, num_classes, compute_dtype, args)
+    if compute_dtype is not None:
+        args["dtype"] = compute_dtype
+    try:
+        module = constructor(num_classes=num_classes, **args)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"model '{name}' cannot be built from {args}: {_one_line(error)}") from error
+    if not isinstance(module, nn.Module):
+        raise UserError(f"model '{name}' made a {type(module).__name__}, not a flax.linen module.")
+    return module
+
+
+def _check_arguments(name: str, constructor: Callable, num_classes: int, compute_dtype: Any, args: dict) -> None:
+    try:
+        parameters = inspect.signature(constructor).parameters
+    except (TypeError, ValueError):  # some callables have no signature; calling them tells
+        return
+    takes = [key for key in parameters if key not in ("parent", "name")]
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        return
+    if "num_classes" not in takes:
+        raise UserError(f"model '{name}' must take the argument num_classes (here {num_classes}).")
+    if compute_dtype is not None and "dtype" not in takes:
+        raise UserError(f"model '{name}' takes no dtype: give it such a field, or set config.model.dtype=float32.")
+    for key in args:
+        if key == "num_classes":
+            raise UserError("config.model.args.num_classes is not yours to set: the data set has it.")
+        if key not in takes:
+            hint = nearest(key, set(takes) - {"num_classes", "dtype"})
+            raise UserError(f"model '{name}' takes no argument '{key}' (config.model.args).{hint}")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

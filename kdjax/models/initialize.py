@@ -1,0 +1,111 @@
+"""Initial variables: a function of (seed, a leaf's path) alone, drawn by NumPy so that nothing is compiled for it."""
+
+import functools
+import math
+import re
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from flax import traverse_util
+
+from kdjax.errors import UserError
+from kdjax.models.apply import train_argument
+
+COLLECTIONS = ("params", "batch_stats")
+PASSING = ("intermediates", "perturbations")  # collections of flax that one call makes and nobody keeps
+
+Shape = Sequence[int]
+# (generator, shape of the leaf, shape of its layer's kernel or None) -> float64 values
+Initializer = Callable[[np.random.Generator, Shape, Shape | None], np.ndarray]
+
+
+def kaiming_normal_fan_out(generator: np.random.Generator, shape: Shape, kernel: Shape | None) -> np.ndarray:
+    """Draws from N(0, 2 / fan_out), fan_out = kernel positions x output channels (He et al. 2015, eq. 14)."""
+    del kernel
+    fan_out = math.prod(shape[:-2]) * shape[-1]
+    return generator.standard_normal(shape) * math.sqrt(2 / fan_out)
+
+
+def torch_linear(generator: np.random.Generator, shape: Shape, kernel: Shape | None) -> np.ndarray:
+    """Draws uniformly within ±1/√fan_in of the layer, weights and biases alike: what PyTorch's linear layer does."""
+    bound = 1 / math.sqrt(math.prod(kernel[:-1]))
+    return generator.uniform(-bound, bound, shape)
+
+
+def ones(generator: np.random.Generator, shape: Shape, kernel: Shape | None) -> np.ndarray:
+    """Returns ones."""
+    del generator, kernel
+    return np.ones(shape)
+
+
+def zeros(generator: np.random.Generator, shape: Shape, kernel: Shape | None) -> np.ndarray:
+    """Returns zeros."""
+    del generator, kernel
+    return np.zeros(shape)
+
+
+def init_variables(module: nn.Module, input_shape: Shape, seed: int) -> dict[str, Any]:
+    """Returns a network's initial variables as NumPy arrays.
+
+    A network with a table INITIALIZERS of (pattern of a leaf's path, initializer) pairs has its leaves drawn in
+    float64, each by Philox(seed, crc32 of its path), and cast last: the same bits on any machine with one NumPy
+    version, whatever other leaves there are. Any other network is initialised by its own `init`.
+
+    Args:
+      module: the network, not bound.
+      input_shape: of a batch of images, the batch axis included.
+      seed: in [0, 2^32).
+
+    Returns:
+      {'params': ..., 'batch_stats': ...}, the latter {} where the network has none; float32, or float64 under
+      jax_enable_x64, and for a network with its own `init` whatever that gives.
+
+    Raises:
+      UserError: the network keeps other variables than these.
+    """
+    table = getattr(module, "INITIALIZERS", None)
+    images = jax.ShapeDtypeStruct(tuple(input_shape), jax.dtypes.canonicalize_dtype(float))
+    init = functools.partial(module.init, **train_argument(module, False))
+    if table is None:
+        variables = jax.jit(init)(jax.random.key(seed), np.zeros(images.shape, images.dtype))
+        return _kept(module, jax.tree.map(np.asarray, variables))
+    shapes = _kept(module, jax.eval_shape(init, jax.random.key(0), images))
+    leaves = traverse_util.flatten_dict(shapes, sep="/")
+    drawn = {path: _draw(module, table, path, leaves, seed) for path in leaves}
+    return {name: {} for name in COLLECTIONS} | traverse_util.unflatten_dict(drawn, sep="/")
+
+
+def _draw(module: nn.Module, table: Sequence, path: str, leaves: Mapping[str, Any], seed: int) -> np.ndarray:
+    collection, _, within = path.partition("/")
+    kernel = leaves.get(f"{path.rpartition('/')[0]}/kernel") if collection == "params" else None
+    for pattern, initializer in table:
+        if re.fullmatch(pattern, within):
+            key = np.array([seed, zlib.crc32(path.encode())], np.uint64)
+            generator = np.random.Generator(np.random.Philox(key=key))
+            values = initializer(generator, leaves[path].shape, kernel.shape if kernel is not None else None)
+            return values.astype(jax.dtypes.canonicalize_dtype(np.float64))
+    raise UserError(f"{type(module).__name__}.INITIALIZERS has no pattern for the leaf '{within}': add one.")
+
+
+def _kept(module: nn.Module, variables: Mapping[str, Any]) -> dict[str, Any]:
+    for collection in variables:
+        if collection not in COLLECTIONS + PASSING:
+            raise UserError(
+                f"model {type(module).__name__} keeps variables in '{collection}'; "
+                "kdjax carries params and batch_stats only: keep its state in 'batch_stats'."
+            )
+    return {name: variables.get(name, {}) for name in COLLECTIONS}
+
+
+def has_batch_norm(variables: Mapping[str, Any]) -> bool:
+    """Tells whether a network keeps batch statistics."""
+    return bool(jax.tree.leaves(variables.get("batch_stats", {})))
+
+
+def count_parameters(variables: Mapping[str, Any]) -> int:
+    """Counts the trainable scalars of a network's variables."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))

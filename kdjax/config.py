@@ -140,6 +140,7 @@ def _check_values(config: ConfigDict) -> None:
         "data.validation": (0 <= config.data.validation < 1, "in [0, 1)"),
         "data.targets": (config.data.targets in ("labels", "soft"), "'labels' or 'soft'"),
         "model.dtype": (config.model.dtype in ("float32", "bfloat16"), "'float32' or 'bfloat16'"),
+        "model.args": ("dtype" not in config.model.args, "without 'dtype' (set config.model.dtype)"),
         "model.batch_norm": (config.model.batch_norm in ("global", "per_device"), "'global' or 'per_device'"),
         "optimizer.learning_rate": (config.optimizer.learning_rate > 0, "above 0"),
         "optimizer.momentum": (0 <= config.optimizer.momentum < 1, "in [0, 1)"),

@@ -5,7 +5,7 @@ import pathlib
 import re
 
 from kdjax.errors import UserError, nearest
-from kdjax.store.files import disk_errors
+from kdjax.store.files import disk_errors, write_atomic
 from kdjax.store.run import MANIFEST, Run
 
 PART = re.compile(r"[A-Za-z0-9_+=-][A-Za-z0-9._+=-]*")  # no leading dot: neither '..' nor a hidden folder
@@ -39,6 +39,14 @@ class Store:
         if inside:
             raise UserError(f"Run '{name}' would hold the run '{inside[0]}'; choose another --run.")
         return Run(name, path)
+
+    def write_text(self, name: str, text: str) -> pathlib.Path:
+        """Writes a file of the store's own beside the runs, atomically, and returns where it is."""
+        path = self.root / name
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, text)
+        return path
 
     def runs(self) -> list[str]:
         """Returns the names of all runs that have a manifest, sorted."""

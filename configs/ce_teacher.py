@@ -1,0 +1,17 @@
+"""A teacher trained with cross-entropy: the baseline of every table.
+
+Paper:    Hinton, Vinyals & Dean, Distilling the Knowledge in a Neural Network, 2015 (arXiv 1503.02531).
+Command:  python -m kdjax.train_teacher --config=configs/ce_teacher.py
+Expect:   see QUICKSTART
+Hardware: 2 CPU cores, a few seconds. `:cifar100` wants a GPU or TPU; the papers' resnet32x4 reaches 79.42 % there.
+"""
+
+from configs import common
+
+
+def get_config(argument: str | None = None):
+    """Argument: digits | smoke | cifar10 | cifar100 [,TEACHER,STUDENT]."""
+    config = common.teacher(argument)
+    config.name = common.name("ce", argument)
+    config.losses = {"cross_entropy": {"weight": 1.0, "label_smoothing": 0.0}}
+    return config

@@ -1,0 +1,130 @@
+"""What the experiments share: the embedded digits, the CIFAR recipe of the papers, and a tiny set for smoke runs.
+
+A config's argument says which: `FILE` or `FILE:digits`, `FILE:smoke`, `FILE:cifar100` for the papers' default pair,
+`FILE:cifar100,resnet56,resnet20` for another pair of teacher and student; `cifar10` likewise.
+"""
+
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+
+from kdjax.config import defaults
+from kdjax.errors import UserError, nearest
+
+DATASETS = ("digits", "smoke", "cifar10", "cifar100")
+RESNETS = ("resnet8", "resnet14", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet8x4", "resnet32x4")
+
+
+class Setting(NamedTuple):
+    """What a config's argument chose."""
+
+    dataset: str
+    teacher: str
+    student: str
+
+
+# (teacher, student): (TTM gamma, beta), (WTTM gamma, beta); Zheng & Yang 2024, Tables 8 to 10.
+PAIRS = {
+    ("resnet56", "resnet20"): ((0.3, 7.0), (0.3, 1.5)),
+    ("resnet110", "resnet20"): ((0.2, 8.0), (0.2, 2.0)),
+    ("resnet110", "resnet32"): ((0.1, 33.0), (0.1, 1.5)),
+    ("resnet32x4", "resnet8x4"): ((0.1, 100.0), (0.1, 3.0)),
+}
+
+
+def parse(argument: str | None) -> Setting:
+    """Reads a config's argument; refuses one that it does not know."""
+    dataset, *pair = (argument or "digits").split(",")
+    if dataset not in DATASETS:
+        raise UserError(f"config argument '{argument}' begins with none of {', '.join(DATASETS)}.{nearest(dataset, DATASETS)}")
+    if not dataset.startswith("cifar"):
+        if pair:
+            raise UserError(f"config argument '{argument}': '{dataset}' takes no pair of networks.")
+        return Setting(dataset, "mlp", "mlp")
+    teacher, student = {0: ("resnet32x4", "resnet8x4"), 2: pair}.get(len(pair), (None, None))
+    for name in (teacher, student):
+        if name not in RESNETS:
+            raise UserError(f"config argument '{argument}' should be '{dataset}' or '{dataset},TEACHER,STUDENT'.{nearest(name, RESNETS)}")
+    return Setting(dataset, teacher, student)
+
+
+def teacher(argument: str | None) -> ConfigDict:
+    """Returns data, network and optimisation of a teacher; its name and losses are left to the config."""
+    setting = parse(argument)
+    config = _common(setting, setting.teacher)
+    if setting.teacher == "mlp":
+        config.model.args = {"hidden": (32,) if setting.dataset == "smoke" else (512, 512)}
+    return config
+
+
+def student(argument: str | None) -> ConfigDict:
+    """Returns data, network and optimisation of a student; its name, teachers and losses are left to the config."""
+    setting = parse(argument)
+    config = _common(setting, setting.student)
+    if setting.student == "mlp":
+        config.model.args = {"hidden": (8,) if setting.dataset == "smoke" else (16,)}
+    return config
+
+
+def mse_teacher_run(argument: str | None) -> dict:
+    """Returns the field of `config.teachers` for the run that configs/mse_teacher.py makes with the same argument."""
+    setting = parse(argument)
+    dataset, smoke = ("gaussian", "-smoke") if setting.dataset == "smoke" else (setting.dataset, "")
+    run = f"{dataset}/{setting.teacher}-mse{smoke}-s0"
+    suffix = f":{argument}" if argument else ""
+    made_by = f"python -m kdjax.train_teacher --config=configs/mse_teacher.py{suffix} --run={run}"
+    return {"run": run, "weight": 1.0, "made_by": made_by}
+
+
+def pair(argument: str | None) -> tuple[tuple[float, float], tuple[float, float]] | None:
+    """Returns ((TTM gamma, beta), (WTTM gamma, beta)) of the papers for the argument's pair, None where they have none."""
+    setting = parse(argument)
+    return PAIRS.get((setting.teacher, setting.student))
+
+
+def name(short: str, argument: str | None) -> str:
+    """Returns a config's short name; smoke runs must not pass for real ones."""
+    return f"{short}-smoke" if parse(argument).dataset == "smoke" else short
+
+
+def _common(setting: Setting, model: str) -> ConfigDict:
+    config = defaults()
+    config.model.name = model
+    {"digits": _digits, "smoke": _smoke, "cifar10": _cifar, "cifar100": _cifar}[setting.dataset](config, setting.dataset)
+    return config
+
+
+def _digits(config: ConfigDict, dataset: str) -> None:
+    """1,797 real 8x8 digits: about 1,200 to train on, 240 to choose on, 360 to tell."""
+    config.data.name = dataset
+    config.data.validation = 1 / 6
+    config.epochs = 60
+    config.batch_size = 64
+    config.optimizer.learning_rate = 0.05
+    config.optimizer.weight_decay = 5e-4
+    config.schedule.name = "cosine"
+    config.checkpoint.every_epochs = 0  # seconds long: the end is soon enough
+
+
+def _smoke(config: ConfigDict, dataset: str) -> None:
+    """A few seconds of a mixture of six Gaussians: the whole path, no science."""
+    del dataset
+    config.data.name = "gaussian"
+    config.data.args = {"classes": 6, "dim": 8, "n_train": 320, "n_test": 64}
+    config.data.validation = 0.2
+    config.epochs = 2
+    config.schedule.name = "constant"
+    config.optimizer.learning_rate = 0.01
+
+
+def _cifar(config: ConfigDict, dataset: str) -> None:
+    """The recipe of RepDistiller, which the papers' tables follow: all training images, last epoch reported."""
+    config.data.name = dataset
+    config.data.validation = 0.0  # choose hyper-parameters with --config.data.validation=0.1
+    config.epochs = 240
+    config.batch_size = 64
+    config.optimizer.learning_rate = 0.05
+    config.optimizer.momentum = 0.9
+    config.optimizer.weight_decay = 5e-4
+    config.schedule.name = "step"
+    config.schedule.milestones = (150, 180, 210)

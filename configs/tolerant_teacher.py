@@ -1,0 +1,18 @@
+"""A tolerant teacher: cross-entropy softened by the gap between its top score and the next ones.
+
+Paper:    Yang, Xie, Qiao & Yuille, Training Deep Neural Networks in Generations, 2018 (arXiv 1805.05551). Its eta was
+          not recovered; 0.6 is a starting point, not the paper's number.
+Command:  python -m kdjax.train_teacher --config=configs/tolerant_teacher.py
+Expect:   see QUICKSTART
+Hardware: 2 CPU cores, a few seconds. `:cifar100` wants a GPU or TPU.
+"""
+
+from configs import common
+
+
+def get_config(argument: str | None = None):
+    """Argument: digits | smoke | cifar10 | cifar100 [,TEACHER,STUDENT]."""
+    config = common.teacher(argument)
+    config.name = common.name("tolerant", argument)
+    config.losses = {"tolerant": {"weight": 1.0, "num_top": 5, "eta": 0.6}}
+    return config

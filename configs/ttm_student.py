@@ -1,0 +1,24 @@
+"""A student distilled by transformed teacher matching: the student's own temperature is dropped.
+
+Paper:    Zheng & Yang, Knowledge Distillation Based on Transformed Teacher Matching, ICLR 2024.
+Command:  python -m kdjax.train_student --config=configs/ttm_student.py
+          after python -m kdjax.train_teacher --config=configs/mse_teacher.py
+Expect:   see QUICKSTART
+Hardware: 2 CPU cores, a few seconds. `:cifar100` wants a GPU or TPU; from a CE teacher the paper's resnet8x4 reaches
+          76.17 % there.
+"""
+
+from configs import common
+
+
+def get_config(argument: str | None = None):
+    """Argument: digits | smoke | cifar10 | cifar100 [,TEACHER,STUDENT]."""
+    config = common.student(argument)
+    config.name = common.name("ttm", argument)
+    config.teachers = {"a": common.mse_teacher_run(argument)}
+    (gamma, beta), _ = common.pair(argument) or ((0.25, 36.0), None)
+    config.losses = {
+        "cross_entropy": {"weight": 1.0, "label_smoothing": 0.0},
+        "ttm": {"weight": beta, "gamma": gamma},
+    }
+    return config

@@ -1,0 +1,30 @@
+"""python -m kdjax.bench step --config=configs/kd_student.py:cifar10,resnet20,resnet8 --cpu_devices=2"""
+
+import sys
+
+from absl import flags
+
+from kdjax import cli
+from kdjax.errors import UserError, nearest
+
+BENCHMARKS = {"step": "kdjax.bench.step"}
+
+cli.define_common_flags()
+cli.define_config_flag()
+cli.define(flags.DEFINE_integer, "rounds", 5, "Rounds; everything is measured once a round, in turn.", lower_bound=1)
+cli.define(flags.DEFINE_integer, "steps", 20, "Train steps a round.", lower_bound=1)
+
+
+def main(name: str) -> None:
+    """Runs one benchmark and prints its table."""
+    if name not in BENCHMARKS:
+        raise UserError(f"unknown benchmark '{name}'.{nearest(name, BENCHMARKS)}")
+    import importlib
+
+    flag = cli.FLAGS
+    print(importlib.import_module(BENCHMARKS[name]).table(flag.config, flag.data_dir, flag.rounds, flag.steps))
+
+
+if __name__ == "__main__":
+    named = sys.argv.pop(1) if len(sys.argv) > 1 and not sys.argv[1].startswith("-") else "step"
+    cli.run(lambda: main(named))

@@ -1,0 +1,176 @@
+"""What every door shares: flags, one-line errors, exit codes. Flags are parsed before jax is imported."""
+
+import os
+import pathlib
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+
+from absl import flags, logging
+from ml_collections import config_flags
+
+from kdjax.errors import Interrupted, RunError, UserError, nearest
+
+FLAGS = flags.FLAGS
+_OWN = []  # names of the flags that kdjax defines, for --help
+
+
+def define(definition: Callable, name: str, *args, **kwargs) -> None:
+    """Defines a flag once and lists it in --help."""
+    if name not in FLAGS:
+        definition(name, *args, **kwargs)
+        _OWN.append(name)
+
+
+def define_common_flags() -> None:
+    """Defines what every door takes."""
+    define(flags.DEFINE_string, "store", "runs", "Directory of the checkpoint store.")
+    define(flags.DEFINE_string, "data_dir", "data", "Directory of data sets that are not embedded.")
+    define(flags.DEFINE_integer, "cpu_devices", 1, "Emulated CPU devices, at most one a core.", lower_bound=1)
+    define(flags.DEFINE_boolean, "debug", False, "Show the traceback of an error.")
+
+
+def define_config_flag() -> None:
+    """Defines --config, a file and its overrides."""
+    define(
+        config_flags.DEFINE_config_file,
+        "config",
+        None,
+        "A config file, FILE or FILE:ARGUMENT; --config.any.field=value overrides a field.",
+    )
+
+
+def define_training_flags() -> None:
+    """Defines what both stages of training take."""
+    define_common_flags()
+    define_config_flag()
+    define(flags.DEFINE_string, "run", "", "Name of the run; by default one made from the config and its seed.")
+    define(flags.DEFINE_boolean, "tensorboard", False, "Also write TensorBoard files (pip install 'kdjax[tensorboard]').")
+
+
+def run(main: Callable[[], None], argv: list[str] | None = None) -> None:
+    """Parses flags, prepares jax's environment, calls `main`, and leaves with the right exit code.
+
+    0: done. 1: a run that failed. 2: a user's mistake. 130, 143: stopped by SIGINT, SIGTERM after saving.
+    """
+    # A signal that comes before or after training has nothing to save.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    debug = "--debug" in (argv or sys.argv)
+    try:
+        _parse(argv or sys.argv)
+        prepare_environment(FLAGS.cpu_devices)
+        main()
+    except (UserError, flags.Error) as error:
+        _leave(2, error, debug)
+    except Interrupted as stop:
+        _leave(128 + stop.signum, stop, debug)
+    except KeyboardInterrupt:
+        _leave(130, "stopped before anything had to be saved.", debug)
+    except RunError as error:
+        _leave(1, error, debug)
+    except OSError as error:
+        _leave(2, f"{error.strerror or error}: {error.filename or ''} (is the disk full or read-only?)", debug)
+    except Exception as error:  # a bug of ours or of a user's own code: still one line
+        _leave(1, f"{type(error).__name__}: {error} (--debug shows where)", debug)
+
+
+def _leave(code: int, message: object, debug: bool) -> None:
+    if debug:
+        traceback.print_exc()
+    print(f"kdjax: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+def _parse(argv: list[str]) -> None:
+    if {"--help", "-h", "-help", "--helpfull", "--helpshort"} & set(argv[1:]):
+        _print_help(argv[0])
+        sys.exit(0)
+    _make_configs_importable(argv)
+    try:
+        rest = FLAGS(argv)
+    except flags.UnrecognizedFlagError as error:
+        name = error.flagname.partition(".")[0]
+        raise UserError(f"unknown flag --{error.flagname}.{nearest(name, _OWN)}") from error
+    except (AttributeError, KeyError, TypeError, ValueError, OSError, SyntaxError, ImportError) as error:
+        raise UserError(_config_message(error)) from error
+    if len(rest) > 1:
+        raise UserError(f"unexpected argument '{rest[1]}'; flags begin with '--'.")
+    if "config" in FLAGS and FLAGS.config is None:
+        raise UserError("--config is missing; name a file, such as --config=configs/mse_teacher.py.")
+    logging.set_verbosity(logging.WARNING)
+
+
+def _config_message(error: Exception) -> str:
+    words = " ".join(str(error.args[0] if error.args else error).split())
+    return f"--config: {words}"
+
+
+def _make_configs_importable(argv: list[str]) -> None:
+    """Lets a config file import `configs.common` from whatever folder the command runs in."""
+    for argument in argv[1:]:
+        name, _, value = argument.lstrip("-").partition("=")
+        if name == "config":
+            path = pathlib.Path(value.partition(":")[0]).resolve()
+            roots = [parent for parent in path.parents if (parent / "configs" / "common.py").is_file()]
+            sys.path[:0] = [str(root) for root in roots[:1]]
+
+
+def _print_help(command: str) -> None:
+    print(f"usage: python -m kdjax.{pathlib.Path(command).stem} [flags]\n")
+    for name in _OWN:
+        flag = FLAGS[name]
+        default = "" if flag.default in (None, "") else f" (default: {flag.default})"
+        print(f"  --{name}: {flag.help}{default}")
+
+
+def prepare_environment(cpu_devices: int) -> None:
+    """Sets what jax reads when it is imported: emulated devices, threads, compilation cache."""
+    if cpu_devices > 1:
+        os.environ["JAX_NUM_CPU_DEVICES"] = str(cpu_devices)
+        # Emulated devices wait for one another in the all-reduce: with fewer threads than this they deadlock.
+        os.environ["NPROC"] = str(max(2 * cpu_devices, os.cpu_count() or 1))
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_cache_dir() / "compiled"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+def _cache_dir() -> pathlib.Path:
+    home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(home) / "kdjax"
+
+
+def train_from_flags() -> None:
+    """Trains the run that the flags name and prints its result."""
+    from kdjax.reporting.tables import result_table
+    from kdjax.store import Store
+    from kdjax.training.loop import train
+    from kdjax.training.tensorboard import make_sink
+
+    sink = make_sink() if FLAGS.tensorboard else None
+    result = train(FLAGS.config, Store(FLAGS.store), name=FLAGS.run, data_dir=FLAGS.data_dir, sink=sink)
+    print(result_table(result))
+
+
+def job_counter(total: int) -> Callable[[str], None]:
+    """Returns `done(name)` that shows how many of `total` runs are done: a bar on a terminal, a line each elsewhere."""
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        bar = tqdm(total=total, unit="run", dynamic_ncols=True)
+
+        def show(name: str) -> None:
+            bar.set_postfix_str(name)
+            bar.update()
+            if bar.n == total:
+                bar.close()
+
+        return show
+    names = []
+
+    def count(name: str) -> None:
+        names.append(name)
+        print(f"[{len(names)}/{total}] {name}", file=sys.stderr, flush=True)
+
+    return count

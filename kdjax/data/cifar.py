@@ -1,0 +1,192 @@
+"""CIFAR-10 and CIFAR-100 (Krizhevsky, 2009) from the original files, python or binary, packed or unpacked."""
+
+import functools
+import gzip
+import io
+import pathlib
+import pickle
+import tarfile
+import zlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from kdjax.data import tfds_source
+from kdjax.data.dataset import Rows
+from kdjax.errors import UserError
+
+URL = "https://www.cs.toronto.edu/~kriz/"
+BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
+PIXELS = 3 * 32 * 32
+DAMAGE = (OSError, EOFError, tarfile.TarError, zlib.error)  # what reading a truncated archive may raise
+
+
+class Layout(NamedTuple):
+    """One form in which a set is distributed.
+
+    Attributes:
+      archive: its file name.
+      folder: what it unpacks to.
+      train, test: files in the folder.
+      parse: bytes of a file -> pixels [rows, 3072], labels [rows].
+    """
+
+    archive: str
+    folder: str
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+    parse: Callable[[bytes], tuple[np.ndarray, np.ndarray]]
+
+
+def load_cifar10(data_dir: str) -> Rows:
+    """Reads CIFAR-10 in the order of the original files, which lie in `data_dir`.
+
+    Looked for: python folder, python archive, binary folder, binary archive, a copy that tensorflow-datasets prepared.
+
+    Raises:
+      UserError: none is there, and what to download; or what is there is damaged.
+    """
+    return _load(data_dir, "cifar10", 10)
+
+
+def load_cifar100(data_dir: str) -> Rows:
+    """Reads CIFAR-100 with its fine labels, as `load_cifar10` reads CIFAR-10."""
+    return _load(data_dir, "cifar100", 100)
+
+
+def _load(data_dir: str, name: str, num_classes: int) -> Rows:
+    for layout in LAYOUTS[name]:
+        found = _read(pathlib.Path(data_dir), layout)
+        if found:
+            path, files = found
+            return _rows(path, files, layout, num_classes)
+    if tfds_source.is_there(data_dir, name):
+        return tfds_source.load_tfds(data_dir, name=name)
+    archive = LAYOUTS[name][0].archive
+    raise UserError(
+        f"data set '{name}' is not in {data_dir}: download {URL}{archive} and put it there as it is "
+        f"(or name its folder with --data_dir; or {tfds_source.how_to_prepare(name, data_dir)})."
+    )
+
+
+def _read(data_dir: pathlib.Path, layout: Layout) -> tuple[pathlib.Path, dict[str, bytes]] | None:
+    """Returns where a layout was found and the content of its files, None where it is not."""
+    folder, archive = data_dir / layout.folder, data_dir / layout.archive
+    path, read = (folder, _read_folder) if folder.is_dir() else (archive, _read_archive)
+    if not path.exists():
+        return None
+    try:
+        return path, read(path, layout)
+    except DAMAGE as error:
+        raise _damaged(path, layout, f"{type(error).__name__}: {error}") from error
+
+
+def _read_folder(folder: pathlib.Path, layout: Layout) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in layout.train + layout.test if (folder / name).is_file()}
+
+
+def _read_archive(archive: pathlib.Path, layout: Layout) -> dict[str, bytes]:
+    """Reads in one pass, since going back in a compressed archive means unpacking it anew."""
+    wanted = {f"{layout.folder}/{name}": name for name in layout.train + layout.test}
+    files = {}
+    with gzip.open(archive) as unpacked:
+        with tarfile.open(fileobj=unpacked, mode="r|") as members:
+            for member in members:
+                name = wanted.get(member.name.removeprefix("./"))
+                if name and member.isfile():
+                    files[name] = members.extractfile(member).read()
+        while unpacked.read(1 << 20):  # the checksum is at the very end
+            pass
+    return files
+
+
+def _rows(path: pathlib.Path, files: dict[str, bytes], layout: Layout, num_classes: int) -> Rows:
+    missing = [name for name in layout.train + layout.test if name not in files]
+    if missing:
+        raise _damaged(path, layout, f"it lacks {missing[0]}")
+    parts = {}
+    for name, content in files.items():
+        try:
+            pixels, labels = layout.parse(content)
+            parts[name] = _as_images(pixels), _as_labels(labels, len(pixels), num_classes)
+        except Exception as error:  # unpickling damaged bytes can raise anything
+            raise _damaged(path, layout, f"{name}: {type(error).__name__}: {error}") from error
+    images, labels = (np.concatenate([parts[name][i] for name in layout.train + layout.test]) for i in (0, 1))
+    num_train = sum(len(parts[name][1]) for name in layout.train)
+    return Rows(images, labels, None, num_classes, num_train)
+
+
+def _damaged(path: pathlib.Path, layout: Layout, what: str) -> UserError:
+    line = " ".join(what.split())
+    return UserError(f"{path} is damaged or incomplete ({line}); remove it and download {URL}{layout.archive} again.")
+
+
+def _as_images(pixels: np.ndarray) -> np.ndarray:
+    """Turns [rows, 3072] bytes, a plane a channel, into [rows, 32, 32, 3]."""
+    if pixels.dtype != np.uint8 or pixels.ndim != 2 or pixels.shape[1] != PIXELS:
+        raise ValueError(f"images must be uint8 [rows, {PIXELS}], not {pixels.dtype} {list(pixels.shape)}")
+    return np.ascontiguousarray(pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+
+
+def _as_labels(labels: np.ndarray, rows: int, num_classes: int) -> np.ndarray:
+    if labels.shape != (rows,) or not rows or labels.min() < 0 or labels.max() >= num_classes:
+        raise ValueError(f"there must be {rows} labels in [0, {num_classes - 1}]")
+    return labels.astype(np.int32)
+
+
+def _parse_binary(content: bytes, label_bytes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of label bytes, the finest last, and 3,072 pixels."""
+    size = label_bytes + PIXELS
+    if not content or len(content) % size:
+        raise ValueError(f"{len(content)} bytes are not rows of {size}")
+    table = np.frombuffer(content, np.uint8).reshape(-1, size)
+    return table[:, label_bytes:], table[:, label_bytes - 1]
+
+
+def _parse_pickle(content: bytes, label: bytes) -> tuple[np.ndarray, np.ndarray]:
+    batch = _ArraysOnly(io.BytesIO(content), encoding="bytes").load()
+    return np.asarray(batch[b"data"]), np.asarray(batch[label])
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Unpickles containers, numbers and arrays; a pickle that names anything else runs nothing."""
+
+    _RECONSTRUCT = np.zeros(0).__reduce__()[0]  # NumPy 2 moved it; old files name the old place
+    _ALLOWED = {
+        ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
+        ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
+        ("numpy", "ndarray"): np.ndarray,
+        ("numpy", "dtype"): np.dtype,
+        ("_codecs", "encode"): lambda text, _: text.encode("latin1"),  # how Python 3 writes bytes in protocol 2
+    }
+
+    def find_class(self, module: str, name: str):
+        if (module, name) not in self._ALLOWED:
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which has no place in this data")
+        return self._ALLOWED[module, name]
+
+
+_BIN = tuple(f"{name}.bin" for name in BATCHES)
+LAYOUTS = {
+    "cifar10": (
+        Layout(
+            "cifar-10-python.tar.gz", "cifar-10-batches-py", BATCHES, ("test_batch",),
+            functools.partial(_parse_pickle, label=b"labels"),
+        ),
+        Layout(
+            "cifar-10-binary.tar.gz", "cifar-10-batches-bin", _BIN, ("test_batch.bin",),
+            functools.partial(_parse_binary, label_bytes=1),
+        ),
+    ),
+    "cifar100": (
+        Layout(
+            "cifar-100-python.tar.gz", "cifar-100-python", ("train",), ("test",),
+            functools.partial(_parse_pickle, label=b"fine_labels"),
+        ),
+        Layout(
+            "cifar-100-binary.tar.gz", "cifar-100-binary", ("train.bin",), ("test.bin",),
+            functools.partial(_parse_binary, label_bytes=2),
+        ),
+    ),
+}  # fmt: skip

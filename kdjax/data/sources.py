@@ -1,0 +1,214 @@
+"""The DATASETS table, the sources that need no files of others, and how a config becomes a Dataset."""
+
+import functools
+import inspect
+import json
+import pathlib
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from kdjax.data.cifar import load_cifar10, load_cifar100
+from kdjax.data.dataset import Dataset, Rows, Source, Stored, check_rows, check_stored
+from kdjax.data.splits import make_splits
+from kdjax.data.tfds_source import load_tfds
+from kdjax.errors import UserError, lookup, nearest
+
+CROP_FLIP = ("crop_flip", "crop", "none")
+UNITS = ("scale", "mean", "std")  # arguments of every source that override its row in the table
+
+
+def load_digits(data_dir: str, *, test: float = 0.2) -> Rows:
+    """Reads scikit-learn's 1,797 real 8x8 images of digits; a fraction `test` of them is drawn to be the test split."""
+    del data_dir  # they come with scikit-learn
+    from sklearn.datasets import load_digits as read
+
+    digits = read()
+    images = digits.images.astype(np.uint8)[..., None]
+    return Rows(images, digits.target, None, 10, test=test, class_names=tuple(str(digit) for digit in range(10)))
+
+
+def load_gaussian(
+    data_dir: str,
+    *,
+    classes: int = 10,
+    dim: int = 30,
+    n_train: int = 10_000,
+    n_test: int = 90_000,
+    variance: float = 6.0,
+    delta: float = 1.0,
+    seed: int = 0,
+) -> Rows:
+    """Draws the mixture of Gaussians of the MSE-teacher paper, whose posterior p* is known and comes as `soft`.
+
+    The defaults with config.data.validation = 0.5 are its 5 % / 5 % / 90 %.
+
+    Args:
+      data_dir: not used.
+      classes: equally likely, each around a centre drawn uniformly from {-delta, 0, delta}^dim.
+      dim: of the vectors.
+      n_train: rows for training and validation.
+      n_test: rows of the test split.
+      variance: of the noise, the same in every direction.
+      delta: distance of the grid that the centres lie on.
+      seed: of this data alone, so that config.seed does not move it.
+
+    Returns:
+      float32 vectors, and float64 p* = softmax_k(-|x - centre_k|^2 / (2 variance)) of the vectors as they are stored.
+    """
+    del data_dir
+    if classes < 2 or dim < 1 or n_train < 1 or n_test < 0 or variance <= 0:
+        raise UserError("data set 'gaussian' needs classes >= 2, dim >= 1, n_train >= 1, n_test >= 0 and variance > 0.")
+    draw = np.random.Generator(np.random.Philox(key=np.array([seed, 3], np.uint64)))
+    centres = delta * draw.integers(-1, 2, (classes, dim))
+    labels = draw.integers(0, classes, n_train + n_test)
+    noise = np.sqrt(variance) * draw.standard_normal((n_train + n_test, dim))
+    x = (centres[labels] + noise).astype(np.float32)
+    return Rows(x, labels, _posterior(x, centres, variance), classes, num_train=n_train)
+
+
+def _posterior(x: np.ndarray, centres: np.ndarray, variance: float) -> np.ndarray:
+    scores = (x.astype(np.float64) @ centres.T - (centres**2).sum(axis=1) / 2) / variance  # |x|^2 cancels
+    p = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return p / p.sum(axis=1, keepdims=True)
+
+
+def load_arrays(data_dir: str, *, path: str, num_classes: int | None = None, test: float = 0.2) -> Rows:
+    """Reads an `.npz` with images, labels, perhaps soft, and perhaps test_images, test_labels, test_soft.
+
+    Args:
+      data_dir: where a relative path is looked for, after the current folder.
+      path: of the file.
+      num_classes: by default what soft has, else the largest label + 1.
+      test: fraction drawn to be the test split where the file has no test_images.
+    """
+    where = f"data set 'arrays' ({path})"
+    arrays = _read_npz(path, data_dir, where)
+    parts = [_part(arrays, "", where)]
+    if "test_images" in arrays:
+        parts.append(_part(arrays, "test_", where))
+        _check_alike(*parts, where)
+    images, labels, soft = (None if group[0] is None else np.concatenate(group) for group in zip(*parts, strict=True))
+    if num_classes is None:
+        num_classes = soft.shape[-1] if soft is not None else int(labels.max(initial=0)) + 1
+    return Rows(images, labels, soft, num_classes, len(parts[0][0]) if len(parts) == 2 else None, test)
+
+
+def _read_npz(path: str, data_dir: str, where: str) -> dict[str, np.ndarray]:
+    file = next((p for p in (pathlib.Path(path), pathlib.Path(data_dir, path)) if p.is_file()), None)
+    if file is None:
+        raise UserError(f"{where}: no such file, neither here nor in {data_dir}.")
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        raise UserError(f"{where} is not an .npz of plain arrays: {_first_line(error)}") from error
+
+
+def _part(arrays: Mapping[str, np.ndarray], prefix: str, where: str) -> tuple:
+    """Returns images, labels, and soft or None."""
+    for name in ("images", "labels"):
+        if prefix + name not in arrays:
+            raise UserError(f"{where} has no array '{prefix}{name}'.{nearest(prefix + name, arrays)}")
+    images, labels, soft = (arrays.get(prefix + name) for name in ("images", "labels", "soft"))
+    if len(np.atleast_1d(images)) != len(np.atleast_1d(labels)):
+        shapes = f"{prefix}images {list(images.shape)} and {prefix}labels {list(labels.shape)}"
+        raise UserError(f"{where}: {shapes} differ in length.")
+    return images, labels, soft
+
+
+def _check_alike(train: tuple, test: tuple, where: str) -> None:
+    for name, a, b in zip(("images", "labels", "soft"), train, test, strict=True):
+        if (a is None) != (b is None):
+            raise UserError(f"{where} has {name} for one of training and test only; give both or none.")
+        if a is not None and (a.shape[1:] != b.shape[1:] or a.dtype != b.dtype):
+            kinds = f"{name} {a.dtype} {list(a.shape)} and test_{name} {b.dtype} {list(b.shape)}"
+            raise UserError(f"{where}: {kinds} differ.")
+
+
+# name -> loader, scale, mean, std, views (the first is the default). None: bytes are scaled to [-1, 1], floats are left
+# as they are; vectors have the view 'none', images also 'crop' and 'crop_flip' when asked for.
+DATASETS: dict[str, Source] = {
+    "digits": Source(load_digits, 1 / 16, (0.305,), (0.376,), ("none", "crop")),  # measured over all images
+    "gaussian": Source(load_gaussian, 1.0, (0.0,), (1.0,), ("none",)),
+    "arrays": Source(load_arrays),
+    "cifar10": Source(load_cifar10, 1 / 255, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010), CROP_FLIP),
+    "cifar100": Source(load_cifar100, 1 / 255, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), CROP_FLIP),
+    "tfds": Source(load_tfds),  # 'tfds:NAME' is short for its args = {'name': NAME}
+}
+
+
+def load_dataset(data_config: Any, data_dir: str) -> Dataset:
+    """Loads the data that a config names and splits it; the arrays are shared by all data sets of the same source.
+
+    Args:
+      data_config: config.data, a ConfigDict.
+      data_dir: folder of the files that sources read.
+
+    Raises:
+      UserError: an unknown name or argument, missing or corrupt files, targets that the data lacks.
+    """
+    name = data_config.name
+    try:
+        args = json.dumps(data_config.args.to_dict(), sort_keys=True)
+    except TypeError as error:
+        raise UserError(f"config.data.args must hold numbers, strings, lists and mappings only: {error}.") from error
+    rows, stored = _read(name, args, str(data_dir))
+    if data_config.targets == "soft" and rows.soft is None:
+        raise UserError(f"config.data.targets = 'soft', but data set '{name}' has no soft labels; take 'labels'.")
+    splits = make_splits(rows, data_config.validation, data_config.split_seed)
+    return Dataset(name, rows.images, rows.labels, rows.soft, rows.num_classes, splits, stored, rows.class_names)
+
+
+@functools.lru_cache(maxsize=4)
+def _read(name: str, json_args: str, data_dir: str) -> tuple[Rows, Stored]:
+    """Reads a source once a process; arguments are text: hashable, and the same from a config and a manifest."""
+    where, args = f"data set '{name}'", json.loads(json_args)
+    if name.startswith("tfds:"):
+        source, args = DATASETS["tfds"], {**args, "name": name.removeprefix("tfds:")}
+    else:
+        source = lookup(DATASETS, name, "data set")
+    source = source if isinstance(source, Source) else Source(source)
+    units = {unit: args.pop(unit) for unit in UNITS if unit in args}
+    _check_args(source.load, args, data_dir, where)
+    rows = check_rows(_load(source, args, data_dir, where), where)
+    return rows, check_stored(_stored(source, units, rows.images), rows.images, where)
+
+
+def _load(source: Source, args: Mapping, data_dir: str, where: str) -> Rows:
+    try:
+        return source.load(data_dir, **args)
+    except UserError:
+        raise
+    except Exception as error:  # the loader may be the user's own
+        line = f"{type(error).__name__}: {_first_line(error)}"
+        raise UserError(f"{where} could not be loaded with {args}: {line}") from error
+
+
+def _check_args(load: Any, args: Mapping, data_dir: str, where: str) -> None:
+    """Refuses arguments that a loader does not take, and names those that it needs."""
+    signature = inspect.signature(load)
+    known = [p.name for p in list(signature.parameters.values())[1:] if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    free = any(p.kind == p.VAR_KEYWORD for p in signature.parameters.values())
+    for arg in args:
+        if arg not in known and not free:
+            help_ = nearest(arg, [*known, *UNITS])
+            raise UserError(f"config.data.args has '{arg}', which {where} does not take.{help_}")
+    try:
+        signature.bind(data_dir, **args)
+    except TypeError as error:
+        raise UserError(f"config.data.args does not suit {where}: {error}.") from error
+
+
+def _stored(source: Source, units: Mapping, images: np.ndarray) -> Stored:
+    """Fills what the table leaves open, and puts the config's own units over it."""
+    guess = (1 / 255, (0.5,), (0.5,)) if images.dtype == np.uint8 else (1.0, (0.0,), (1.0,))
+    table = [own if own is not None else default for own, default in zip(source[1:4], guess, strict=True)]
+    views = source.views or (("none", "crop", "crop_flip") if images.ndim == 4 else ("none",))
+    return Stored(*(units.get(unit, value) for unit, value in zip(UNITS, table, strict=True)), views)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0]

@@ -1,0 +1,67 @@
+"""Which rows train, which choose, which tell: a function of the labels, the fractions and the split seed."""
+
+import hashlib
+
+import numpy as np
+
+from kdjax.data.dataset import Rows
+from kdjax.errors import UserError
+
+# Streams of random bits under one split seed: the test split does not move when the validation fraction does.
+TEST_STREAM, VALIDATION_STREAM = 1, 2
+
+
+def make_splits(rows: Rows, validation: float, split_seed: int) -> dict[str, np.ndarray]:
+    """Returns the rows of each split, every class in its proportion in every split.
+
+    Args:
+      rows: of a source; its official test rows stay the test split, and without them a fraction `rows.test` is drawn.
+      validation: fraction of the training rows to hold out, in [0, 1).
+      split_seed: in [0, 2^32), the only seed that the splits depend on.
+
+    Returns:
+      'train', 'validation', 'test' -> [size] int32, sorted; a split without rows is absent.
+
+    Raises:
+      UserError: a fraction above 0 holds out no example, or nothing is left to train on.
+    """
+    everything = np.arange(len(rows.labels))
+    if rows.num_train is None:
+        train, test = _hold_out(everything, rows.labels, rows.test, split_seed, TEST_STREAM, "the fraction 'test'")
+    else:
+        train, test = everything[: rows.num_train], everything[rows.num_train :]
+    train, held_out = _hold_out(train, rows.labels, validation, split_seed, VALIDATION_STREAM, "config.data.validation")
+    splits = {"train": train, "validation": held_out, "test": test}
+    return {name: split.astype(np.int32) for name, split in splits.items() if len(split)}
+
+
+def split_hash(indices: np.ndarray) -> str:
+    """Returns the sha256 in hexadecimal of a split's [size] rows, in whatever order they come."""
+    return hashlib.sha256(np.sort(np.asarray(indices)).astype("<i8").tobytes()).hexdigest()
+
+
+def _hold_out(pool, labels, fraction: float, split_seed: int, stream: int, what: str) -> tuple[np.ndarray, np.ndarray]:
+    """Parts the sorted rows `pool` into those that stay and those held out."""
+    if fraction == 0:
+        return pool, pool[:0]
+    count = int(fraction * len(pool) + 0.5)
+    if not 0 < count < len(pool):
+        raise UserError(f"{what} = {fraction:g} holds out {count} of {len(pool)} examples; take 0 or another fraction.")
+    # Raw bits of Philox, since NumPy promises those for ever but not what its distributions make of them.
+    bits = np.random.Philox(key=np.array([split_seed, stream], np.uint64))
+    row_keys, classes = bits.random_raw(len(labels))[pool], labels[pool]
+    quotas = _quotas(np.bincount(classes), count, bits)
+    order = np.lexsort((row_keys, classes))  # by class, at random inside a class
+    starts = np.searchsorted(classes[order], np.arange(len(quotas)))
+    rank = np.arange(len(pool)) - starts[classes[order]]
+    held_out = np.zeros(len(pool), bool)
+    held_out[order] = rank < quotas[classes[order]]
+    return pool[~held_out], pool[held_out]
+
+
+def _quotas(sizes: np.ndarray, count: int, bits: np.random.Philox) -> np.ndarray:
+    """Shares `count` among classes of `sizes` by largest remainder, ties at random: integers, hence exact anywhere."""
+    quotas, remainders = np.divmod(sizes * count, sizes.sum())
+    ranked = np.lexsort((bits.random_raw(len(sizes)), -remainders))
+    quotas[ranked[: count - quotas.sum()]] += 1
+    return quotas

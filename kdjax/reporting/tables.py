@@ -1,0 +1,36 @@
+"""Tables in Markdown, from what runs left in the store."""
+
+from collections.abc import Sequence
+
+SPLITS = ("train", "validation", "test")
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Returns a Markdown table with aligned columns."""
+    cells = [[str(cell) for cell in row] for row in [header, *rows]]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in cells]
+    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def result_table(result: dict) -> str:
+    """Shows a result.json: last and best on every split."""
+    rows = [_score_row(name, result[name]) for name in ("last", "best") if name in result]
+    return markdown(("checkpoint", "step", "split", "loss", "top-1", "top-5"), [row for group in rows for row in group])
+
+
+def score_table(scores: dict) -> str:
+    """Shows what `score_run` returned."""
+    rows = _score_row(scores["run"], scores)
+    return markdown(("run", "step", "split", "loss", "top-1", "top-5"), rows)
+
+
+def _score_row(name: str, scores: dict) -> list[tuple]:
+    rows = []
+    for split in SPLITS:
+        if split in scores:
+            score = scores[split]
+            top5 = f"{score['top5']:.2%}" if "top5" in score else "-"
+            rows.append((name, scores["step"], split, f"{score['loss']:.4f}", f"{score['accuracy']:.2%}", top5))
+    return rows

@@ -1,0 +1,1 @@
+"""Studies: many runs of one store, and what they say together."""

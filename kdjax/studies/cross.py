@@ -1,0 +1,113 @@
+"""A study that crosses teachers with students over seeds and data splits, in one process."""
+
+import itertools
+from collections.abc import Callable
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+
+from kdjax.config import default_run_name
+from kdjax.errors import UserError, nearest
+from kdjax.store import Store
+from kdjax.training.loop import train
+
+FIELDS = ("title", "seeds", "splits", "baseline", "teachers", "students")
+
+
+class Job(NamedTuple):
+    """One run of a study.
+
+    Attributes:
+      student: the student's name in the study, '' for a teacher.
+      teacher: the name of the teacher, or of the student's teacher, in the study; '' for a student alone.
+      seed: of initial weights and order.
+      split: seed of the data split.
+      config: of the run.
+    """
+
+    student: str
+    teacher: str
+    seed: int
+    split: int
+    config: ConfigDict
+
+    @property
+    def name(self) -> str:
+        """Of the run in the store."""
+        return default_run_name(self.config)
+
+    @property
+    def losses(self) -> tuple[str, ...]:
+        """Names of the losses that the run is trained with."""
+        return tuple(self.config.losses)
+
+
+def make_jobs(study: ConfigDict) -> list[Job]:
+    """Lists a study's runs, every teacher before its students.
+
+    Args:
+      study: every seed of `range(seeds)` on every split of `splits`, for every one of `teachers` and `students` (name ->
+        config); a student whose config names a teacher is trained from each of `teachers` at its seed and split.
+
+    Raises:
+      UserError: a field that a study does not have, or one that it lacks.
+    """
+    _check(study)
+    teachers, students = [], []
+    for split, seed in itertools.product(study.splits, range(study.seeds)):
+        at = {label: _at(config, seed, split) for label, config in study.teachers.items()}
+        teachers += [Job("", label, seed, split, config) for label, config in at.items()]
+        for label, config in study.students.items():
+            students += _student_jobs(label, _at(config, seed, split), at)
+    return teachers + students
+
+
+def _check(study: ConfigDict) -> None:
+    for field in study:
+        if field not in FIELDS:
+            raise UserError(f"a study has no field '{field}'.{nearest(field, FIELDS)}")
+    for field in FIELDS:
+        if field not in study:
+            raise UserError(f"the study lacks the field '{field}'.")
+    if study.seeds < 1 or not study.splits:
+        raise UserError(f"config.seeds must be at least 1 and config.splits not empty, not {study.seeds} and {study.splits}.")
+    if study.baseline not in study.students:
+        raise UserError(f"config.baseline '{study.baseline}' is no student.{nearest(study.baseline, study.students)}")
+
+
+def _at(config: ConfigDict, seed: int, split: int) -> ConfigDict:
+    config = ConfigDict(config.to_dict())
+    config.seed, config.data.split_seed = seed, split
+    return config
+
+
+def _student_jobs(label: str, config: ConfigDict, teachers: dict[str, ConfigDict]) -> list[Job]:
+    seed, split = config.seed, config.data.split_seed
+    if not config.teachers:
+        return [Job(label, "", seed, split, config)]
+    jobs = []
+    for teacher, teacher_config in teachers.items():
+        own = ConfigDict(config.to_dict())
+        for name in own.teachers:
+            own.teachers[name] = ConfigDict({"run": default_run_name(teacher_config), "weight": own.teachers[name].weight})
+        jobs.append(Job(label, teacher, seed, split, own))
+    return jobs
+
+
+def run_jobs(jobs: list[Job], store: Store, data_dir: str, done: Callable[[str], None]) -> list[dict]:
+    """Trains the jobs one after another; finished runs are not trained again.
+
+    Args:
+      jobs: in an order in which teachers come before their students.
+      store: for all of them.
+      data_dir: where data sets that are not embedded lie.
+      done: called after each job with its run's name.
+
+    Returns:
+      Their results, in the jobs' order.
+    """
+    results = []
+    for job in jobs:
+        results.append(train(job.config, store, data_dir=data_dir, show=False))
+        done(job.name)
+    return results

@@ -1,0 +1,8 @@
+"""Trains a student, alone or from teachers in the store: python -m kdjax.train_student --config=configs/wttm_student.py"""
+
+from kdjax import cli
+
+cli.define_training_flags()
+
+if __name__ == "__main__":
+    cli.run(cli.train_from_flags)

@@ -1,0 +1,1 @@
+"""One loop for every stage, and what it is made of."""

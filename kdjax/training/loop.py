@@ -1,0 +1,357 @@
+"""train(config, store): the one loop for every stage."""
+
+import functools
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from kdjax import config as schema, models
+from kdjax.data import Dataset, load_dataset, resolve_view, train_batches
+from kdjax.errors import RunError
+from kdjax.store import Run, Store
+from kdjax.training import distillers, metrics, parallel, state as train_state, steps
+from kdjax.training.evaluation import evaluate, make_batches, resident
+from kdjax.training.manifest import make_manifest
+from kdjax.training.networks import build
+from kdjax.training.progress import Progress
+from kdjax.training.signals import StopSignals
+from kdjax.training.structure import part
+from kdjax.training.teachers import check_classes, check_splits, load_teachers
+
+MOST_STEPS_A_DISPATCH = 256
+
+
+class Plan(NamedTuple):
+    """A run that has been checked and is ready to be compiled.
+
+    Attributes:
+      config: resolved.
+      dataset: loaded.
+      teachers: name -> Teacher.
+      spec: what shapes the step.
+      numbers: what the step takes as values.
+      variables: the network before the first step, on the host.
+      devices: of this process.
+    """
+
+    config: ConfigDict
+    dataset: Dataset
+    teachers: dict
+    spec: steps.Spec
+    numbers: dict
+    variables: dict
+    devices: tuple
+
+
+def train(
+    config: ConfigDict,
+    store: Store,
+    *,
+    name: str = "",
+    data_dir: str = "data",
+    devices: Sequence[jax.Device] | None = None,
+    show: bool = True,
+    sink: Callable[[str, dict], None] | None = None,
+) -> dict:
+    """Trains one run, goes on with one that was stopped, or returns the result of one that is finished.
+
+    Args:
+      config: a whole config (`kdjax.config.defaults` and what an experiment changes).
+      store: where its teachers are and where it goes.
+      name: of the run; '' for the default of the config.
+      data_dir: where data sets that are not embedded lie.
+      devices: of this process; all of them by default.
+      show: whether to show progress.
+      sink: called with the run's path and each epoch's row, for a log elsewhere.
+
+    Returns:
+      What `result.json` holds.
+
+    Raises:
+      UserError: a mistake in the config, the data, the teachers or the store.
+      RunError: the loss was not finite; the last good checkpoint is kept.
+      Interrupted: SIGINT or SIGTERM, after saving.
+    """
+    config = resolve(config)
+    devices = tuple(devices or jax.local_devices())
+    run = store.run(name or schema.default_run_name(config))
+    with run.lock():
+        if run.manifest is not None:
+            run.begin({"config": config.to_dict()})  # refuses a changed config before anything is loaded
+        if run.result is not None:
+            return run.result
+        plan = make_plan(config, store, data_dir, devices)
+        if run.manifest is None:
+            run.begin(_manifest(plan))
+        with StopSignals() as stop:
+            return Trainer(plan, run, stop, show, sink).fit()
+
+
+def resolve(config: ConfigDict) -> ConfigDict:
+    """Returns a checked copy of a config in which every default of losses and teachers is explicit."""
+    config = ConfigDict(config.to_dict())
+    schema.check(config)
+    config.losses = ConfigDict(distillers.resolve_losses(config.losses.to_dict(), config.teachers.to_dict()))
+    for name, teacher in config.teachers.items():
+        config.teachers[name] = ConfigDict({**schema.TEACHER, **teacher.to_dict()})
+    return config
+
+
+def make_plan(config: ConfigDict, store: Store, data_dir: str, devices: Sequence[jax.Device]) -> Plan:
+    """Loads what a resolved config names and checks that it fits together, before anything compiles."""
+    parallel.check_batch_size("batch_size", config.batch_size, devices)
+    parallel.check_batch_size("eval_batch_size", config.eval_batch_size, devices)
+    teachers = load_teachers(config, store)
+    dataset = load_dataset(config.data, data_dir)
+    check_classes(config.losses, teachers, dataset.num_classes)
+    check_splits(config, dataset, teachers, data_dir)
+    return plan_with(config, dataset, teachers, devices)
+
+
+def plan_with(config: ConfigDict, dataset: Dataset, teachers: dict, devices: Sequence[jax.Device]) -> Plan:
+    """Makes the plan of a resolved config for data and teachers that are at hand."""
+    model = build({**config.model.to_dict(), "num_classes": dataset.num_classes}, config.model.dtype)
+    structure, numbers = part(traced(config))
+    spec = steps.Spec(
+        model=model,
+        teachers=tuple((name, teacher.model, teacher.output) for name, teacher in teachers.items()),
+        structure=structure,
+        stored=dataset.stored,
+        view=resolve_view(dataset, config.data.view),
+        targets=config.data.targets,
+        steps_per_epoch=len(train_batches(dataset.splits["train"], config.seed, 0, config.batch_size)),
+        sync_batch_norm=config.model.batch_norm == "global",
+        diagnostics=config.diagnostics,
+    )
+    variables = models.init_variables(model, (1, *dataset.images.shape[1:]), config.seed)
+    return Plan(config, dataset, teachers, spec, _as_arrays(numbers), variables, tuple(devices))
+
+
+def traced(config: ConfigDict) -> dict:
+    """Returns what a step reads of a resolved config, floats as floats and the seed as a NumPy scalar."""
+    sections = {name: config[name] for name in schema.TRACED}
+    sections = {name: value.to_dict() if isinstance(value, ConfigDict) else value for name, value in sections.items()}
+    # Of a teacher only its weight is a number; its run's name must not shape the compilation.
+    sections["teachers"] = {name: {"weight": float(teacher["weight"])} for name, teacher in sections["teachers"].items()}
+    sections["optimizer"] = _floats_like_defaults(sections["optimizer"], schema.defaults().optimizer)
+    sections["schedule"] = _floats_like_defaults(sections["schedule"], schema.defaults().schedule)
+    return {**sections, "seed": np.uint32(config.seed), "epochs": config.epochs}
+
+
+def _floats_like_defaults(section: dict, defaults: ConfigDict) -> dict:
+    return {name: float(value) if isinstance(defaults[name], float) else value for name, value in section.items()}
+
+
+def _as_arrays(numbers: dict) -> dict:
+    dtype = jax.dtypes.canonicalize_dtype(float)
+    return jax.tree.map(lambda leaf: np.asarray(leaf, dtype if isinstance(leaf, float) else None), numbers)
+
+
+def _manifest(plan: Plan) -> dict:
+    records = {name: teacher.record for name, teacher in plan.teachers.items()}
+    scope = models.batch_norm_scope(plan.spec.model, (1, *plan.dataset.images.shape[1:]))
+    if scope == "global" and not plan.spec.sync_batch_norm:
+        scope = "per_device"
+    parameters = models.count_parameters(plan.variables)
+    return make_manifest(plan.config.to_dict(), plan.dataset, records, scope, parameters)
+
+
+@functools.lru_cache(maxsize=64)
+def compiled(spec: steps.Spec, devices: tuple) -> Callable:
+    """Returns the compiled `train_steps`, the same function for all runs that share a spec."""
+    body = functools.partial(steps.train_steps, spec=spec, axis_name=parallel.AXIS)
+    return parallel.data_parallel(body, devices, donate_argnums=(0,))
+
+
+def steps_a_dispatch(variables: dict, steps_per_epoch: int) -> int:
+    """How many updates go to the device at once; the only place that decides it.
+
+    Many where loops are fast. One on CPU for networks with convolutions (kernels of three axes and more), whose
+    gradients XLA:CPU runs 17 times slower inside a loop.
+    """
+    has_convolutions = any(np.ndim(leaf) > 2 for leaf in jax.tree.leaves(variables["params"]))
+    if jax.default_backend() == "cpu" and has_convolutions:
+        return 1
+    dispatches = math.ceil(steps_per_epoch / MOST_STEPS_A_DISPATCH)
+    return math.ceil(steps_per_epoch / dispatches)
+
+
+class Trainer:
+    """One run from its first or its last saved step to its result."""
+
+    def __init__(self, plan: Plan, run: Run, stop: StopSignals, show: bool, sink: Callable | None):
+        self.plan, self.run, self.stop, self.show, self.sink = plan, run, stop, show, sink
+        self.config, self.devices = plan.config, plan.devices
+        self.chunk = steps_a_dispatch(plan.variables, plan.spec.steps_per_epoch)
+        self.compiled = compiled(plan.spec, plan.devices)
+        teachers = {name: teacher.variables for name, teacher in plan.teachers.items()}
+        placed_teachers, numbers = parallel.replicate((teachers, plan.numbers), plan.devices)
+        self.fixed = steps.Fixed(placed_teachers, resident(plan.dataset, plan.devices), numbers)
+        self.best_state = None  # a copy on the device until it is written with the next checkpoint
+        self._begin()
+
+    def _begin(self) -> None:
+        """Sets state, sums and progress to the run's newest checkpoint, or to the start."""
+        distiller = distillers.make_distiller(self.config.losses).init(self.config.seed)
+        state = train_state.create_state(self.plan.variables, distiller, traced(self.config))
+        leaves, structure = jax.tree.flatten(metrics.zeros(steps.train_metric_names(self.plan.spec)))
+        saved = {"train": state, "sums": leaves}
+        self.progress = {"epoch": 0, "step_in_epoch": 0, "best": None}
+        if self.run.steps():
+            saved, self.progress, _ = self.run.restore(saved)
+        self.run.cut_metrics(self.progress["epoch"])
+        sums = jax.tree.unflatten(structure, saved["sums"])
+        self.state, self.sums = parallel.replicate((saved["train"], sums), self.devices)
+
+    def fit(self) -> dict:
+        """Trains to the end, writes the result and returns it."""
+        shown = Progress(self.run.name, self.config.epochs, self.progress["epoch"], self.show)
+        try:
+            while self.progress["epoch"] < self.config.epochs:
+                row = self._epoch()
+                self.run.append_metrics(row)
+                shown.epoch(row)
+                if self.sink:
+                    self.sink(str(self.run.path), row)
+                self._save_if_due()
+            result = self._result()
+            self.run.wait()
+            self.run.write_result(result)
+            return result
+        finally:
+            shown.close()
+            self.run.close()
+
+    def _epoch(self) -> dict:
+        """Trains the rest of an epoch, evaluates, and returns its row."""
+        config, spec = self.config, self.plan.spec
+        epoch, first = self.progress["epoch"], self.progress["step_in_epoch"]
+        index = train_batches(self.plan.dataset.splits["train"], config.seed, epoch, config.batch_size)
+        began = time.perf_counter()
+        for start in range(first, spec.steps_per_epoch, self.chunk):
+            chunk = index[start : start + self.chunk]
+            self._dispatch(chunk, epoch)
+            if self.stop.signum and start + len(chunk) < len(index):  # at its end the epoch is finished first
+                self._stop(start + len(chunk))
+        sums = self._fetch_sums()
+        seconds = time.perf_counter() - began
+        self._forget_sums()
+        images = (spec.steps_per_epoch - first) * config.batch_size
+        row = {
+            "epoch": epoch + 1,
+            "step": (epoch + 1) * spec.steps_per_epoch,
+            "learning_rate": self._rate(),
+            "images_per_second": images / max(seconds, 1e-9),
+            "train": metrics.means(sums.metrics),
+            **self._evaluate(epoch + 1),
+        }
+        self.progress = {**self.progress, "epoch": epoch + 1, "step_in_epoch": 0}
+        self._remember_best(row)
+        row["seconds"] = time.perf_counter() - began
+        return row
+
+    def _dispatch(self, index: np.ndarray, epoch: int) -> None:
+        batches = make_batches(index, np.ones(index.shape, bool), epoch, self.devices)
+        self.state, self.sums = self.compiled((self.state, self.sums), self.fixed, batches)
+
+    def _fetch_sums(self) -> metrics.Sums:
+        """Waits for the device, once an epoch; a loss that was not finite ends the run before anything is saved."""
+        sums = jax.device_get(self.sums)
+        if sums.first_bad_step != metrics.NEVER:
+            self.run.wait()
+            kept = self.run.steps()
+            raise RunError(
+                f"run '{self.run.name}': the loss was not finite at step {sums.first_bad_step}; lower "
+                f"config.optimizer.learning_rate or check the losses. "
+                f"{f'The checkpoint of step {max(kept)} is kept.' if kept else 'No checkpoint had been written.'}"
+            )
+        return sums
+
+    def _forget_sums(self) -> None:
+        self.sums = parallel.replicate(metrics.zeros(steps.train_metric_names(self.plan.spec)), self.devices)
+
+    def _rate(self) -> float:
+        """The learning rate of the epoch's last step."""
+        last = np.int32((self.progress["epoch"] + 1) * self.plan.spec.steps_per_epoch - 1)
+        return float(train_state.rate_at(last, traced(self.config), self.plan.spec.steps_per_epoch))
+
+    def _evaluate(self, epoch: int) -> dict:
+        if epoch % self.config.eval_every and epoch != self.config.epochs:
+            return {}
+        return {split: self._score(self.state, split) for split in ("validation", "test") if split in self.plan.dataset.splits}
+
+    def _score(self, state, split: str) -> dict[str, float]:
+        variables = {"params": state.params, "batch_stats": state.batch_stats}
+        return evaluate(
+            self.plan.spec.model, variables, self.plan.dataset, split, self.config.eval_batch_size, self.devices
+        )
+
+    def _remember_best(self, row: dict) -> None:
+        """Best is by validation accuracy, the earliest of equals; the test split decides nothing."""
+        best = self.progress["best"]
+        if self.config.select != "validation" or "validation" not in row:
+            return
+        if best is None or row["validation"]["accuracy"] > best["accuracy"]:
+            found = {"epoch": row["epoch"], "step": row["step"], "accuracy": row["validation"]["accuracy"]}
+            self.progress = {**self.progress, "best": found}
+            self.best_state = jax.tree.map(jax.numpy.copy, self.state)  # the state itself is donated to the next step
+
+    def _save_if_due(self) -> None:
+        every, epoch = self.config.checkpoint.every_epochs, self.progress["epoch"]
+        if epoch == self.config.epochs or (every and epoch % every == 0):
+            self._save()
+        elif self.stop.signum:
+            self._stop(0)
+
+    def _save(self) -> None:
+        """Writes the best state, if it is newer than what is on disk, and then the present one."""
+        best, step = self.progress["best"], self._step()
+        keep = best["step"] if best else None
+        if self.best_state is not None and keep != step:
+            at_best = {"epoch": best["epoch"], "step_in_epoch": 0, "best": best}
+            empty = metrics.zeros(steps.train_metric_names(self.plan.spec))
+            self._write(keep, self.best_state, empty, at_best, keep)
+        self._write(step, self.state, self.sums, self.progress, keep)
+        self.best_state = None
+
+    def _write(self, step: int, state, sums, progress: dict, keep: int | None) -> None:
+        host = parallel.to_host({"train": state, "sums": jax.tree.leaves(sums)})  # by position: names hold '/'
+        self.run.save(step, host, progress, keep_best=keep)
+
+    def _step(self) -> int:
+        return self.progress["epoch"] * self.plan.spec.steps_per_epoch + self.progress["step_in_epoch"]
+
+    def _stop(self, step_in_epoch: int) -> None:
+        """Saves where the run is and leaves."""
+        self._fetch_sums()
+        self.progress = {**self.progress, "step_in_epoch": step_in_epoch}
+        self._save()
+        self.run.wait()
+        self.stop.leave(f"run '{self.run.name}' was saved at step {self._step()}; the same command goes on from there.")
+
+    def _result(self) -> dict:
+        """Scores the last and the best state on every split."""
+        splits = [split for split in ("train", "validation", "test") if split in self.plan.dataset.splits]
+        step = {"epoch": self.config.epochs, "step": self._step()}
+        result = {"last": {**step, **{split: self._score(self.state, split) for split in splits}}}
+        best = self.progress["best"]
+        if best:
+            state = self.state if best["step"] == self._step() else self._best_state(best["step"])
+            scores = {split: self._score(state, split) for split in splits}
+            result["best"] = {"epoch": best["epoch"], "step": best["step"], **scores}
+        rows = self.run.metrics()
+        if "validation" not in splits and "test" in splits:
+            peak = max(row["test"]["accuracy"] for row in rows if "test" in row)
+            result["max_over_epochs_on_test"] = {"accuracy": peak, "note": "chosen on the test split: not to be reported"}
+        result["seconds"] = sum(row["seconds"] for row in rows)
+        return result
+
+    def _best_state(self, step: int) -> Any:
+        self.run.wait()
+        variables, _ = self.run.restore_variables(step)
+        return self.state.replace(**parallel.replicate(variables, self.devices))

@@ -1,0 +1,60 @@
+"""A trained network out of the store: rebuilt from its own manifest, weights from one of its checkpoints."""
+
+import functools
+from typing import Any, NamedTuple
+
+from kdjax import models
+from kdjax.errors import UserError
+from kdjax.store import Run, Store
+
+
+class Network(NamedTuple):
+    """A frozen network.
+
+    Attributes:
+      model: its module.
+      variables: {'params': ..., 'batch_stats': ...}, NumPy arrays.
+      manifest: of its run.
+      step: that the weights are from.
+    """
+
+    model: Any
+    variables: dict
+    manifest: dict
+    step: int
+
+
+def load_network(run: Run, checkpoint: str = "last") -> Network:
+    """Loads the network of a run.
+
+    Args:
+      run: one that exists.
+      checkpoint: 'last', 'best' or a step.
+
+    Raises:
+      UserError: the run keeps no such checkpoint, or its model can no longer be built.
+    """
+    manifest = run.manifest
+    if not run.steps():
+        raise UserError(f"run '{run.name}' has no checkpoint yet; run its command again to go on.")
+    variables, step = _variables(run.path, _which(checkpoint), max(run.steps()), run)
+    return Network(build(manifest["model"], manifest["config"]["model"]["dtype"]), variables, manifest, step)
+
+
+def build(model: dict, dtype: str) -> Any:
+    """Builds the module that a manifest's `model` describes."""
+    return models.create_model(model["name"], model["num_classes"], dtype=dtype, **model["args"])
+
+
+@functools.lru_cache(maxsize=8)  # many students of one process share a teacher
+def _variables(path, which: str | int, newest: int, run: Run):
+    del path, newest  # they are there to tell one state of the store from another
+    return run.restore_variables(which)
+
+
+def _which(checkpoint: str) -> str | int:
+    if checkpoint in ("last", "best"):
+        return checkpoint
+    if checkpoint.isdigit():
+        return int(checkpoint)
+    raise UserError(f"a checkpoint is 'last', 'best' or a step, not '{checkpoint}'.")

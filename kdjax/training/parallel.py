@@ -1,0 +1,62 @@
+"""Devices: the only file that says pmap, and where arrays are placed."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from kdjax.errors import UserError
+
+AXIS = "devices"
+
+
+def data_parallel(body: Callable, devices: Sequence[jax.Device], donate_argnums: tuple[int, ...] = ()) -> Callable:
+    """Compiles a per-device body `(replicated, replicated, mapped) -> replicated` over `devices`.
+
+    The un-stacked form: what is replicated carries no device axis, going in or coming out. Every output must have been
+    reduced over `AXIS` by the body; a body that forgot is found by running it under `jax.vmap(axis_name=AXIS)`, since
+    pmap would hand back the first device's value in silence.
+
+    Args:
+      body: names the axis `AXIS` in its collectives.
+      devices: of this process.
+      donate_argnums: arguments whose buffers the call may reuse; they must have come from `replicate`.
+    """
+    return jax.pmap(
+        body,
+        axis_name=AXIS,
+        in_axes=(None, None, 0),
+        out_axes=None,
+        devices=list(devices),
+        donate_argnums=donate_argnums,
+    )
+
+
+def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
+    """Places every leaf of `tree` on all `devices`; the result owns its buffers and may be donated."""
+    sharding = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec())
+    # A copy, since on CPU a device array may otherwise share the memory of the NumPy array it was made from.
+    return jax.device_put(jax.tree.map(np.array, tree), sharding)
+
+
+def split(array: np.ndarray, devices: Sequence[jax.Device]) -> np.ndarray:
+    """Splits the batch axis of `[steps, batch, ...]` over the devices: `[devices, steps, batch / devices, ...]`."""
+    steps, batch, *rest = array.shape
+    return np.moveaxis(array.reshape(steps, len(devices), batch // len(devices), *rest), 1, 0)
+
+
+def check_batch_size(field: str, batch_size: int, devices: Sequence[jax.Device]) -> None:
+    """Refuses a batch that the devices do not divide."""
+    if batch_size % len(devices):
+        below = batch_size // len(devices) * len(devices)
+        raise UserError(
+            f"config.{field}={batch_size} is not a multiple of the {len(devices)} devices; "
+            f"use {below or len(devices)} or {below + len(devices)}, or fewer devices."
+        )
+
+
+def to_host(tree: Any) -> Any:
+    """Copies a replicated tree into NumPy arrays that no later donation can touch."""
+    return jax.tree.map(np.array, jax.device_get(tree))

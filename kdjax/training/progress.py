@@ -1,0 +1,34 @@
+"""What a user sees while a run trains: a bar on a terminal, one line an epoch elsewhere."""
+
+import sys
+
+
+class Progress:
+    """Shows epochs; `show=False` shows nothing, for programs that train many runs."""
+
+    def __init__(self, name: str, epochs: int, done: int, show: bool = True):
+        self._name, self._epochs, self._show = name, epochs, show
+        self._bar = None
+        if show and sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=epochs, initial=done, desc=name, unit="epoch", dynamic_ncols=True)
+
+    def epoch(self, row: dict) -> None:
+        """Shows one row of metrics.jsonl; `row['epoch']` counts from 1."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(_summary(row))
+            self._bar.update(row["epoch"] - self._bar.n)
+        elif self._show:
+            print(f"{self._name} epoch {row['epoch']}/{self._epochs} {_summary(row)}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Leaves the terminal in order."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _summary(row: dict) -> str:
+    held_out = [f"{split} {row[split]['accuracy']:.2%}" for split in ("validation", "test") if split in row]
+    shown = [f"loss {row['train']['loss']:.4g}", f"train {row['train']['accuracy']:.2%}", *held_out]
+    return " ".join([*shown, f"{row['images_per_second']:.0f} images/s"])

@@ -1,0 +1,108 @@
+"""Frozen teachers: read from the store, rebuilt from their own manifests, checked against what a student asks."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import logging
+
+from kdjax import losses
+from kdjax.data import Dataset, load_dataset
+from kdjax.errors import UserError, lookup
+from kdjax.store import Store
+from kdjax.training.distillers import reads_teacher
+from kdjax.training.networks import load_network
+
+
+class Teacher(NamedTuple):
+    """A frozen network.
+
+    Attributes:
+      model: its module.
+      variables: NumPy arrays.
+      num_classes: of its logits.
+      output: 'softmax' or 'clipped_logits': what its logits mean.
+      record: what a student's manifest keeps of it.
+      data: its own `config.data`, None when it did not come from a run.
+    """
+
+    model: Any
+    variables: dict
+    num_classes: int
+    output: str
+    record: dict
+    data: dict | None
+
+
+def load_teachers(config, store: Store) -> dict[str, Teacher]:
+    """Loads every teacher of `config.teachers`.
+
+    Raises:
+      UserError: a run that the store lacks (with the command that makes it) or that has not finished, a checkpoint it
+        does not keep, or one fitted in logit space whose `output` was not said.
+    """
+    return {name: _load(name, fields, store) for name, fields in config.teachers.items()}
+
+
+def _load(name: str, fields: Mapping, store: Store) -> Teacher:
+    run = store.run(fields["run"])
+    if run.manifest is None:
+        make = fields.get("made_by") or f"python -m kdjax.train_teacher --config=... --run={fields['run']}"
+        raise UserError(f"teacher '{name}': {store.root} has no run '{fields['run']}'; make it with: {make}")
+    checkpoint = str(fields.get("checkpoint", "last"))
+    if run.result is None and not checkpoint.isdigit():
+        raise UserError(f"teacher '{name}': run '{run.name}' has not finished; run its command again to go on.")
+    network = load_network(run, checkpoint)
+    record = {"run": run.name, "checkpoint": checkpoint, "step": network.step}
+    output = _output_space(name, fields, network.manifest)
+    classes = network.manifest["model"]["num_classes"]
+    return Teacher(network.model, network.variables, classes, output, record, network.manifest["config"]["data"])
+
+
+def _output_space(name: str, fields: Mapping, manifest: Mapping) -> str:
+    said = fields.get("output", "")
+    if manifest.get("loss_space") == "logits" and not said:
+        raise UserError(
+            f"teacher '{name}': run '{fields['run']}' was fitted in logit space, where a softmax says almost nothing; "
+            f"set config.teachers.{name}.output to 'clipped_logits' (its logits as probabilities) or 'softmax'."
+        )
+    return said or "softmax"
+
+
+def check_classes(terms: Mapping, teachers: Mapping[str, Teacher], num_classes: int) -> None:
+    """Refuses a teacher with another class count where a loss reads its logits."""
+    for key, term in terms.items():
+        if not reads_teacher(lookup(losses.LOSSES, term["loss"], "loss")):
+            continue
+        for name in [term["teacher"]] if term["teacher"] else teachers:
+            classes = teachers[name].num_classes
+            if classes != num_classes:
+                raise UserError(
+                    f"config.losses.{key} compares logits, and teacher '{name}' has {classes} classes while the data "
+                    f"has {num_classes}; name a teacher that was trained on the same classes."
+                )
+
+
+def check_splits(config, dataset: Dataset, teachers: Mapping[str, Teacher], data_dir: str) -> None:
+    """Warns of, or refuses, held-out images that a teacher was trained on.
+
+    Raises:
+      UserError: there are such images and the student's best is chosen on them.
+    """
+    for name, teacher in teachers.items():
+        own = (config.data.name, config.data.args.to_dict())
+        if teacher.data is None or (teacher.data["name"], teacher.data["args"]) != own:
+            continue
+        trained_on = load_dataset(type(config.data)(teacher.data), data_dir).splits["train"]
+        for split in ("validation", "test"):
+            rows = dataset.splits.get(split, ())
+            shared = len(np.intersect1d(rows, trained_on))
+            if not shared:
+                continue
+            line = (
+                f"teacher '{name}' was trained on {shared} of the {len(rows)} {split} images "
+                f"(its data.split_seed is {teacher.data['split_seed']}, yours {config.data.split_seed})"
+            )
+            if split == "validation" and config.select == "validation":
+                raise UserError(f"{line}: best would be chosen on them; use its split_seed or --config.select=last.")
+            logging.warning("%s: accuracies there are too high.", line)

@@ -1,0 +1,50 @@
+"""What all tests share: four emulated devices, and one compilation cache for them and the commands they start."""
+
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+# Before jax is imported. Emulated devices deadlock in the all-reduce with fewer threads than twice their number.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_NUM_CPU_DEVICES"] = "4"
+os.environ["NPROC"] = "8"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="kdjax-compiled-"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: long; run by launch/test.sh --slow")
+
+
+@pytest.fixture(scope="session")
+def root() -> pathlib.Path:
+    """The project's top folder."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def one_device():
+    return tuple(jax.local_devices()[:1])
+
+
+@pytest.fixture(scope="session")
+def command():
+    """Runs `python -m kdjax.DOOR ARGS...` as a user would, on one device; returns the completed process."""
+
+    def run(*arguments: str, cwd=ROOT, timeout=240, **variables) -> subprocess.CompletedProcess:
+        env = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
+        for name in ("JAX_NUM_CPU_DEVICES", "NPROC"):
+            if name not in variables:
+                env.pop(name, None)
+        line = [sys.executable, "-m", *arguments]
+        return subprocess.run(line, cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout, check=False)
+
+    return run

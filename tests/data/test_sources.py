@@ -1,0 +1,221 @@
+"""Sources give what they say, once a process, and refuse what they cannot give in one line."""
+
+import dataclasses
+import sys
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from kdjax.config import defaults
+from kdjax.data import DATASETS, Rows, Source, load_dataset, resolve_view
+from kdjax.errors import UserError
+
+
+def load(name, data_dir="", view="", args=None, **fields):
+    config = ConfigDict({**defaults().data.to_dict(), "name": name, "args": args or {}, **fields})
+    return load_dataset(config, str(data_dir))
+
+
+def refused(pattern, *args, **kwargs):
+    with pytest.raises(UserError, match=pattern) as caught:
+        load(*args, **kwargs)
+    assert "\n" not in str(caught.value)
+
+
+def test_digits_are_real_bytes_near_mean_0_and_std_1():
+    data = load("digits")
+    assert data.images.shape == (1797, 8, 8, 1) and data.images.dtype == np.uint8 and data.images.max() == 16
+    assert data.labels.dtype == np.int32 and data.num_classes == 10 and data.soft is None
+    values = (data.images * data.stored.scale - data.stored.mean) / data.stored.std
+    assert abs(values.mean()) < 0.01 and abs(values.std() - 1) < 0.01
+    assert resolve_view(data, "") == "none" and resolve_view(data, "crop") == "crop"
+
+
+def test_arrays_are_shared_between_split_seeds_and_runs():
+    a, b = load("digits", split_seed=0), load("digits", split_seed=1)
+    assert a.images is b.images and a.labels is b.labels
+    assert not np.array_equal(a.splits["test"], b.splits["test"])
+    a, b = (load("gaussian", args=args) for args in ({"n_test": 5, "n_train": 90}, {"n_train": 90, "n_test": 5}))
+    assert a.soft is b.soft
+
+
+def test_a_data_set_is_frozen_and_its_units_are_hashable():
+    data = load("digits")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        data.name = "other"
+    assert hash(data.stored) == hash(load("digits", split_seed=1).stored)
+
+
+@pytest.mark.parametrize("view", ["crop_flip", "crpo"])
+def test_a_view_that_the_data_does_not_allow_is_refused(view):
+    with pytest.raises(UserError, match=f"config.data.view '{view}': data set 'digits' allows 'none' or 'crop' only"):
+        resolve_view(load("digits"), view)
+
+
+GAUSSIAN = {"classes": 4, "dim": 5, "n_train": 3000, "n_test": 1000, "variance": 3.0, "delta": 2.0, "seed": 7}
+
+
+def centres_of(data):
+    """The grid points nearest to the class means: 1,000 draws a class put each mean within 0.06 of its centre."""
+    return np.stack([2 * np.round(data.images[data.labels == k].mean(axis=0) / 2) for k in range(4)])
+
+
+def test_gaussian_posterior_is_the_formula():
+    data = load("gaussian", args=GAUSSIAN)
+    assert data.images.shape == (4000, 5) and data.images.dtype == np.float32 and data.stored.views == ("none",)
+    np.testing.assert_array_equal(data.splits["test"], np.arange(3000, 4000))
+    x, centres = data.images.astype(np.float64), centres_of(data)
+    density = np.exp(-((x[:, None] - centres) ** 2).sum(axis=2) / (2 * 3.0))
+    np.testing.assert_allclose(data.soft, density / density.sum(axis=1, keepdims=True), atol=1e-9)
+
+
+def test_gaussian_labels_are_draws_from_the_posterior():
+    """Where p* says about 30 %, about 30 % of the labels agree: calibrated in ten bins, within five deviations."""
+    data = load("gaussian", args={**GAUSSIAN, "n_train": 20000})
+    drawn = np.eye(4)[data.labels].ravel()
+    said = data.soft.ravel()
+    for low in np.arange(0, 1, 0.1):
+        bin_ = (said >= low) & (said < low + 0.1)
+        deviation = np.sqrt((said[bin_] * (1 - said[bin_])).sum())
+        assert abs((drawn[bin_] - said[bin_]).sum()) < 5 * deviation
+
+
+def test_gaussian_noise_has_the_variance_that_was_asked_for():
+    data = load("gaussian", args=GAUSSIAN)
+    noise = data.images - centres_of(data)[data.labels]
+    assert abs(noise.var() - 3.0) < 0.15  # 5 deviations
+
+
+def test_gaussian_moves_with_its_own_seed_only():
+    a, same = load("gaussian", args=GAUSSIAN), load("gaussian", args=GAUSSIAN, split_seed=4)
+    other = load("gaussian", args={**GAUSSIAN, "seed": 8})
+    np.testing.assert_array_equal(a.images, same.images)
+    assert not np.array_equal(a.images, other.images)
+
+
+def npz(folder, **arrays):
+    np.savez(folder / "own.npz", **arrays)
+    return {"path": str(folder / "own.npz")}
+
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (40, 6, 5, 3)).astype(np.uint8)
+LABELS = np.arange(40) % 4
+BOTH = {"images": IMAGES, "labels": LABELS, "test_images": IMAGES, "test_labels": LABELS}
+
+
+def test_arrays_of_bytes_with_a_test_set(tmp_path):
+    args = npz(tmp_path, images=IMAGES, labels=LABELS, test_images=IMAGES[:7], test_labels=LABELS[:7])
+    data = load("arrays", args=args, validation=0.25)
+    np.testing.assert_array_equal(data.images, np.concatenate([IMAGES, IMAGES[:7]]))
+    assert {name: len(rows) for name, rows in data.splits.items()} == {"train": 30, "validation": 10, "test": 7}
+    np.testing.assert_array_equal(data.splits["test"], np.arange(40, 47))
+    assert data.num_classes == 4
+    assert data.stored == (1 / 255, (0.5,), (0.5,), ("none", "crop", "crop_flip"))
+
+
+def test_arrays_units_and_classes_are_the_users_to_say(tmp_path):
+    units = {"mean": [0.1, 0.2, 0.3], "std": 2, "scale": 1.0}
+    args = npz(tmp_path, images=IMAGES, labels=LABELS) | units | {"num_classes": 9}
+    data = load("arrays", args=args, validation=0.0)
+    assert data.num_classes == 9 and data.stored[:3] == (1.0, (0.1, 0.2, 0.3), (2.0,))
+    assert {name: len(rows) for name, rows in data.splits.items()} == {"train": 32, "test": 8}
+    assert len(load("arrays", args={**args, "test": 0.5}).splits["test"]) == 20
+
+
+def test_arrays_of_float_vectors_with_soft_labels_found_in_data_dir(tmp_path):
+    soft = np.random.default_rng(0).dirichlet(np.ones(4), 40)
+    npz(tmp_path, images=IMAGES.reshape(40, -1).astype(np.float64), labels=LABELS, soft=soft)
+    data = load("arrays", tmp_path, args={"path": "own.npz"}, targets="soft")
+    assert data.images.dtype == np.float64 and data.stored == (1.0, (0.0,), (1.0,), ("none",))
+    np.testing.assert_array_equal(data.soft, soft)
+
+
+@pytest.mark.parametrize(
+    "arrays, args, pattern",
+    [
+        ({"image": IMAGES, "labels": LABELS}, {}, r"has no array 'images'\. Did you mean 'image'\?"),
+        ({"images": IMAGES, "labels": LABELS[:-1]}, {}, r"images \[40, 6, 5, 3\] and labels \[39\] differ in length"),
+        ({"images": IMAGES[..., 0], "labels": LABELS}, {}, r"images must be \[rows, height, width, channels\]"),
+        ({"images": IMAGES.astype(np.int64), "labels": LABELS}, {}, "uint8, float32 or float64, not int64"),
+        ({"images": IMAGES * np.float32(np.nan), "labels": LABELS}, {}, "not finite"),
+        ({"images": IMAGES, "labels": LABELS / 2}, {}, r"labels must be integers \[40\]"),
+        ({"images": IMAGES, "labels": LABELS - 1}, {}, r"labels must be in \[0, 2\], but go from -1 to 2"),
+        ({"images": IMAGES, "labels": LABELS}, {"num_classes": 3}, r"labels must be in \[0, 2\], but go from 0 to 3"),
+        ({"images": IMAGES, "labels": 0 * LABELS}, {}, "at least 2 classes, not 1"),
+        ({"images": IMAGES, "labels": LABELS, "soft": np.ones((40, 4))}, {}, "must be a distribution"),
+        ({"images": IMAGES, "labels": LABELS, "soft": np.eye(5)[:, :4]}, {}, r"soft must be float.* \[40, 4\]"),
+        ({"images": IMAGES, "labels": LABELS}, {"std": 0.0}, "scale and std must be above 0"),
+        ({"images": IMAGES, "labels": LABELS}, {"mean": [0.1, 0.2]}, "mean must have 1 value or 3"),
+        ({"images": IMAGES, "labels": LABELS}, {"test": 1.5}, r"'test' must be in \[0, 1\)"),
+        ({"images": IMAGES, "labels": LABELS, "test_images": IMAGES}, {}, "has no array 'test_labels'"),
+        (
+            {"images": IMAGES, "labels": LABELS, "test_images": IMAGES[:, :5], "test_labels": LABELS}, {},
+            r"images uint8 \[40, 6, 5, 3\] and test_images uint8 \[40, 5, 5, 3\] differ",
+        ),
+        (
+            {**BOTH, "soft": np.eye(4)[LABELS]}, {}, "has soft for one of training and test only",
+        ),
+        ({"images": np.array([None, 1]), "labels": LABELS}, {}, "not an .npz of plain arrays"),
+    ],
+)  # fmt: skip
+def test_arrays_that_do_not_fit_are_refused(tmp_path, arrays, args, pattern):
+    refused(pattern, "arrays", args=npz(tmp_path, **arrays) | args)
+
+
+def test_arrays_without_a_file_or_with_another_kind_of_file(tmp_path):
+    refused(r"no such file, neither here nor in", "arrays", tmp_path, args={"path": "missing.npz"})
+    (tmp_path / "text.npz").write_text("no zip")
+    refused("not an .npz of plain arrays", "arrays", tmp_path, args={"path": "text.npz"})
+    np.save(tmp_path / "one.npy", IMAGES)
+    refused("not an .npz of plain arrays", "arrays", tmp_path, args={"path": "one.npy"})
+    whole = (tmp_path / "own.npz") if npz(tmp_path, images=IMAGES, labels=LABELS) else None
+    (tmp_path / "half.npz").write_bytes(whole.read_bytes()[:2000])
+    refused("not an .npz of plain arrays", "arrays", tmp_path, args={"path": "half.npz"})
+    refused("config.data.args does not suit data set 'arrays': missing a required.*path", "arrays")
+
+
+def test_mistakes_in_a_config_are_named():
+    refused(r"unknown data set 'digit'\. Did you mean 'digits'\?", "digit")
+    refused(r"config.data.args has 'n_trian', which data set 'gaussian' does not take\. Did you mean 'n_train'\?",
+            "gaussian", args={"n_trian": 3})  # fmt: skip
+    refused("'gaussian' needs classes >= 2", "gaussian", args={"classes": 1})
+    refused("data set 'digits' has no soft labels; take 'labels'", "digits", targets="soft")
+    refused("config.data.validation = 0.0001 holds out 0", "digits", validation=0.0001)
+    refused("data set 'gaussian' could not be loaded with .*TypeError", "gaussian", args={"classes": "ten"})
+
+
+OWN = """
+import numpy as np
+from kdjax.data import Rows, Source
+
+def rows(data_dir, *, count=30, broken=False):
+    if broken:
+        raise RuntimeError("out of luck\\nsecond line")
+    return Rows(np.zeros((count, 4, 4, 1), np.uint8), [i % 3 for i in range(count)], None, 3)
+
+source = Source(rows, 1 / 2, (0.25,), (0.5,), ("crop", "none"))
+wrong = lambda data_dir: (1, 2)
+vectors = Source(lambda data_dir: Rows(np.zeros((9, 2), np.float32), np.arange(9) % 3, None, 3), views=("crop",))
+"""
+
+
+def test_sources_of_ones_own_from_any_folder(tmp_path, monkeypatch):
+    (tmp_path / "own_source_module.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    plain = load("own_source_module:rows", args={"count": 60})
+    assert len(plain.labels) == 60 and plain.stored == (1 / 255, (0.5,), (0.5,), ("none", "crop", "crop_flip"))
+    full = load("own_source_module:source")
+    assert full.stored == (0.5, (0.25,), (0.5,), ("crop", "none")) and resolve_view(full, "") == "crop"
+    refused("must return kdjax.data.Rows, not tuple", "own_source_module:wrong")
+    refused("the only view of those is 'none'", "own_source_module:vectors")
+    refused("RuntimeError: out of luck", "own_source_module:rows", args={"broken": True})
+    refused("Did you mean 'count'", "own_source_module:rows", args={"cuont": 1})
+    refused("has no 'rwos'", "own_source_module:rwos")
+    sys.modules.pop("own_source_module")
+
+
+def test_the_table_is_made_of_sources_with_known_views():
+    for source in DATASETS.values():
+        assert isinstance(source, Source) and set(source.views or ()) <= {"none", "crop", "crop_flip"}
+    assert Rows._fields[:4] == ("images", "labels", "soft", "num_classes")

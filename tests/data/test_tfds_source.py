@@ -1,0 +1,122 @@
+"""Sets of tensorflow-datasets, prepared by the tests themselves: no network, no TensorFlow."""
+
+import io
+import sys
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from kdjax.config import defaults
+from kdjax.data import load_dataset, resolve_view
+from kdjax.errors import UserError
+
+tfds = pytest.importorskip("tensorflow_datasets")
+image_module = pytest.importorskip("PIL.Image")
+
+
+def image_of(i, size=6):
+    return np.random.default_rng(i).integers(0, 256, (size, size, 3), np.uint8)
+
+
+def png(i, size):
+    file = io.BytesIO()  # encoded already, since tfds would encode an array with TensorFlow
+    image_module.fromarray(image_of(i, size)).save(file, "PNG")
+    file.seek(0)
+    return file
+
+
+class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Rows 0 to 11 in the first split, 12 to 17 in the second."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    SPLITS = {"train": range(12), "test": range(12, 18)}
+    LABEL = tfds.features.ClassLabel(num_classes=3)
+
+    def _info(self):
+        image, text = tfds.features.Image(shape=(None, None, 3)), tfds.features.Text()
+        features = {"image": image, "label": self.LABEL, "id": text}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, manager):
+        return {split: self._examples(rows) for split, rows in self.SPLITS.items()}
+
+    def _generate_examples(self):
+        raise NotImplementedError
+
+    def _examples(self, rows):
+        for i in rows:
+            yield i, {"image": png(i, self.size(i)), "label": i % 3, "id": f"{i:05d}"}
+
+    def size(self, i):
+        return 6
+
+
+def prepare(folder, name, file_format="array_record", **attributes):
+    """Writes a set called `name` into `folder`, as `tfds.data_source` would."""
+    builder = type("".join(part.title() for part in name.split("_")), (_Builder,), attributes, skip_registration=True)
+    builder.name = name
+    builder(data_dir=str(folder), file_format=file_format).download_and_prepare()
+
+
+def load(name, folder, **fields):
+    config = ConfigDict({**defaults().data.to_dict(), "name": name, "validation": 0.0, **fields})
+    return load_dataset(config, str(folder))
+
+
+def refused(pattern, name, folder):
+    with pytest.raises(UserError, match=pattern) as caught:
+        load(name, folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("second", ["test", "validation", None])
+def test_a_prepared_set_is_read_in_the_order_of_its_ids(tmp_path, second):
+    splits = {"train": range(12)} | ({second: range(12, 18)} if second else {})
+    prepare(tmp_path, "tiny_shapes", SPLITS=splits)
+    data = load("tfds:tiny_shapes", tmp_path, args={"mean": [0.4, 0.5, 0.6]} if second else {"test": 0.25})
+    count = 18 if second else 12
+    np.testing.assert_array_equal(data.images, np.stack([image_of(i) for i in range(count)]))
+    np.testing.assert_array_equal(data.labels, np.arange(count) % 3)
+    assert len(data.splits["test"]) == (6 if second else 3) and data.num_classes == 3
+    assert data.stored.mean == ((0.4, 0.5, 0.6) if second else (0.5,)) and resolve_view(data, "") == "none"
+    assert "tensorflow" not in sys.modules
+
+
+def test_cifar_falls_back_to_a_prepared_copy(tmp_path):
+    prepare(tmp_path, "cifar10", LABEL=tfds.features.ClassLabel(num_classes=10))
+    data = load("cifar10", tmp_path)
+    assert data.num_classes == 10 and data.stored.views[0] == "crop_flip" and len(data.splits["train"]) == 12
+
+
+def test_what_is_not_prepared_is_said_at_once(tmp_path):
+    line = r"'tfds:mnist' is not in .*; prepare it once with: python -c .*tfds.data_source\('mnist', data_dir="
+    refused(line, "tfds:mnist", tmp_path)
+    (tmp_path / "mnist").mkdir()
+    refused("cannot be read .*prepare it once with", "tfds:mnist", tmp_path)
+    (tmp_path / "no_such_set").mkdir()
+    refused("cannot be read .*prepare it once with", "tfds:no_such_set", tmp_path)
+
+
+def test_a_set_in_a_format_without_random_access_is_refused(tmp_path):
+    prepare(tmp_path, "tiny_records", file_format="array_record")
+    info = tmp_path / "tiny_records" / "1.0.0" / "dataset_info.json"
+    info.write_text(info.read_text().replace("array_record", "tfrecord"))
+    refused("file format .*TFRECORD is not supported", "tfds:tiny_records", tmp_path)
+
+
+def test_images_of_different_sizes_are_refused(tmp_path):
+    prepare(tmp_path, "ragged", size=lambda self, i: 6 + i % 2)
+    refused(r"images of different sizes, \[\d, \d, 3\] and \[\d, \d, 3\]", "tfds:ragged", tmp_path)
+    prepare(tmp_path, "two_sizes", size=lambda self, i: 6 if i < 12 else 5)
+    refused("images of different sizes", "tfds:two_sizes", tmp_path)
+
+
+def test_a_set_without_classes_is_refused(tmp_path):
+    prepare(tmp_path, "no_classes", LABEL=tfds.features.Scalar(np.int64))
+    refused("must have an image and a label of known classes", "tfds:no_classes", tmp_path)
+
+
+def test_a_set_without_training_images_is_refused(tmp_path):
+    prepare(tmp_path, "only_test", SPLITS={"test": range(4)})
+    refused("has no split 'train'", "tfds:only_test", tmp_path)

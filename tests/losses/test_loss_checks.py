@@ -1,0 +1,59 @@
+"""The table of ranges, and what importing the losses brings along."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kdjax import losses
+
+INSIDE = {
+    "temperature": (0.1, 4, 4.0, np.float64(3), jnp.float32(2)), "gamma": (0.1, 1, 2.5), "order": (0.25, 1, 1.0, 7),
+    "eta": (0, 0.6, 1), "label_smoothing": (0, 0.0, 0.999), "num_top": (2, 5, np.int64(3)),
+    "space": ("probs", "logits"), "reduction": ("class_sum", "class_mean"), "normalize": ("none", "batch_mean"),
+}  # fmt: skip
+OUTSIDE = {
+    "temperature": (0, -1.0, float("nan"), float("inf"), "4", None, True, np.ones(2)),
+    "gamma": (0.0, -0.1, "soft"), "order": (0, -2.0, float("inf")), "eta": (-0.01, 1.01, "0.5"),
+    "label_smoothing": (-0.1, 1, 1.0), "num_top": (1, 0, 5.0, True, "5"),
+    "space": ("prob", 1, None), "reduction": ("sum", "mean"), "normalize": ("batch", True, np.ones(2)),
+}  # fmt: skip
+
+
+def test_every_range_is_tested():
+    assert set(INSIDE) == set(OUTSIDE) == set(losses.RANGES)
+
+
+@pytest.mark.parametrize("name", INSIDE)
+def test_inside_passes(name):
+    for value in INSIDE[name]:
+        losses.check_range(name, value)
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, row in OUTSIDE.items() for value in row])
+def test_outside_is_refused_in_words(name, value):
+    with pytest.raises(ValueError, match=f"^{name} must be ") as raised:
+        losses.check_range(name, value)
+    assert losses.RANGES[name][1] in str(raised.value)
+
+
+def test_unknown_names_and_traced_values_pass():
+    losses.check_range("my_own", -1)
+    jax.jit(lambda value: losses.check_range("temperature", value))(-1.0)
+
+
+def test_public_names():
+    assert set(losses.LOSSES) <= set(losses.__all__)
+    for name, function in losses.LOSSES.items():
+        assert getattr(losses, name) is function and function.__name__ == name
+
+
+def test_import_brings_in_no_heavy_library(root):
+    """In a fresh interpreter, since this one has imported them for other tests."""
+    heavy = {"flax", "orbax", "tensorflow_datasets", "tensorflow", "sklearn", "matplotlib", "ml_collections", "chex"}
+    script = f"import sys, kdjax.losses; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr

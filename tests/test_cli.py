@@ -1,0 +1,184 @@
+"""The doors: exit codes, one-line errors, --help, and being killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+TEACHER = ("kdjax.train_teacher", "--config=configs/mse_teacher.py:smoke")
+
+
+def one_line(done) -> str:
+    assert "Traceback" not in done.stderr, done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("kdjax: "), done.stderr
+    return lines[0]
+
+
+@pytest.mark.parametrize("door", ["train_teacher", "train_student", "evaluate", "run_study", "bench"])
+def test_help_shows_kdjaxs_own_flags_without_jax(door, command):
+    done = command(f"kdjax.{door}", "--help")
+    assert done.returncode == 0 and "--store" in done.stdout and "--cpu_devices" in done.stdout
+    assert "alsologtostderr" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (("kdjax.train_teacher",), "--config is missing"),
+        (("kdjax.train_teacher", "--config=configs/mse_techer.py"), "mse_techer.py"),
+        (("kdjax.train_teacher", "--confg=configs/mse_teacher.py"), "Did you mean 'config'"),
+        (("kdjax.train_teacher", "--config=configs/mse_teacher.py:cifar1000"), "Did you mean 'cifar100'"),
+        (("kdjax.train_teacher", "--config=configs/mse_teacher.py:cifar100,resnet56,resnet2"), "Did you mean 'resnet20'"),
+        ((*TEACHER, "--config.optimizer.lerning_rate=1"), "learning_rate"),
+        ((*TEACHER, "--config.epochs=many"), "epochs"),
+        ((*TEACHER, "--config.epochs=0"), "config.epochs must be at least 1, not 0"),
+        ((*TEACHER, "stray"), "unexpected argument 'stray'"),
+        (("kdjax.train_teacher", "--config=configs/kd_student.py:smoke"), "train_student"),
+        (("kdjax.evaluate",), "--run is missing"),
+        (("kdjax.evaluate", "--run=nobody", "--store=nowhere"), "nobody"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(arguments, words, command):
+    done = command(*arguments)
+    assert words in one_line(done) and done.returncode == 2
+
+
+@pytest.mark.parametrize(
+    "override, words",
+    [
+        ("model.name=mlpp", "unknown model 'mlpp'. Did you mean 'mlp'"),
+        ("data.name=gausian", "Did you mean 'gaussian'"),
+        ("data.name=cifar10", "cifar-10-python.tar.gz"),
+        ("data.view=crop_flip", "crop_flip"),
+        ("schedule.name=cosin", "Did you mean 'cosine'"),
+        ("optimizer.name=sdg", "sgd"),
+        ("run", ""),
+    ],
+)
+def test_a_wrong_name_is_one_line(override, words, tmp_path, monkeypatch, capsys):
+    """The same path as a command, in this process."""
+    if override == "run":
+        assert _door_in_process(["--run=../escape"], tmp_path, monkeypatch, capsys)[0] == 2
+        return
+    code, line = _door_in_process([f"--config.{override}"], tmp_path, monkeypatch, capsys)
+    assert code == 2 and words in line, line
+    assert not list(tmp_path.rglob("manifest.json")), "something was left behind"
+
+
+def _door_in_process(arguments, tmp_path, monkeypatch, capsys):
+    code = (
+        "import sys; from kdjax import cli, train_teacher; "
+        f"sys.argv = ['train_teacher', '--config=configs/mse_teacher.py:smoke', '--store={tmp_path}/runs', *{arguments!r}]; "
+        "cli.run(train_teacher.main)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=_root(), env={**os.environ, "JAX_NUM_CPU_DEVICES": "1"})
+    return done.returncode, one_line(done)
+
+
+def _root():
+    import pathlib
+
+    return pathlib.Path(__file__).parents[1]
+
+
+def test_a_read_only_store_is_one_line(tmp_path, command):
+    (tmp_path / "file").write_text("")
+    done = command(*TEACHER, f"--store={tmp_path}/file")
+    assert done.returncode == 2 and "file" in one_line(done)
+
+
+def test_a_failed_run_is_exit_code_1(tmp_path, command):
+    done = command(*TEACHER, f"--store={tmp_path}", "--config.losses.softmax_mse.weight=inf")
+    assert done.returncode == 1 and "not finite at step 0" in one_line(done)
+
+
+def test_debug_shows_the_traceback(command):
+    done = command("kdjax.evaluate", "--run=nobody", "--store=nowhere", "--debug")
+    assert done.returncode == 2 and "Traceback" in done.stderr
+
+
+LONG = (
+    "kdjax.train_student", "--config=configs/alone_student.py:smoke", "--config.epochs=400",
+    "--config.checkpoint.every_epochs=5", "--run=long",
+)  # fmt: skip
+
+
+def start(store, root) -> subprocess.Popen:
+    env = {**os.environ, "JAX_NUM_CPU_DEVICES": "1", "PYTHONPATH": str(root)}
+    line = [sys.executable, "-m", *LONG, f"--store={store}"]
+    return subprocess.Popen(line, cwd=root, env=env, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_rows(store, rows: int) -> None:
+    path = store / "long" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not path.exists() or path.read_text().count("\n") < rows:
+        assert time.monotonic() < deadline, "the run never got there"
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory, command):
+    store = tmp_path_factory.mktemp("unbroken")
+    assert command(*LONG, f"--store={store}").returncode == 0
+    return store
+
+
+def saved(store) -> tuple[dict, list, dict]:
+    from kdjax.store import Store
+
+    run = Store(store).find("long")
+    rows = [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in run.metrics()]
+    result = {k: v for k, v in run.result.items() if k != "seconds"}
+    return run.restore_variables("last")[0], rows, result
+
+
+def assert_same_run(store, unbroken):
+    import jax
+
+    (a, rows_a, result_a), (b, rows_b, result_b) = saved(store), saved(unbroken)
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+    assert rows_a == rows_b and result_a == result_b
+
+
+def test_killed_and_resumed_equals_unbroken_to_the_bit(tmp_path, unbroken, command, root):
+    for rows in (13, 60):
+        process = start(tmp_path, root)
+        wait_for_rows(tmp_path, rows)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (tmp_path / "long" / "result.json").exists()
+    assert command(*LONG, f"--store={tmp_path}").returncode == 0
+    assert_same_run(tmp_path, unbroken)
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_save_and_leave(number, code, tmp_path, unbroken, command, root):
+    process = start(tmp_path, root)
+    wait_for_rows(tmp_path, 7)
+    process.send_signal(number)
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == code
+    assert "was saved at step" in error.splitlines()[-1] and "Traceback" not in error
+    assert command(*LONG, f"--store={tmp_path}").returncode == 0
+    assert_same_run(tmp_path, unbroken)
+
+
+def test_a_locked_run_is_one_line(tmp_path, command):
+    from kdjax.store import Store
+
+    with Store(tmp_path).run("gaussian/mlp-mse-smoke-s0").lock():
+        done = command(*TEACHER, f"--store={tmp_path}")
+    assert done.returncode == 2 and "locked" in one_line(done)
+
+
+def test_metrics_are_json_lines(unbroken):
+    rows = [json.loads(line) for line in (unbroken / "long" / "metrics.jsonl").read_text().splitlines()]
+    assert len(rows) == 400
+    assert {"epoch", "step", "learning_rate", "images_per_second", "seconds", "train", "validation", "test"} <= set(rows[0])

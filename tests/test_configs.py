@@ -1,0 +1,110 @@
+"""Every config is built, and its first steps are made."""
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from ml_collections.config_flags import config_flags  # noqa: F401  (what a door parses configs with)
+
+from kdjax.config import check, default_run_name
+from kdjax.studies.cross import make_jobs, run_jobs
+from kdjax.store import Store
+from kdjax.training.loop import resolve, train
+
+TEACHERS = ("ce_teacher", "mse_teacher", "tolerant_teacher")
+STUDENTS = ("alone_student", "kd_student", "ttm_student", "wttm_student")
+
+
+def get(name: str, argument: str | None) -> ConfigDict:
+    import importlib
+
+    return importlib.import_module(f"configs.{name}").get_config(argument)
+
+
+def test_no_config_is_forgotten(root):
+    names = {path.stem for path in (root / "configs").glob("*.py")} - {"common"}
+    assert names == {*TEACHERS, *STUDENTS}
+
+
+@pytest.mark.parametrize("name", TEACHERS + STUDENTS)
+@pytest.mark.parametrize("argument", [None, "smoke", "cifar10", "cifar100", "cifar100,resnet110,resnet20"])
+def test_every_config_passes_the_schema(name, argument):
+    config = get(name, argument)
+    check(config)
+    resolve(config)
+    assert config.name in default_run_name(config) or config.teachers
+
+
+@pytest.mark.parametrize("name", TEACHERS + STUDENTS)
+def test_every_config_opens_like_a_lab_notebook(name):
+    import importlib
+
+    text = importlib.import_module(f"configs.{name}").__doc__
+    for word in ("Command:", "Expect:", "Hardware:"):
+        assert word in text
+    assert "QUICKSTART" not in text
+    assert "Paper:" in text or name == "alone_student"
+
+
+def test_weights_of_the_papers_pairs():
+    assert get("ttm_student", "cifar100").losses.ttm.to_dict() == {"weight": 100.0, "gamma": 0.1}
+    assert get("wttm_student", "cifar100,resnet56,resnet20").losses.wttm.weight == 1.5
+    assert get("kd_student", "cifar100").losses.cross_entropy.weight == 0.1
+
+
+def test_every_smoke_config_trains(tmp_path, one_device):
+    store = Store(tmp_path)
+    for name in TEACHERS + STUDENTS:
+        result = train(get(name, "smoke"), store, devices=one_device, show=False)
+        assert np.isfinite(result["last"]["test"]["loss"])
+
+
+@pytest.mark.parametrize("name", TEACHERS + STUDENTS)
+def test_the_cifar_recipe_makes_its_first_steps(name, tmp_path, one_device, fake_cifar100):
+    """The real recipe but for its length and its networks' depth, on a tarball of random images."""
+    from kdjax.training.loop import make_plan
+
+    store = Store(tmp_path)
+    config = get(name, "cifar100,resnet8,resnet8")
+    config.epochs, config.batch_size, config.eval_batch_size = 1, 50, 50
+    if config.teachers:
+        teacher = get("mse_teacher", "cifar100,resnet8,resnet8")
+        teacher.epochs, teacher.batch_size, teacher.eval_batch_size = 1, 50, 50
+        train(teacher, store, data_dir=fake_cifar100, devices=one_device, show=False)
+    plan = make_plan(resolve(config), store, fake_cifar100, one_device)
+    assert plan.spec.view == "crop_flip" and plan.spec.steps_per_epoch == 2
+    result = train(config, store, data_dir=fake_cifar100, devices=one_device, show=False)
+    assert np.isfinite(result["last"]["train"]["loss"]) and "max_over_epochs_on_test" in result
+
+
+@pytest.fixture(scope="session")
+def fake_cifar100(tmp_path_factory) -> str:
+    """CIFAR-100's binary tarball with 100 training and 20 test images."""
+    import io
+    import tarfile
+
+    folder = tmp_path_factory.mktemp("cifar")
+    rng = np.random.default_rng(0)
+    with tarfile.open(folder / "cifar-100-binary.tar.gz", "w:gz") as tar:
+        for file, count in (("train.bin", 100), ("test.bin", 20)):
+            labels = (np.arange(count) % 100).astype(np.uint8)
+            rows = np.concatenate(
+                [labels[:, None] // 5, labels[:, None], rng.integers(0, 256, (count, 3072), dtype=np.uint8)], axis=1
+            )
+            info = tarfile.TarInfo(f"cifar-100-binary/{file}")
+            info.size = rows.size
+            tar.addfile(info, io.BytesIO(rows.tobytes()))
+    return str(folder)
+
+
+def test_the_quickstart_study_in_small(tmp_path):
+    from configs.studies import quickstart
+
+    jobs = make_jobs(quickstart.get_config("smoke"))
+    assert len(jobs) == 2 * (2 + 1 + 3 * 2)
+    assert len({job.name for job in jobs}) == len(jobs)
+    first = [job for job in jobs if job.seed == 0]
+    names, done = [], []
+    run_jobs(first, Store(tmp_path), "", names.append)
+    assert names == [job.name for job in first]
+    again = run_jobs(first, Store(tmp_path), "", done.append)
+    assert done == names and all(result["last"]["step"] == 8 for result in again)

@@ -1,0 +1,113 @@
+"""Losses, models, data sets and schedules of a user's own, from a folder outside the project."""
+
+import pytest
+
+MODULE = '''
+import flax.linen as nn
+import jax
+import numpy as np
+
+from kdjax.data import Rows
+
+
+def sharp_kd(student_logits, teacher_logits, *, alpha: float = 1.0):
+    teacher = jax.nn.softmax(alpha * teacher_logits)
+    return -(teacher * jax.nn.log_softmax(student_logits)).sum(-1)
+
+
+class TinyNet(nn.Module):
+    num_classes: int
+    width: int = 4
+
+    @nn.compact
+    def __call__(self, images, train):
+        hidden = nn.Dense(self.width)(images.reshape(images.shape[0], -1))
+        hidden = nn.BatchNorm(use_running_average=not train)(hidden)
+        hidden = nn.Dropout(0.1, deterministic=not train)(nn.relu(hidden))
+        return nn.Dense(self.num_classes)(hidden)
+
+
+class Linear(nn.Module):
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, images):
+        return nn.Dense(self.num_classes)(images)
+
+
+def halves(data_dir, *, count: int = 64):
+    rng = np.random.default_rng(0)
+    labels = np.arange(count) % 6
+    images = rng.normal(labels[:, None], 1.0, (count, 8)).astype(np.float32)
+    return Rows(images=images, labels=labels.astype(np.int32), soft=None, num_classes=6, num_train=count // 2)
+
+
+def half_after(epoch, *, epochs, drop):
+    return 1.0 - 0.5 * (epoch >= drop)
+'''
+
+CONFIG = '''
+from kdjax.config import defaults
+
+
+def get_config():
+    config = defaults()
+    config.name = "mine"
+    config.epochs = 2
+    config.batch_size = 16
+    config.data.name = "mine:halves"
+    config.data.args = {"count": 128}
+    config.data.validation = 0.25
+    config.model.name = "mine:TinyNet"
+    config.model.args = {"width": 8}
+    config.schedule.name = "mine:half_after"
+    config.schedule.args = {"drop": 1}
+    config.losses = {"cross_entropy": {"weight": 1.0}}
+    return config
+'''
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "mine.py").write_text(MODULE)
+    (tmp_path / "teacher.py").write_text(CONFIG)
+    student = CONFIG.replace('"mine"', '"student"').replace("mine:TinyNet", "mine:Linear").replace('{"width": 8}', "{}")
+    teachers = '    config.teachers = {"a": {"run": "mine"}}\n    config.losses.sharp = {"loss": "mine:sharp_kd", "weight": 1.0, "alpha": 2.0}\n'
+    (tmp_path / "student.py").write_text(student.replace("    return config\n", teachers + "    return config\n"))
+    return tmp_path
+
+
+def test_a_teacher_and_a_student_of_ones_own(folder, command):
+    done = command("kdjax.train_teacher", "--config=teacher.py", "--run=mine", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    done = command("kdjax.train_student", "--config=student.py", "--config.losses.sharp.alpha=3", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    from kdjax.store import Store
+
+    store = Store(folder / "runs")
+    assert store.find("mine").manifest["model"]["batch_norm"] == "global"
+    student = store.find("mine.halves/mine.Linear-cross_entropy+sharp-mine-s0")
+    assert student.manifest["config"]["losses"]["sharp"]["alpha"] == 3.0
+    assert student.metrics()[1]["learning_rate"] == pytest.approx(0.025)
+
+
+@pytest.mark.parametrize(
+    "override, words",
+    [
+        ("model.name=mine:TinyNot", "Did you mean 'TinyNet'"),
+        ("model.name=yours:TinyNet", "importing yours failed"),
+        ("model.args.width=wide", "width"),
+        ("data.name=mine:quarters", "has no 'quarters'"),
+        ("schedule.name=mine:half_afte", "Did you mean 'half_after'"),
+    ],
+)
+def test_mistakes_in_it_are_one_line(override, words, folder, command):
+    done = command("kdjax.train_teacher", "--config=teacher.py", f"--config.{override}", cwd=folder)
+    assert done.returncode in (1, 2) and words in done.stderr and "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_field_that_the_schema_lacks_is_refused_in_a_users_own_file(folder, command):
+    (folder / "teacher.py").write_text(CONFIG.replace("    return config", "    config.optimizer.lr = 0.1\n    return config"))
+    done = command("kdjax.train_teacher", "--config=teacher.py", cwd=folder)
+    assert done.returncode == 2 and "config.optimizer has no field 'lr'" in done.stderr

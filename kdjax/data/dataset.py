@@ -128,7 +128,8 @@ def check_stored(stored: Stored, images: np.ndarray, where: str) -> Stored:
     mean, std = (tuple(float(value) for value in np.ravel(part)) for part in (stored.mean, stored.std))
     for name, values in (("mean", mean), ("std", std)):
         if len(values) not in (1, images.shape[-1]):
-            raise UserError(f"{where}: {name} must have 1 value or {images.shape[-1]}, one a channel, not {len(values)}.")
+            channels = images.shape[-1]
+            raise UserError(f"{where}: {name} must have 1 value or {channels}, one a channel, not {len(values)}.")
     if min(std) <= 0 or stored.scale <= 0:
         raise UserError(f"{where}: scale and std must be above 0, not {stored.scale} and {std}.")
     for view in stored.views:

@@ -80,14 +80,15 @@ def train(
     config = resolve(config)
     devices = tuple(devices or jax.local_devices())
     run = store.run(name or schema.default_run_name(config))
-    with run.lock():
-        if run.manifest is not None:
-            run.begin({"config": config.to_dict()})  # refuses a changed config before anything is loaded
+    if run.manifest is not None:
+        run.begin({"config": config.to_dict()})  # refuses a changed config before anything is loaded
         if run.result is not None:
             return run.result
-        plan = make_plan(config, store, data_dir, devices)
-        if run.manifest is None:
-            run.begin(_manifest(plan))
+    plan = make_plan(config, store, data_dir, devices)  # a mistake in it leaves nothing behind
+    with run.lock():
+        run.begin(_manifest(plan))
+        if run.result is not None:  # another process was faster
+            return run.result
         with StopSignals() as stop:
             return Trainer(plan, run, stop, show, sink).fit()
 
@@ -99,6 +100,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
     config.losses = ConfigDict(distillers.resolve_losses(config.losses.to_dict(), config.teachers.to_dict()))
     for name, teacher in config.teachers.items():
         config.teachers[name] = ConfigDict({**schema.TEACHER, **teacher.to_dict()})
+    train_state.check(traced(config))
     return config
 
 

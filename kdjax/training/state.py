@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from kdjax.errors import UserError
+from kdjax.errors import UserError, nearest
 from kdjax.training.schedules import learning_rate
 
 OPTIMIZERS = ("sgd", "adamw")
@@ -68,7 +68,7 @@ def optimizer(config: Mapping, rate) -> optax.GradientTransformation:
     if fields["name"] == "adamw":
         moments = optax.scale_by_adam(b1=fields["b1"], b2=fields["b2"])
         return optax.chain(moments, decay, optax.scale_by_learning_rate(rate))
-    raise UserError(f"config.optimizer.name must be one of {', '.join(OPTIMIZERS)}, not '{fields['name']}'.")
+    raise UserError(f"unknown optimizer '{fields['name']}'.{nearest(fields['name'], OPTIMIZERS)}")
 
 
 def _is_kernel(params):
@@ -80,3 +80,19 @@ def rate_at(step, config: Mapping, steps_per_epoch: int):
     # Whole epochs by integer division: milestones must fall on the first step of an epoch to the bit.
     epoch = step // steps_per_epoch + jnp.asarray(step % steps_per_epoch, float) / steps_per_epoch
     return learning_rate(config["optimizer"]["learning_rate"], epoch, config["schedule"], config["epochs"])
+
+
+def check(config: Mapping) -> None:
+    """Tries optimizer and schedule on a config's numbers.
+
+    Raises:
+      UserError: an unknown name, or a schedule of the user's own that fails.
+    """
+    optimizer(config, rate=0.0)
+    try:
+        rate_at(jnp.zeros((), jnp.int32), config, 1)
+    except UserError:
+        raise
+    except Exception as error:  # a user's function may fail in any way
+        name = config["schedule"]["name"]
+        raise UserError(f"config.schedule '{name}' failed: {type(error).__name__}: {error}") from error

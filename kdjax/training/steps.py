@@ -125,7 +125,8 @@ def _run_teachers(fixed: Fixed, images, config: Mapping, spec: Spec) -> dict[str
 
 def _dropout_key(seed, step, axis_name: str):
     """Dropout inside a network of the user's own is the one draw that depends on the device."""
-    key = jax.random.fold_in(jax.random.key(seed), step)
+    key = jax.random.fold_in(jax.random.key(seed), 0xD809)  # apart from the keys of the views
+    key = jax.random.fold_in(key, step)
     return jax.random.fold_in(key, lax.axis_index(axis_name))
 
 

@@ -151,7 +151,23 @@ def test_a_hostile_pickle_runs_nothing(tmp_path, protocol):
     assert not trace.exists()
 
 
-@pytest.mark.parametrize("code", [b"cbuiltins\neval\n(S'1'\ntR.", b"cnumpy\nload\n.", b"cos\nsystem\n.", b"c_codecs\nopen\n."])
+def test_strings_of_python_2_are_read(tmp_path):
+    """The original files were pickled by Python 2, where dtype codes and pixels are byte strings."""
+    pixels = bytes(range(256)) * 12
+    code = b"\x80\x02}(U\x04datacnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+    code += b"(K\x01K\x01M\x00\x0c\x86cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R"
+    code += b"(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    code += b"\x89T" + len(pixels).to_bytes(4, "little") + pixels + b"tbU\x06labels]K\x07au."
+    unpack(tmp_path, "cifar-10-python.tar.gz", files_of("cifar10", "cifar-10-python.tar.gz") | {"test_batch": code})
+    data = load("cifar10", tmp_path)
+    assert data.labels[-1] == 7
+    np.testing.assert_array_equal(planes(data.images[-1:])[0], np.frombuffer(pixels, np.uint8))
+
+
+HOSTILE = [b"cbuiltins\neval\n(S'1'\ntR.", b"cnumpy\nload\n.", b"cos\nsystem\n.", b"c_codecs\nopen\n."]
+
+
+@pytest.mark.parametrize("code", HOSTILE)
 def test_nothing_but_arrays_is_unpickled(tmp_path, code):
     files = files_of("cifar10", "cifar-10-python.tar.gz") | {"test_batch": code}
     unpack(tmp_path, "cifar-10-python.tar.gz", files)

@@ -19,7 +19,7 @@ def main() -> None:
         Score(job.student, job.teacher, job.seed, job.split, job.losses, result)
         for job, result in zip(jobs, results, strict=True)
     ]
-    report = study_report(study.title, study.baseline, scores)
+    report = study_report(study.title, study.baseline, study.contrasts, scores)
     print(f"\n{report}\nThis table is in {store.write_text('report.md', report)}.")
 
 

@@ -28,36 +28,58 @@ class Score(NamedTuple):
     result: dict
 
 
-def study_report(title: str, baseline: str, scores: Sequence[Score]) -> str:
-    """Returns a study's table in Markdown.
+Groups = dict[tuple[str, str], list[Score]]  # (student, teacher) -> its runs
 
-    A row: test accuracy of the last and of the best-by-validation checkpoint, mean ± standard deviation over runs, and
-    the mean difference of last to the baseline student's with the same seed and split, with a 95 % interval.
+
+def study_report(title: str, baseline: str, contrasts: Sequence, scores: Sequence[Score]) -> str:
+    """Returns a study's tables in Markdown.
+
+    A row of the first: test accuracy of the last and of the best-by-validation checkpoint, mean ± standard deviation
+    over runs, and the mean difference of last to the baseline student's, with a 95 % interval. A row of the second: the
+    same difference between two other rows. Differences are between runs of one seed and one split.
 
     Args:
       title: of the study.
-      baseline: the student that the differences are against.
+      baseline: the student, trained alone, that the first table's differences are against.
+      contrasts: ((student, teacher), (student, teacher)) each, the first minus the second.
       scores: of all runs.
     """
-    groups: dict[tuple[str, str], list[Score]] = {}
+    groups: Groups = {}
     for score in scores:
         groups.setdefault((score.student, score.teacher), []).append(score)
-    base = {(score.split, score.seed): _test(score, "last") for score in groups[(baseline, "")]}
-    rows, noise = [], []
+    tables = [_rows_table(groups, baseline)]
+    if contrasts:
+        tables.append(_contrasts_table(groups, contrasts))
+    note = "Test accuracy in %; ± is the standard deviation over runs, [ ] a 95 % t interval over the splits' means."
+    return f"# {title}\n\n{note}\n\n" + "\n\n".join(tables) + "\n"
+
+
+def _rows_table(groups: Groups, baseline: str) -> str:
+    rows = []
     for (student, teacher), group in groups.items():
-        difference = "" if student in ("", baseline) else _difference(group, base)
-        rows.append((
-            student or "(teacher)", teacher or "-", " + ".join(group[0].losses), _spread(group, "last"),
-            _spread(group, "best"), difference and difference[0], len(group),
-        ))  # fmt: skip
-        if difference and difference[1]:
-            noise.append(f"{student} from {teacher}")
-    header = ("student", "teacher", "loss", "last, %", "best, %", f"last − {baseline} [95 %]", "n")
-    return f"# {title}\n\n{markdown(header, rows)}\n\n{_noise_sentence(noise, baseline, groups)}\n"
+        plain = student in ("", baseline)
+        difference = "" if plain else _difference(group, groups[baseline, ""])
+        spreads = [_spread(group, checkpoint) for checkpoint in ("last", "best")]
+        rows.append((student or "(teacher)", teacher or "-", " + ".join(group[0].losses), *spreads, difference, len(group)))
+    return markdown(("student", "teacher", "loss", "last", "best", f"last − {baseline}", "n"), rows)
+
+
+def _contrasts_table(groups: Groups, contrasts: Sequence) -> str:
+    rows = []
+    for first, second in (map(tuple, pair) for pair in contrasts):
+        rows.append((f"{_name(first)} − {_name(second)}", _difference(groups[first], groups[second]), len(groups[first])))
+    return markdown(("difference", "last", "n"), rows)
+
+
+def _name(key: tuple[str, str]) -> str:
+    student, teacher = key
+    if not student:
+        return f"teacher {teacher}"
+    return f"{student} from {teacher}" if teacher else student
 
 
 def _test(score: Score, checkpoint: str) -> float:
-    return 100 * score.result.get(checkpoint, score.result["last"])["test"]["accuracy"]
+    return 100 * score.result[checkpoint]["test"]["accuracy"]
 
 
 def _spread(group: Sequence[Score], checkpoint: str) -> str:
@@ -67,17 +89,19 @@ def _spread(group: Sequence[Score], checkpoint: str) -> str:
     return f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else f"{values[0]:.2f}"
 
 
-def _difference(group: Sequence[Score], base: dict[tuple[int, int], float]) -> tuple[str, bool]:
-    """The paired difference as text, and whether its interval holds zero.
+def _difference(group: Sequence[Score], other: Sequence[Score]) -> str:
+    """The mean paired difference with its interval, marked where the interval holds zero.
 
     Runs on one split share their test images and are no independent draws: the interval is that of the splits' means.
     """
+    base = {(score.split, score.seed): _test(score, "last") for score in other}
     by_split: dict[int, list[float]] = {}
     for score in group:
         by_split.setdefault(score.split, []).append(_test(score, "last") - base[score.split, score.seed])
     means = [np.mean(differences) for differences in by_split.values()]
     mean, half = np.mean(means), _half_width(means)
-    return f"{mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}]", bool(abs(mean) <= half)
+    noise = " (noise)" if abs(mean) <= half else ""
+    return f"{mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}]{noise}"
 
 
 def _half_width(values: Sequence[float]) -> float:
@@ -87,12 +111,3 @@ def _half_width(values: Sequence[float]) -> float:
     from scipy.stats import t
 
     return float(t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
-
-
-def _noise_sentence(noise: Sequence[str], baseline: str, groups: dict) -> str:
-    students = [key for key in groups if key[0] not in ("", baseline)]
-    if not students:
-        return "No student but the baseline was trained."
-    if not noise:
-        return f"No difference to the student '{baseline}' is inside the noise (every 95 % interval excludes zero)."
-    return f"Inside the noise (the 95 % interval of the difference to '{baseline}' holds zero): {'; '.join(noise)}."

@@ -6,7 +6,9 @@ SPLITS = ("train", "validation", "test")
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Returns a Markdown table with aligned columns."""
+    """Returns a Markdown table with aligned columns; raises ValueError for a row of another length than the header."""
+    if any(len(row) != len(header) for row in rows):
+        raise ValueError(f"every row needs {len(header)} cells, as the header {tuple(header)} has.")
     cells = [[str(cell) for cell in row] for row in [header, *rows]]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in cells]

@@ -11,7 +11,7 @@ from kdjax.errors import UserError, nearest
 from kdjax.store import Store
 from kdjax.training.loop import train
 
-FIELDS = ("title", "seeds", "splits", "baseline", "teachers", "students")
+FIELDS = ("title", "seeds", "splits", "baseline", "contrasts", "teachers", "students")
 
 
 class Job(NamedTuple):

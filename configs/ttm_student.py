@@ -16,9 +16,9 @@ def get_config(argument: str | None = None):
     config = common.student(argument)
     config.name = common.name("ttm", argument)
     config.teachers = {"a": common.mse_teacher_run(argument)}
-    (gamma, beta), _ = common.pair(argument) or ((0.25, 36.0), None)
+    (gamma, beta), _ = common.pair(argument) or ((0.25, 3.6), None)
     config.losses = {
-        "cross_entropy": {"weight": 1.0, "label_smoothing": 0.0},
+        "cross_entropy": {"weight": common.label_weight(argument), "label_smoothing": 0.0},
         "ttm": {"weight": beta, "gamma": gamma},
     }
     return config

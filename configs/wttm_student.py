@@ -16,9 +16,9 @@ def get_config(argument: str | None = None):
     config = common.student(argument)
     config.name = common.name("wttm", argument)
     config.teachers = {"a": common.mse_teacher_run(argument)}
-    _, (gamma, beta) = common.pair(argument) or (None, (0.25, 16.0))
+    _, (gamma, beta) = common.pair(argument) or (None, (0.25, 2.4))
     config.losses = {
-        "cross_entropy": {"weight": 1.0, "label_smoothing": 0.0},
+        "cross_entropy": {"weight": common.label_weight(argument), "label_smoothing": 0.0},
         "wttm": {"weight": beta, "gamma": gamma, "normalize": "none"},
     }
     return config

@@ -161,3 +161,25 @@ def test_metrics_are_json_lines(unbroken):
     rows = [json.loads(line) for line in (unbroken / "long" / "metrics.jsonl").read_text().splitlines()]
     assert len(rows) == 400
     assert {"epoch", "step", "learning_rate", "images_per_second", "seconds", "train", "validation", "test"} <= set(rows[0])
+
+
+def test_a_terminal_sees_a_bar(tmp_path, root):
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    parent, child = pty.openpty()
+    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 200, 0, 0))
+    env = {**os.environ, "PYTHONPATH": str(root), "JAX_NUM_CPU_DEVICES": "1"}
+    line = [sys.executable, "-m", *TEACHER, f"--store={tmp_path}"]
+    process = subprocess.Popen(line, cwd=root, env=env, stderr=child, stdout=subprocess.DEVNULL)
+    os.close(child)
+    shown = b""
+    try:
+        while chunk := os.read(parent, 4096):
+            shown += chunk
+    except OSError:  # the terminal is closed when the command ends
+        pass
+    assert process.wait() == 0
+    assert "100%" in (text := shown.decode()) and "images/s" in text and "loss" in text

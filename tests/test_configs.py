@@ -8,7 +8,8 @@ from ml_collections.config_flags import config_flags  # noqa: F401  (what a door
 from kdjax.config import check, default_run_name
 from kdjax.studies.cross import make_jobs, run_jobs
 from kdjax.store import Store
-from kdjax.training.loop import resolve, train
+from kdjax.training.loop import train
+from kdjax.training.plan import make_plan, resolve
 
 TEACHERS = ("ce_teacher", "mse_teacher", "tolerant_teacher")
 STUDENTS = ("alone_student", "kd_student", "ttm_student", "wttm_student")
@@ -61,8 +62,6 @@ def test_every_smoke_config_trains(tmp_path, one_device):
 @pytest.mark.parametrize("name", TEACHERS + STUDENTS)
 def test_the_cifar_recipe_makes_its_first_steps(name, tmp_path, one_device, fake_cifar100):
     """The real recipe but for its length and its networks' depth, on a tarball of random images."""
-    from kdjax.training.loop import make_plan
-
     store = Store(tmp_path)
     config = get(name, "cifar100,resnet8,resnet8")
     config.epochs, config.batch_size, config.eval_batch_size = 1, 50, 50

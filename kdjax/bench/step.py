@@ -16,6 +16,8 @@ from kdjax.reporting.tables import markdown
 from kdjax.training import distillers, loop, metrics, parallel, state as train_state, steps
 from kdjax.training.evaluation import make_batches, resident
 from kdjax.training.manifest import versions
+from kdjax.training.plan import plan_with, resolve, traced
+from kdjax.training.teachers import Teacher
 
 
 def table(config: ConfigDict, data_dir: str, rounds: int, num_steps: int) -> str:
@@ -60,12 +62,12 @@ def machine() -> str:
 
 def _runner(config: ConfigDict, data_dir: str, devices, num_steps: int) -> Callable[[], None]:
     """Returns a function that makes `num_steps` updates, in dispatches as a run makes them, and waits for them."""
-    config = loop.resolve(config)
+    config = resolve(config)
     dataset = load_dataset(config.data, data_dir)
     teachers = {name: _fresh_teacher(config, fields, dataset) for name, fields in config.teachers.items()}
-    plan = loop.plan_with(config, dataset, teachers, devices)
+    plan = plan_with(config, dataset, teachers, devices)
     distiller = distillers.make_distiller(config.losses).init(config.seed)
-    state = train_state.create_state(plan.variables, distiller, loop.traced(config))
+    state = train_state.create_state(plan.variables, distiller, traced(config))
     sums = metrics.zeros(steps.train_metric_names(plan.spec))
     chunk = min(loop.steps_a_dispatch(plan.variables, plan.spec.steps_per_epoch), num_steps)
     index = _indices(dataset.splits["train"], num_steps, config.batch_size)
@@ -89,8 +91,6 @@ def _indices(rows: np.ndarray, num_steps: int, batch_size: int) -> np.ndarray:
 
 
 def _fresh_teacher(config: ConfigDict, fields: ConfigDict, dataset):
-    from kdjax.training.teachers import Teacher
-
     name = fields.run.rsplit("/", 1)[-1].partition("-")[0]
     model = models.create_model(name, dataset.num_classes, dtype=config.model.dtype)
     variables = models.init_variables(model, (1, *dataset.images.shape[1:]), 1)

@@ -123,11 +123,9 @@ def diagnostics(inputs: Mapping, terms: Mapping) -> dict[str, jax.Array]:
     gammas = [term["gamma"] for term in terms.values() if "gamma" in term]
     gammas += [1 / term["temperature"] for term in terms.values() if "temperature" in term]
     gamma = gammas[0] if gammas else 1.0
-    log_q = jax.nn.log_softmax(logits)
     for name, teacher in inputs["teachers"].items():
-        log_p = losses.power_transform(teacher["logits"], gamma)
         found[f"{name}/teacher_entropy"] = losses.renyi_entropy(teacher["logits"], 1.0)
-        found[f"{name}/kl_to_transformed"] = jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
-        log_u = jax.nn.logsumexp(gamma * jax.nn.log_softmax(teacher["logits"]), axis=-1)
-        found[f"{name}/wttm_weight"] = jnp.exp(log_u)
+        found[f"{name}/kl_to_transformed"] = losses.ttm(logits, teacher["logits"], gamma=gamma)
+        # U = sum_k p_k^gamma = exp((1 - gamma) H_gamma(p))
+        found[f"{name}/wttm_weight"] = jnp.exp((1 - gamma) * losses.renyi_entropy(teacher["logits"], gamma))
     return found

@@ -4,48 +4,23 @@ import functools
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from kdjax import config as schema, models
-from kdjax.data import Dataset, load_dataset, resolve_view, train_batches
+from kdjax.config import default_run_name
+from kdjax.data import train_batches
 from kdjax.errors import RunError
 from kdjax.store import Run, Store
 from kdjax.training import distillers, metrics, parallel, state as train_state, steps
 from kdjax.training.evaluation import evaluate, make_batches, resident
-from kdjax.training.manifest import make_manifest
-from kdjax.training.networks import build
+from kdjax.training.plan import Plan, make_plan, manifest_of, resolve, traced
 from kdjax.training.progress import Progress
 from kdjax.training.signals import StopSignals
-from kdjax.training.structure import part
-from kdjax.training.teachers import check_classes, check_splits, load_teachers
 
 MOST_STEPS_A_DISPATCH = 256
-
-
-class Plan(NamedTuple):
-    """A run that has been checked and is ready to be compiled.
-
-    Attributes:
-      config: resolved.
-      dataset: loaded.
-      teachers: name -> Teacher.
-      spec: what shapes the step.
-      numbers: what the step takes as values.
-      variables: the network before the first step, on the host.
-      devices: of this process.
-    """
-
-    config: ConfigDict
-    dataset: Dataset
-    teachers: dict
-    spec: steps.Spec
-    numbers: dict
-    variables: dict
-    devices: tuple
 
 
 def train(
@@ -79,88 +54,18 @@ def train(
     """
     config = resolve(config)
     devices = tuple(devices or jax.local_devices())
-    run = store.run(name or schema.default_run_name(config))
+    run = store.run(name or default_run_name(config))
     if run.manifest is not None:
         run.begin({"config": config.to_dict()})  # refuses a changed config before anything is loaded
         if run.result is not None:
             return run.result
     plan = make_plan(config, store, data_dir, devices)  # a mistake in it leaves nothing behind
     with run.lock():
-        run.begin(_manifest(plan))
+        run.begin(manifest_of(plan))
         if run.result is not None:  # another process was faster
             return run.result
         with StopSignals() as stop:
             return Trainer(plan, run, stop, show, sink).fit()
-
-
-def resolve(config: ConfigDict) -> ConfigDict:
-    """Returns a checked copy of a config in which every default of losses and teachers is explicit."""
-    config = ConfigDict(config.to_dict())
-    schema.check(config)
-    config.losses = ConfigDict(distillers.resolve_losses(config.losses.to_dict(), config.teachers.to_dict()))
-    for name, teacher in config.teachers.items():
-        config.teachers[name] = ConfigDict({**schema.TEACHER, **teacher.to_dict()})
-    train_state.check(traced(config))
-    return config
-
-
-def make_plan(config: ConfigDict, store: Store, data_dir: str, devices: Sequence[jax.Device]) -> Plan:
-    """Loads what a resolved config names and checks that it fits together, before anything compiles."""
-    parallel.check_batch_size("batch_size", config.batch_size, devices)
-    parallel.check_batch_size("eval_batch_size", config.eval_batch_size, devices)
-    teachers = load_teachers(config, store)
-    dataset = load_dataset(config.data, data_dir)
-    check_classes(config.losses, teachers, dataset.num_classes)
-    check_splits(config, dataset, teachers, data_dir)
-    return plan_with(config, dataset, teachers, devices)
-
-
-def plan_with(config: ConfigDict, dataset: Dataset, teachers: dict, devices: Sequence[jax.Device]) -> Plan:
-    """Makes the plan of a resolved config for data and teachers that are at hand."""
-    model = build({**config.model.to_dict(), "num_classes": dataset.num_classes}, config.model.dtype)
-    structure, numbers = part(traced(config))
-    spec = steps.Spec(
-        model=model,
-        teachers=tuple((name, teacher.model, teacher.output) for name, teacher in teachers.items()),
-        structure=structure,
-        stored=dataset.stored,
-        view=resolve_view(dataset, config.data.view),
-        targets=config.data.targets,
-        steps_per_epoch=len(train_batches(dataset.splits["train"], config.seed, 0, config.batch_size)),
-        sync_batch_norm=config.model.batch_norm == "global",
-        diagnostics=config.diagnostics,
-    )
-    variables = models.init_variables(model, (1, *dataset.images.shape[1:]), config.seed)
-    return Plan(config, dataset, teachers, spec, _as_arrays(numbers), variables, tuple(devices))
-
-
-def traced(config: ConfigDict) -> dict:
-    """Returns what a step reads of a resolved config, floats as floats and the seed as a NumPy scalar."""
-    sections = {name: config[name] for name in schema.TRACED}
-    sections = {name: value.to_dict() if isinstance(value, ConfigDict) else value for name, value in sections.items()}
-    # Of a teacher only its weight is a number; its run's name must not shape the compilation.
-    sections["teachers"] = {name: {"weight": float(teacher["weight"])} for name, teacher in sections["teachers"].items()}
-    sections["optimizer"] = _floats_like_defaults(sections["optimizer"], schema.defaults().optimizer)
-    sections["schedule"] = _floats_like_defaults(sections["schedule"], schema.defaults().schedule)
-    return {**sections, "seed": np.uint32(config.seed), "epochs": config.epochs}
-
-
-def _floats_like_defaults(section: dict, defaults: ConfigDict) -> dict:
-    return {name: float(value) if isinstance(defaults[name], float) else value for name, value in section.items()}
-
-
-def _as_arrays(numbers: dict) -> dict:
-    dtype = jax.dtypes.canonicalize_dtype(float)
-    return jax.tree.map(lambda leaf: np.asarray(leaf, dtype if isinstance(leaf, float) else None), numbers)
-
-
-def _manifest(plan: Plan) -> dict:
-    records = {name: teacher.record for name, teacher in plan.teachers.items()}
-    scope = models.batch_norm_scope(plan.spec.model, (1, *plan.dataset.images.shape[1:]))
-    if scope == "global" and not plan.spec.sync_batch_norm:
-        scope = "per_device"
-    parameters = models.count_parameters(plan.variables)
-    return make_manifest(plan.config.to_dict(), plan.dataset, records, scope, parameters)
 
 
 @functools.lru_cache(maxsize=64)

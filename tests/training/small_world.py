@@ -7,7 +7,8 @@ from ml_collections import ConfigDict
 from kdjax import models
 from kdjax.config import defaults
 from kdjax.data import Dataset, load_dataset
-from kdjax.training import distillers, loop, metrics, state as train_state, steps
+from kdjax.training import distillers, metrics, state as train_state, steps
+from kdjax.training.plan import Plan, plan_with, resolve, traced
 from kdjax.training.teachers import Teacher
 
 
@@ -35,17 +36,17 @@ def fresh_teacher(dataset: Dataset, seed: int = 5) -> Teacher:
     return Teacher(model, variables, dataset.num_classes, "softmax", {}, None)
 
 
-def make_plan(config: ConfigDict, devices) -> loop.Plan:
-    config = loop.resolve(config)
+def make_plan(config: ConfigDict, devices) -> Plan:
+    config = resolve(config)
     dataset = load_dataset(config.data, "")
     teachers = {name: fresh_teacher(dataset) for name in config.teachers}
-    return loop.plan_with(config, dataset, teachers, devices)
+    return plan_with(config, dataset, teachers, devices)
 
 
-def start(plan: loop.Plan):
+def start(plan: Plan):
     """Returns (state, sums) before the first step and what is fixed, all on the host."""
     distiller = distillers.make_distiller(plan.config.losses).init(0)
-    state = train_state.create_state(plan.variables, distiller, loop.traced(plan.config))
+    state = train_state.create_state(plan.variables, distiller, traced(plan.config))
     sums = metrics.zeros(steps.train_metric_names(plan.spec))
     teachers = {name: teacher.variables for name, teacher in plan.teachers.items()}
     arrays = {"images": plan.dataset.images, "labels": plan.dataset.labels, "soft": plan.dataset.soft}

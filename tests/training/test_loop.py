@@ -13,7 +13,8 @@ from configs import alone_student, ce_teacher, mse_teacher, wttm_student
 from kdjax import losses
 from kdjax.errors import Interrupted, RunError, UserError
 from kdjax.store import Store
-from kdjax.training.loop import Trainer, resolve, steps_a_dispatch, train
+from kdjax.training.loop import Trainer, steps_a_dispatch, train
+from kdjax.training.plan import resolve
 from kdjax.training.predict import score_run
 
 
@@ -183,18 +184,18 @@ def test_nothing_decides_on_the_test_split(store, one_device, image_file, config
     """Another test split changes no weight and no choice."""
     import dataclasses
 
-    from kdjax.training import loop
+    from kdjax.training import plan
 
     config.teachers, config.losses = ConfigDict(), ConfigDict({"cross_entropy": {"weight": 1.0}})
     config.model.name, config.model.args, config.epochs = "mlp", {"hidden": (4,)}, 3
     real = run(config, store, one_device, name="real")
-    load = loop.load_dataset
+    load = plan.load_dataset
 
     def load_other(data, data_dir):
         dataset = load(data, data_dir)
         return dataclasses.replace(dataset, splits={**dataset.splits, "test": dataset.splits["test"][:1]})
 
-    monkeypatch.setattr(loop, "load_dataset", load_other)
+    monkeypatch.setattr(plan, "load_dataset", load_other)
     other = run(config, store, one_device, name="other")
     for checkpoint in ("last", "best"):
         for split in ("train", "validation"):

@@ -9,9 +9,10 @@ import pytest
 from small_world import make_plan, start
 
 from kdjax import losses, models
+from kdjax.data import train_batches
 from kdjax.training import parallel, steps
 from kdjax.training.evaluation import evaluate, make_batches, resident
-from kdjax.data import train_batches
+from kdjax.training.loop import compiled
 
 
 def enable_x64():
@@ -30,18 +31,12 @@ def run_steps(config, num_devices: int, num_steps: int, mask=None):
     """Makes steps one dispatch each on emulated devices; returns state and sums on the host."""
     plan = make_plan(config, tuple(jax.local_devices()[:num_devices]))
     carry, fixed = parallel.replicate(start(plan), plan.devices)
-    compiled = loop_compiled(plan)
+    step_once = compiled(plan.spec, plan.devices)
     batches = batches_of(plan, num_steps, mask)
     for step in range(num_steps):
-        carry = compiled(carry, fixed, jax.tree.map(lambda leaf, step=step: leaf[:, step : step + 1], batches))
+        carry = step_once(carry, fixed, jax.tree.map(lambda leaf, step=step: leaf[:, step : step + 1], batches))
         jax.block_until_ready(carry)
     return jax.device_get(carry)
-
-
-def loop_compiled(plan):
-    from kdjax.training import loop
-
-    return loop.compiled(plan.spec, plan.devices)
 
 
 def largest_difference(a, b) -> float:
@@ -141,7 +136,7 @@ def test_many_steps_a_dispatch_equal_one_a_dispatch(config):
     config.model.name, config.model.args, config.data.view = "mlp", {"hidden": (8,)}, "none"
     plan = make_plan(config, tuple(jax.local_devices()[:2]))
     carry, fixed = parallel.replicate(start(plan), plan.devices)
-    together = jax.device_get(loop_compiled(plan)(carry, fixed, batches_of(plan, 6)))
+    together = jax.device_get(compiled(plan.spec, plan.devices)(carry, fixed, batches_of(plan, 6)))
     apart = run_steps(config, 2, 6)
     for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(apart), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
@@ -166,8 +161,8 @@ def test_label_losses_see_labelled_examples_only(config):
     batches = batches_of(plan, 1)
     labelled = np.array(batches.labelled)
     labelled[0], labelled[1, :, 1:] = False, False  # one labelled example, on the second device
-    _, partly = jax.device_get(loop_compiled(plan)(carry, fixed, batches._replace(labelled=labelled)))
+    _, partly = jax.device_get(compiled(plan.spec, plan.devices)(carry, fixed, batches._replace(labelled=labelled)))
     carry, fixed = parallel.replicate(start(plan), plan.devices)
-    _, wholly = jax.device_get(loop_compiled(plan)(carry, fixed, batches))
+    _, wholly = jax.device_get(compiled(plan.spec, plan.devices)(carry, fixed, batches))
     assert partly.metrics["losses/wttm"][0] == pytest.approx(wholly.metrics["losses/wttm"][0], rel=1e-5)
     assert partly.metrics["losses/cross_entropy"][0] != pytest.approx(wholly.metrics["losses/cross_entropy"][0], rel=1e-3)

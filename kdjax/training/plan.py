@@ -1,0 +1,110 @@
+"""From a config to a plan: resolved, checked, its data and teachers loaded, ready to be compiled."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from kdjax import config as schema, models
+from kdjax.data import Dataset, load_dataset, resolve_view, train_batches
+from kdjax.store import Store
+from kdjax.training import distillers, parallel, state as train_state, steps
+from kdjax.training.manifest import make_manifest
+from kdjax.training.networks import build
+from kdjax.training.structure import part
+from kdjax.training.teachers import check_classes, check_splits, load_teachers
+
+
+class Plan(NamedTuple):
+    """A run that has been checked and is ready to be compiled.
+
+    Attributes:
+      config: resolved.
+      dataset: loaded.
+      teachers: name -> Teacher.
+      spec: what shapes the step.
+      numbers: what the step takes as values.
+      variables: the network before the first step, on the host.
+      devices: of this process.
+    """
+
+    config: ConfigDict
+    dataset: Dataset
+    teachers: dict
+    spec: steps.Spec
+    numbers: dict
+    variables: dict
+    devices: tuple
+
+
+def resolve(config: ConfigDict) -> ConfigDict:
+    """Returns a checked copy of a config in which every default of losses and teachers is explicit."""
+    config = ConfigDict(config.to_dict())
+    schema.check(config)
+    config.losses = ConfigDict(distillers.resolve_losses(config.losses.to_dict(), config.teachers.to_dict()))
+    for name, teacher in config.teachers.items():
+        config.teachers[name] = ConfigDict({**schema.TEACHER, **teacher.to_dict()})
+    train_state.check(traced(config))
+    return config
+
+
+def make_plan(config: ConfigDict, store: Store, data_dir: str, devices: Sequence[jax.Device]) -> Plan:
+    """Loads what a resolved config names and checks that it fits together, before anything compiles."""
+    parallel.check_batch_size("batch_size", config.batch_size, devices)
+    parallel.check_batch_size("eval_batch_size", config.eval_batch_size, devices)
+    teachers = load_teachers(config, store)
+    dataset = load_dataset(config.data, data_dir)
+    check_classes(config.losses, teachers, dataset.num_classes)
+    check_splits(config, dataset, teachers, data_dir)
+    return plan_with(config, dataset, teachers, devices)
+
+
+def plan_with(config: ConfigDict, dataset: Dataset, teachers: dict, devices: Sequence[jax.Device]) -> Plan:
+    """Makes the plan of a resolved config for data and teachers that are at hand."""
+    model = build({**config.model.to_dict(), "num_classes": dataset.num_classes}, config.model.dtype)
+    structure, numbers = part(traced(config))
+    spec = steps.Spec(
+        model=model,
+        teachers=tuple((name, teacher.model, teacher.output) for name, teacher in teachers.items()),
+        structure=structure,
+        stored=dataset.stored,
+        view=resolve_view(dataset, config.data.view),
+        targets=config.data.targets,
+        steps_per_epoch=len(train_batches(dataset.splits["train"], config.seed, 0, config.batch_size)),
+        sync_batch_norm=config.model.batch_norm == "global",
+        diagnostics=config.diagnostics,
+    )
+    variables = models.init_variables(model, (1, *dataset.images.shape[1:]), config.seed)
+    return Plan(config, dataset, teachers, spec, _as_arrays(numbers), variables, tuple(devices))
+
+
+def traced(config: ConfigDict) -> dict:
+    """Returns what a step reads of a resolved config, floats as floats and the seed as a NumPy scalar."""
+    sections = {name: config[name] for name in schema.TRACED}
+    sections = {name: value.to_dict() if isinstance(value, ConfigDict) else value for name, value in sections.items()}
+    # Of a teacher only its weight is a number; its run's name must not shape the compilation.
+    sections["teachers"] = {name: {"weight": float(teacher["weight"])} for name, teacher in sections["teachers"].items()}
+    sections["optimizer"] = _floats_like_defaults(sections["optimizer"], schema.defaults().optimizer)
+    sections["schedule"] = _floats_like_defaults(sections["schedule"], schema.defaults().schedule)
+    return {**sections, "seed": np.uint32(config.seed), "epochs": config.epochs}
+
+
+def _floats_like_defaults(section: dict, defaults: ConfigDict) -> dict:
+    return {name: float(value) if isinstance(defaults[name], float) else value for name, value in section.items()}
+
+
+def _as_arrays(numbers: dict) -> dict:
+    dtype = jax.dtypes.canonicalize_dtype(float)
+    return jax.tree.map(lambda leaf: np.asarray(leaf, dtype if isinstance(leaf, float) else None), numbers)
+
+
+def manifest_of(plan: Plan) -> dict:
+    """Returns the manifest of a planned run."""
+    records = {name: teacher.record for name, teacher in plan.teachers.items()}
+    scope = models.batch_norm_scope(plan.spec.model, (1, *plan.dataset.images.shape[1:]))
+    if scope == "global" and not plan.spec.sync_batch_norm:
+        scope = "per_device"
+    parameters = models.count_parameters(plan.variables)
+    return make_manifest(plan.config.to_dict(), plan.dataset, records, scope, parameters)

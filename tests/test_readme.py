@@ -1,0 +1,89 @@
+"""The README's commands, code and claims are run."""
+
+import os
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def commands() -> list[str]:
+    """Every line of a bash block; '# smoke: ...' beside it says what the test runs in its place."""
+    lines = [line.strip() for block in blocks("bash") for line in block.splitlines()]
+    chosen = []
+    for line in filter(None, lines):
+        command, _, smoke = line.partition("# smoke:")
+        chosen.append((smoke or command.partition("#")[0]).strip())
+    return chosen
+
+
+def python_commands() -> list[str]:
+    return [command for command in commands() if command.startswith("python -m kdjax.")]
+
+
+def test_the_readme_has_the_commands_it_should():
+    doors = {command.split()[2] for command in python_commands()}
+    assert doors >= {"kdjax.train_teacher", "kdjax.train_student", "kdjax.evaluate", "kdjax.run_study", "kdjax.bench"}
+    others = [command for command in commands() if not command.startswith("python -m kdjax.")]
+    allowed = ("./launch/quickstart.sh", "./launch/test.sh", "git clone", "cd ")
+    assert all(command.startswith(allowed) for command in others), others
+
+
+def test_every_command_runs_in_order(tmp_path):
+    """From the project's folder, as printed, but for the place of the store."""
+    (tmp_path / "mine").mkdir()
+    for name, text in re.findall(r"```python\n# (\w+\.py)\n(.*?)```", README, flags=re.DOTALL):
+        (tmp_path / "mine" / name).write_text(text)
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for name in ("JAX_NUM_CPU_DEVICES", "NPROC"):
+        env.pop(name)
+    for command in python_commands():
+        arguments = shlex.split(command)[1:]
+        own = "--config=my_config.py" in arguments
+        store = [] if any(argument.startswith("--store") for argument in arguments) else [f"--store={tmp_path}/runs"]
+        arguments = [re.sub(r"^--store=runs", f"--store={tmp_path}/runs", argument) for argument in arguments]
+        cwd = tmp_path / "mine" if own else ROOT
+        store = [] if "kdjax.bench" in arguments[1] else store
+        done = subprocess.run([sys.executable, *arguments, *store], cwd=cwd, env=env, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, f"{command}\n{done.stderr[-2000:]}"
+
+
+def test_the_notebook_lines_run():
+    code = next(block for block in blocks("python") if "from kdjax import losses" in block and not block.startswith("# "))
+    assert len(code.strip().splitlines()) <= 6
+    exec(compile(code, "README", "exec"), {})
+
+
+def test_the_quickstart_runs_in_an_existing_venv(tmp_path):
+    if not list((ROOT / ".venv").glob("kdjax-*")):
+        pytest.skip("no .venv: launch/setup.sh has not been run here")
+    line = ["launch/quickstart.sh", "--smoke", f"--store={tmp_path}/quickstart"]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    report = (tmp_path / "quickstart" / "report.md").read_text()
+    assert report.strip() in done.stdout and "| WTTM" in report
+    again = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert again.returncode == 0 and report.strip() in again.stdout
+
+
+def test_the_claims_have_an_answer_each():
+    table = README.split("Do the papers' claims hold here?")[1].split("\n## ")[0]
+    rows = [line for line in table.splitlines() if line.startswith("|")][2:]
+    assert len(rows) >= 5
+    for row in rows:
+        assert re.search(r"\| (holds|does not hold|inside the noise|not run yet)", row), row
+
+
+def test_every_link_to_a_file_leads_somewhere():
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target

@@ -33,7 +33,14 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
-        "test": ["chex>=0.1.90", "pytest>=8.0", "nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29", "tensorboardX>=2.6"],
+        "test": [
+            "chex>=0.1.90",
+            "pytest>=8.0",
+            "nbclient>=0.10",
+            "nbformat>=5.10",
+            "ipykernel>=6.29",
+            "tensorboardX>=2.6",
+        ],
         "tensorboard": ["tensorboardX>=2.6"],
         "tf": ["tensorflow-cpu>=2.16"],
     },

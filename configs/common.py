@@ -12,7 +12,17 @@ from kdjax.config import defaults
 from kdjax.errors import UserError, nearest
 
 DATASETS = ("digits", "smoke", "cifar10", "cifar100")
-RESNETS = ("resnet8", "resnet14", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet8x4", "resnet32x4")
+RESNETS = (
+    "resnet8",
+    "resnet14",
+    "resnet20",
+    "resnet32",
+    "resnet44",
+    "resnet56",
+    "resnet110",
+    "resnet8x4",
+    "resnet32x4",
+)
 
 
 class Setting(NamedTuple):
@@ -36,7 +46,9 @@ def parse(argument: str | None) -> Setting:
     """Reads a config's argument; refuses one that it does not know."""
     dataset, *pair = (argument or "digits").split(",")
     if dataset not in DATASETS:
-        raise UserError(f"config argument '{argument}' begins with none of {', '.join(DATASETS)}.{nearest(dataset, DATASETS)}")
+        raise UserError(
+            f"config argument '{argument}' begins with none of {', '.join(DATASETS)}.{nearest(dataset, DATASETS)}"
+        )
     if not dataset.startswith("cifar"):
         if pair:
             raise UserError(f"config argument '{argument}': '{dataset}' takes no pair of networks.")
@@ -44,7 +56,10 @@ def parse(argument: str | None) -> Setting:
     teacher, student = {0: ("resnet32x4", "resnet8x4"), 2: pair}.get(len(pair), (None, None))
     for name in (teacher, student):
         if name not in RESNETS:
-            raise UserError(f"config argument '{argument}' should be '{dataset}' or '{dataset},TEACHER,STUDENT'.{nearest(name, RESNETS)}")
+            raise UserError(
+                f"config argument '{argument}' should be '{dataset}' or '{dataset},TEACHER,STUDENT'."
+                f"{nearest(name, RESNETS)}"
+            )
     return Setting(dataset, teacher, student)
 
 
@@ -77,7 +92,7 @@ def mse_teacher_run(argument: str | None) -> dict:
 
 
 def pair(argument: str | None) -> tuple[tuple[float, float], tuple[float, float]] | None:
-    """Returns ((TTM gamma, beta), (WTTM gamma, beta)) of the papers for the argument's pair, None where they have none."""
+    """Returns ((TTM gamma, beta), (WTTM gamma, beta)) of the papers for the argument's pair, or None."""
     setting = parse(argument)
     return PAIRS.get((setting.teacher, setting.student))
 
@@ -86,7 +101,7 @@ def label_weight(argument: str | None) -> float:
     """Returns the weight of the labels' cross-entropy beside TTM and WTTM.
 
     The papers' 1 for CIFAR. On digits 0.1 as in KD, and TTM 3.6 = 0.9 T: with these weights TTM is KD at T = 4 and
-    lambda = 0.9 but for the Rényi term. The MLP has no BatchNorm, which carries CIFAR's networks through weights of 100.
+    lambda = 0.9 but for the Rényi term. The MLP lacks the BatchNorm that carries CIFAR's networks through weights of 100.
     """
     return 1.0 if parse(argument).dataset.startswith("cifar") else 0.1
 
@@ -99,7 +114,9 @@ def name(short: str, argument: str | None) -> str:
 def _common(setting: Setting, model: str) -> ConfigDict:
     config = defaults()
     config.model.name = model
-    {"digits": _digits, "smoke": _smoke, "cifar10": _cifar, "cifar100": _cifar}[setting.dataset](config, setting.dataset)
+    {"digits": _digits, "smoke": _smoke, "cifar10": _cifar, "cifar100": _cifar}[setting.dataset](
+        config, setting.dataset
+    )
     return config
 
 

@@ -46,7 +46,9 @@ def define_training_flags() -> None:
     define_common_flags()
     define_config_flag()
     define(flags.DEFINE_string, "run", "", "Name of the run; by default one made from the config and its seed.")
-    define(flags.DEFINE_boolean, "tensorboard", False, "Also write TensorBoard files (pip install 'kdjax[tensorboard]').")
+    define(
+        flags.DEFINE_boolean, "tensorboard", False, "Also write TensorBoard files (pip install 'kdjax[tensorboard]')."
+    )
 
 
 def run(main: Callable[[], None], argv: list[str] | None = None) -> None:

@@ -95,7 +95,13 @@ def check(config: ConfigDict) -> None:
 
 
 def _check_fields(config: ConfigDict, schema: ConfigDict, where: str) -> None:
-    free = where in ("config.data.args", "config.model.args", "config.schedule.args", "config.teachers", "config.losses")
+    free = where in (
+        "config.data.args",
+        "config.model.args",
+        "config.schedule.args",
+        "config.teachers",
+        "config.losses",
+    )
     if free:
         return
     for field in config:

@@ -34,13 +34,19 @@ def test_help_shows_kdjaxs_own_flags_without_jax(door, command):
         (("kdjax.train_teacher", "--config=configs/mse_techer.py"), "mse_techer.py"),
         (("kdjax.train_teacher", "--confg=configs/mse_teacher.py"), "Did you mean 'config'"),
         (("kdjax.train_teacher", "--config=configs/mse_teacher.py:cifar1000"), "Did you mean 'cifar100'"),
-        (("kdjax.train_teacher", "--config=configs/mse_teacher.py:cifar100,resnet56,resnet1110"), "Did you mean 'resnet110'"),
+        (
+            ("kdjax.train_teacher", "--config=configs/mse_teacher.py:cifar100,resnet56,resnet1110"),
+            "Did you mean 'resnet110'",
+        ),
         ((*TEACHER, "--config.optimizer.lerning_rate=1"), "learning_rate"),
         ((*TEACHER, "--config.epochs=many"), "epochs"),
         ((*TEACHER, "--config.epochs=0"), "config.epochs must be at least 1, not 0"),
         ((*TEACHER, "stray"), "unexpected argument 'stray'"),
         (("kdjax.train_teacher", "--config=configs/kd_student.py:smoke"), "train_student"),
-        (("kdjax.train_teacher", "--config=configs/mse_teacher.py:cifar10", "--data_dir=nowhere"), "cifar-10-python.tar.gz"),
+        (
+            ("kdjax.train_teacher", "--config=configs/mse_teacher.py:cifar10", "--data_dir=nowhere"),
+            "cifar-10-python.tar.gz",
+        ),
         (("kdjax.evaluate",), "--run is missing"),
         (("kdjax.evaluate", "--run=nobody", "--store=nowhere"), "nobody"),
     ],
@@ -160,7 +166,9 @@ def test_a_locked_run_is_one_line(tmp_path, command):
 def test_metrics_are_json_lines(unbroken):
     rows = [json.loads(line) for line in (unbroken / "long" / "metrics.jsonl").read_text().splitlines()]
     assert len(rows) == 400
-    assert {"epoch", "step", "learning_rate", "images_per_second", "seconds", "train", "validation", "test"} <= set(rows[0])
+    assert {"epoch", "step", "learning_rate", "images_per_second", "seconds", "train", "validation", "test"} <= set(
+        rows[0]
+    )
 
 
 def test_a_terminal_sees_a_bar(tmp_path, root):

@@ -6,8 +6,8 @@ from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags  # noqa: F401  (what a door parses configs with)
 
 from kdjax.config import check, default_run_name
-from kdjax.studies.cross import make_jobs, run_jobs
 from kdjax.store import Store
+from kdjax.studies.cross import make_jobs, run_jobs
 from kdjax.training.loop import train
 from kdjax.training.plan import make_plan, resolve
 

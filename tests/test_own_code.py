@@ -2,7 +2,7 @@
 
 import pytest
 
-MODULE = '''
+MODULE = """
 import flax.linen as nn
 import jax
 import numpy as np
@@ -44,9 +44,9 @@ def halves(data_dir, *, count: int = 64):
 
 def half_after(epoch, *, epochs, drop):
     return 1.0 - 0.5 * (epoch >= drop)
-'''
+"""
 
-CONFIG = '''
+CONFIG = """
 from kdjax.config import defaults
 
 
@@ -64,7 +64,7 @@ def get_config():
     config.schedule.args = {"drop": 1}
     config.losses = {"cross_entropy": {"weight": 1.0}}
     return config
-'''
+"""
 
 
 @pytest.fixture
@@ -72,7 +72,9 @@ def folder(tmp_path):
     (tmp_path / "mine.py").write_text(MODULE)
     (tmp_path / "teacher.py").write_text(CONFIG)
     student = CONFIG.replace('"mine"', '"student"').replace("mine:TinyNet", "mine:Linear").replace('{"width": 8}', "{}")
-    teachers = '    config.teachers = {"a": {"run": "mine"}}\n    config.losses.sharp = {"loss": "mine:sharp_kd", "weight": 1.0, "alpha": 2.0}\n'
+    teachers = """    config.teachers = {"a": {"run": "mine"}}
+    config.losses.sharp = {"loss": "mine:sharp_kd", "weight": 1.0, "alpha": 2.0}
+"""
     (tmp_path / "student.py").write_text(student.replace("    return config\n", teachers + "    return config\n"))
     return tmp_path
 
@@ -108,6 +110,8 @@ def test_mistakes_in_it_are_one_line(override, words, folder, command):
 
 
 def test_a_field_that_the_schema_lacks_is_refused_in_a_users_own_file(folder, command):
-    (folder / "teacher.py").write_text(CONFIG.replace("    return config", "    config.optimizer.lr = 0.1\n    return config"))
+    (folder / "teacher.py").write_text(
+        CONFIG.replace("    return config", "    config.optimizer.lr = 0.1\n    return config")
+    )
     done = command("kdjax.train_teacher", "--config=teacher.py", cwd=folder)
     assert done.returncode == 2 and "config.optimizer has no field 'lr'" in done.stderr

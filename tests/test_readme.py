@@ -54,12 +54,16 @@ def test_every_command_runs_in_order(tmp_path):
         arguments = [re.sub(r"^--store=runs", f"--store={tmp_path}/runs", argument) for argument in arguments]
         cwd = tmp_path / "mine" if own else ROOT
         store = [] if "kdjax.bench" in arguments[1] else store
-        done = subprocess.run([sys.executable, *arguments, *store], cwd=cwd, env=env, capture_output=True, text=True, timeout=240)
+        done = subprocess.run(
+            [sys.executable, *arguments, *store], cwd=cwd, env=env, capture_output=True, text=True, timeout=240
+        )
         assert done.returncode == 0, f"{command}\n{done.stderr[-2000:]}"
 
 
 def test_the_notebook_lines_run():
-    code = next(block for block in blocks("python") if "from kdjax import losses" in block and not block.startswith("# "))
+    code = next(
+        block for block in blocks("python") if "from kdjax import losses" in block and not block.startswith("# ")
+    )
     assert len(code.strip().splitlines()) <= 6
     exec(compile(code, "README", "exec"), {})
 

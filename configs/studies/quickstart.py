@@ -30,6 +30,8 @@ def get_config(argument: str | None = None):
     }
     students = ("KD", "TTM", "WTTM")
     mse_against_ce = tuple(((student, "MSE"), (student, "CE")) for student in students)
-    against_kd = tuple(((student, teacher), ("KD", teacher)) for student in ("TTM", "WTTM") for teacher in ("CE", "MSE"))
+    against_kd = tuple(
+        ((student, teacher), ("KD", teacher)) for student in ("TTM", "WTTM") for teacher in ("CE", "MSE")
+    )
     study.contrasts = ((("", "MSE"), ("", "CE")), *mse_against_ce, *against_kd)
     return study

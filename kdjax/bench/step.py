@@ -13,7 +13,8 @@ from ml_collections import ConfigDict
 from kdjax import models
 from kdjax.data import load_dataset
 from kdjax.reporting.tables import markdown
-from kdjax.training import distillers, loop, metrics, parallel, state as train_state, steps
+from kdjax.training import distillers, loop, metrics, parallel, steps
+from kdjax.training import state as train_state
 from kdjax.training.evaluation import make_batches, resident
 from kdjax.training.manifest import versions
 from kdjax.training.plan import plan_with, resolve, traced

@@ -17,7 +17,7 @@ def is_there(data_dir: str, name: str) -> bool:
 def how_to_prepare(name: str, data_dir: str) -> str:
     """Returns what to run once, where there is a network, to have the set in `data_dir`."""
     code = f"import tensorflow_datasets as tfds; tfds.data_source({name!r}, data_dir={str(data_dir)!r})"
-    return f"prepare it once with: python -c \"{code}\"  # most sets want `pip install tensorflow-cpu` for this"
+    return f'prepare it once with: python -c "{code}"  # most sets want `pip install tensorflow-cpu` for this'
 
 
 def load_tfds(data_dir: str, *, name: str, test: float = 0.2) -> Rows:

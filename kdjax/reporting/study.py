@@ -60,14 +60,18 @@ def _rows_table(groups: Groups, baseline: str) -> str:
         plain = student in ("", baseline)
         difference = "" if plain else _difference(group, groups[baseline, ""])
         spreads = [_spread(group, checkpoint) for checkpoint in ("last", "best")]
-        rows.append((student or "(teacher)", teacher or "-", " + ".join(group[0].losses), *spreads, difference, len(group)))
+        rows.append(
+            (student or "(teacher)", teacher or "-", " + ".join(group[0].losses), *spreads, difference, len(group))
+        )
     return markdown(("student", "teacher", "loss", "last", "best", f"last − {baseline}", "n"), rows)
 
 
 def _contrasts_table(groups: Groups, contrasts: Sequence) -> str:
     rows = []
     for first, second in (map(tuple, pair) for pair in contrasts):
-        rows.append((f"{_name(first)} − {_name(second)}", _difference(groups[first], groups[second]), len(groups[first])))
+        rows.append(
+            (f"{_name(first)} − {_name(second)}", _difference(groups[first], groups[second]), len(groups[first]))
+        )
     return markdown(("difference", "last", "n"), rows)
 
 

@@ -46,8 +46,8 @@ def make_jobs(study: ConfigDict) -> list[Job]:
     """Lists a study's runs, every teacher before its students.
 
     Args:
-      study: every seed of `range(seeds)` on every split of `splits`, for every one of `teachers` and `students` (name ->
-        config); a student whose config names a teacher is trained from each of `teachers` at its seed and split.
+      study: every seed of `range(seeds)` on every split of `splits`, for all `teachers` and `students` (name -> config);
+        a student whose config names a teacher is trained from each of `teachers` at its seed and split.
 
     Raises:
       UserError: a field that a study does not have, or one that it lacks.
@@ -70,7 +70,9 @@ def _check(study: ConfigDict) -> None:
         if field not in study:
             raise UserError(f"the study lacks the field '{field}'.")
     if study.seeds < 1 or not study.splits:
-        raise UserError(f"config.seeds must be at least 1 and config.splits not empty, not {study.seeds} and {study.splits}.")
+        raise UserError(
+            f"config.seeds must be at least 1 and config.splits not empty, not {study.seeds} and {study.splits}."
+        )
     if study.baseline not in study.students:
         raise UserError(f"config.baseline '{study.baseline}' is no student.{nearest(study.baseline, study.students)}")
 
@@ -89,7 +91,9 @@ def _student_jobs(label: str, config: ConfigDict, teachers: dict[str, ConfigDict
     for teacher, teacher_config in teachers.items():
         own = ConfigDict(config.to_dict())
         for name in own.teachers:
-            own.teachers[name] = ConfigDict({"run": default_run_name(teacher_config), "weight": own.teachers[name].weight})
+            own.teachers[name] = ConfigDict(
+                {"run": default_run_name(teacher_config), "weight": own.teachers[name].weight}
+            )
         jobs.append(Job(label, teacher, seed, split, own))
     return jobs
 

@@ -67,7 +67,9 @@ def _check_range(where: str, field: str, value: Any) -> None:
 
 def _check_teacher(where: str, name: str, function: Callable, teacher: str, teachers: Mapping) -> None:
     if reads_teacher(function) and not teachers:
-        raise UserError(f"{where}: loss '{name}' reads a teacher and config.teachers is empty; add {{'a': {{'run': NAME}}}}.")
+        raise UserError(
+            f"{where}: loss '{name}' reads a teacher and config.teachers is empty; add {{'a': {{'run': NAME}}}}."
+        )
     if teacher:
         lookup(dict(teachers), teacher, f"teacher of {where}")
 

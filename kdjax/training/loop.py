@@ -14,7 +14,8 @@ from kdjax.config import default_run_name
 from kdjax.data import train_batches
 from kdjax.errors import RunError
 from kdjax.store import Run, Store
-from kdjax.training import distillers, metrics, parallel, state as train_state, steps
+from kdjax.training import distillers, metrics, parallel, steps
+from kdjax.training import state as train_state
 from kdjax.training.evaluation import evaluate, make_batches, resident
 from kdjax.training.plan import Plan, make_plan, manifest_of, resolve, traced
 from kdjax.training.progress import Progress
@@ -190,7 +191,11 @@ class Trainer:
     def _evaluate(self, epoch: int) -> dict:
         if epoch % self.config.eval_every and epoch != self.config.epochs:
             return {}
-        return {split: self._score(self.state, split) for split in ("validation", "test") if split in self.plan.dataset.splits}
+        return {
+            split: self._score(self.state, split)
+            for split in ("validation", "test")
+            if split in self.plan.dataset.splits
+        }
 
     def _score(self, state, split: str) -> dict[str, float]:
         variables = {"params": state.params, "batch_stats": state.batch_stats}
@@ -254,7 +259,10 @@ class Trainer:
         rows = self.run.metrics()
         if "validation" not in splits and "test" in splits:
             peak = max(row["test"]["accuracy"] for row in rows if "test" in row)
-            result["max_over_epochs_on_test"] = {"accuracy": peak, "note": "chosen on the test split: not to be reported"}
+            result["max_over_epochs_on_test"] = {
+                "accuracy": peak,
+                "note": "chosen on the test split: not to be reported",
+            }
         result["seconds"] = sum(row["seconds"] for row in rows)
         return result
 

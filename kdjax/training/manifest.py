@@ -14,7 +14,9 @@ from kdjax.data import Dataset, split_hash
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml_collections")
 
 
-def make_manifest(config: dict, dataset: Dataset, teachers: Mapping[str, dict], batch_norm: str, parameters: int) -> dict:
+def make_manifest(
+    config: dict, dataset: Dataset, teachers: Mapping[str, dict], batch_norm: str, parameters: int
+) -> dict:
     """Returns the manifest of a run: what was asked, on what data, with what software.
 
     Args:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from kdjax import models
 from kdjax.errors import UserError
-from kdjax.store import Run, Store
+from kdjax.store import Run
 
 
 class Network(NamedTuple):

@@ -7,10 +7,12 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from kdjax import config as schema, models
+from kdjax import config as schema
+from kdjax import models
 from kdjax.data import Dataset, load_dataset, resolve_view, train_batches
 from kdjax.store import Store
-from kdjax.training import distillers, parallel, state as train_state, steps
+from kdjax.training import distillers, parallel, steps
+from kdjax.training import state as train_state
 from kdjax.training.manifest import make_manifest
 from kdjax.training.networks import build
 from kdjax.training.structure import part
@@ -85,7 +87,9 @@ def traced(config: ConfigDict) -> dict:
     sections = {name: config[name] for name in schema.TRACED}
     sections = {name: value.to_dict() if isinstance(value, ConfigDict) else value for name, value in sections.items()}
     # Of a teacher only its weight is a number; its run's name must not shape the compilation.
-    sections["teachers"] = {name: {"weight": float(teacher["weight"])} for name, teacher in sections["teachers"].items()}
+    sections["teachers"] = {
+        name: {"weight": float(teacher["weight"])} for name, teacher in sections["teachers"].items()
+    }
     sections["optimizer"] = _floats_like_defaults(sections["optimizer"], schema.defaults().optimizer)
     sections["schedule"] = _floats_like_defaults(sections["schedule"], schema.defaults().schedule)
     return {**sections, "seed": np.uint32(config.seed), "epochs": config.epochs}

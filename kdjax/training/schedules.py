@@ -10,7 +10,7 @@ from kdjax.errors import UserError, lookup, nearest
 
 
 def step(epoch, *, milestones, factor):
-    """Multiplies by `factor` after each milestone: with (150, 180, 210), epochs 151, 181 and 211 are the first lower."""
+    """Multiplies by `factor` after each milestone: with (150, 180, 210) epochs 151, 181 and 211 are the first lower."""
     passed = sum((epoch >= milestone).astype(int) for milestone in milestones)
     return jnp.asarray(factor, float) ** passed
 
@@ -96,7 +96,9 @@ def resolve_weight(value: Any, where: str) -> float | dict:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, Mapping) or "schedule" not in value:
-        raise UserError(f"{where} must be a number or {{'schedule': 'warmup', 'value': 1.0, 'epochs': 20}}, not {value!r}.")
+        raise UserError(
+            f"{where} must be a number or {{'schedule': 'warmup', 'value': 1.0, 'epochs': 20}}, not {value!r}."
+        )
     function = lookup(WEIGHT_SCHEDULES, value["schedule"], "weight schedule")
     fields = {name: field for name, field in value.items() if name != "schedule"}
     return {"schedule": value["schedule"], **resolve_arguments(function, fields, where, skip=("epoch",))}

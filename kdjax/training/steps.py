@@ -13,7 +13,8 @@ from jax import lax
 from kdjax import losses, models
 from kdjax.data import augment
 from kdjax.errors import UserError, lookup
-from kdjax.training import distillers, metrics, schedules, state as train_state
+from kdjax.training import distillers, metrics, schedules
+from kdjax.training import state as train_state
 from kdjax.training.metrics import Sums
 from kdjax.training.state import TrainState
 from kdjax.training.structure import Structure, join
@@ -201,9 +202,7 @@ class EvalSpec(NamedTuple):
 def eval_step(variables: Mapping, arrays: Any, batch: Batch, *, spec: EvalSpec, axis_name: str) -> Sums:
     """Sums loss (cross-entropy), accuracy and, above five classes, top-5 over one device's share of a batch."""
     images, rows, labels, _ = augment.materialize(arrays, batch)
-    images = augment.render(
-        images, rows, batch.index, batch.epoch, 0, view="none", stored=spec.stored, train=False
-    )
+    images = augment.render(images, rows, batch.index, batch.epoch, 0, view="none", stored=spec.stored, train=False)
     output, _ = models.call(spec.model, variables, images, train=False)
     per_example = {
         "loss": losses.cross_entropy(output.logits, labels),
@@ -241,4 +240,3 @@ def eval_steps(variables: Mapping, arrays: Any, batches: Batch, *, spec: EvalSpe
         return metrics.merge(sums, step_sums), None
 
     return lax.scan(body, metrics.zeros(eval_metric_names(spec)), batches)[0]
-

@@ -60,9 +60,7 @@ def test_batch_mean_is_over_all_devices():
     mask = np.array([1, 1, 1, 0, 0, 0, 1, 0], bool)
 
     def body(student, teacher, mask):
-        return losses.wttm(
-            student, teacher, gamma=0.2, normalize="batch_mean", mask=mask, axis_name="devices"
-        )
+        return losses.wttm(student, teacher, gamma=0.2, normalize="batch_mean", mask=mask, axis_name="devices")
 
     split = [x.reshape(4, 2, *x.shape[1:]) for x in (STUDENT, TEACHER, mask)]
     by_device = jax.vmap(body, axis_name="devices")(*split).reshape(-1)

@@ -13,9 +13,18 @@ def score(student, teacher, seed, split, last, best=None):
 
 
 def test_differences_are_paired_and_their_interval_is_over_splits():
-    alone = [score("alone", "", seed, split, 0.8 + 0.05 * split + 0.01 * seed) for split in range(3) for seed in range(2)]
+    alone = [
+        score("alone", "", seed, split, 0.8 + 0.05 * split + 0.01 * seed) for split in range(3) for seed in range(2)
+    ]
     gains = np.array([0.01, 0.02, 0.03])
-    kd = [s._replace(student="KD", teacher="CE", result=score("", "", 0, 0, s.result["last"]["test"]["accuracy"] + gains[s.split]).result) for s in alone]
+    kd = [
+        s._replace(
+            student="KD",
+            teacher="CE",
+            result=score("", "", 0, 0, s.result["last"]["test"]["accuracy"] + gains[s.split]).result,
+        )
+        for s in alone
+    ]
     report = study_report("T", "alone", (), alone + kd)
     half = 4.302653 * np.std(100 * gains, ddof=1) / np.sqrt(3)
     assert f"+2.00 [{2 - half:+.2f}, {2 + half:+.2f}] (noise)" in report

@@ -25,7 +25,9 @@ def test_a_student_learns_from_the_teacher_of_its_seed_and_split():
             assert f"split{job.split}-s{job.seed}" in teacher.run and f"-{job.teacher.lower()}-" in teacher.run
 
 
-@pytest.mark.parametrize("field, value, words", [("baseline", "alon", "Did you mean 'alone'"), ("seeds", 0, "at least 1")])
+@pytest.mark.parametrize(
+    "field, value, words", [("baseline", "alon", "Did you mean 'alone'"), ("seeds", 0, "at least 1")]
+)
 def test_a_wrong_study_is_refused(field, value, words):
     study = quickstart.get_config("smoke")
     study[field] = value

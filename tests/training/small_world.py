@@ -7,7 +7,8 @@ from ml_collections import ConfigDict
 from kdjax import models
 from kdjax.config import defaults
 from kdjax.data import Dataset, load_dataset
-from kdjax.training import distillers, metrics, state as train_state, steps
+from kdjax.training import distillers, metrics, steps
+from kdjax.training import state as train_state
 from kdjax.training.plan import Plan, plan_with, resolve, traced
 from kdjax.training.teachers import Teacher
 

@@ -45,7 +45,9 @@ def test_a_teacher_and_its_student(store, one_device):
     assert student.manifest["splits"] == store.find("gaussian/mlp-mse-smoke-s0").manifest["splits"]
     rows = student.metrics()
     assert [row["epoch"] for row in rows] == [1, 2]
-    assert {"loss", "losses/wttm", "losses/cross_entropy", "accuracy", "student_entropy", "a/wttm_weight"} <= set(rows[0]["train"])
+    assert {"loss", "losses/wttm", "losses/cross_entropy", "accuracy", "student_entropy", "a/wttm_weight"} <= set(
+        rows[0]["train"]
+    )
     assert 1 <= rows[0]["train"]["a/wttm_weight"] <= 6 ** (1 - config.losses.wttm.gamma)
     scores = score_run(store, student.name, "best", devices=one_device)
     assert scores["test"] == pytest.approx(result["best"]["test"])
@@ -59,7 +61,9 @@ def test_best_is_the_best_epoch_on_validation(store, one_device):
     held_out = [row["validation"]["accuracy"] for row in trained.metrics()]
     assert result["best"]["epoch"] == 1 + int(np.argmax(held_out))
     assert set(trained.steps()) == {result["best"]["step"], result["last"]["step"]}
-    assert score_run(store, trained.name, "best", devices=one_device)["validation"] == pytest.approx(result["best"]["validation"])
+    assert score_run(store, trained.name, "best", devices=one_device)["validation"] == pytest.approx(
+        result["best"]["validation"]
+    )
 
 
 def test_without_a_validation_split_there_is_no_best(store, one_device):
@@ -114,7 +118,8 @@ def test_a_stopped_run_goes_on_to_the_same_bits(store, one_device, monkeypatch, 
     assert without_times(a.metrics()) == without_times(b.metrics())
     assert {**unbroken, "seconds": 0} == {**resumed, "seconds": 0}
     np.testing.assert_array_equal(
-        a.restore_variables("last")[0]["params"]["fc"]["kernel"], b.restore_variables("last")[0]["params"]["fc"]["kernel"]
+        a.restore_variables("last")[0]["params"]["fc"]["kernel"],
+        b.restore_variables("last")[0]["params"]["fc"]["kernel"],
     )
 
 

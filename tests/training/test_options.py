@@ -98,5 +98,7 @@ def test_tensorboard_is_an_optional_sink(store, one_device, monkeypatch):
         tensorboard.make_sink()
     monkeypatch.undo()
     pytest.importorskip("tensorboardX", reason="tensorboardX is not installed")
-    train(alone_student.get_config("smoke"), store, name="t", devices=one_device, show=False, sink=tensorboard.make_sink())
+    train(
+        alone_student.get_config("smoke"), store, name="t", devices=one_device, show=False, sink=tensorboard.make_sink()
+    )
     assert list((store.root / "t" / "tensorboard").glob("events*"))

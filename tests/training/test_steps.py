@@ -41,7 +41,9 @@ def run_steps(config, num_devices: int, num_steps: int, mask=None):
 
 def largest_difference(a, b) -> float:
     pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    return max(float(np.max(np.abs(x - y) / (1e-30 + np.max(np.abs(x))), initial=0)) for x, y in pairs if x.dtype.kind == "f")
+    return max(
+        float(np.max(np.abs(x - y) / (1e-30 + np.max(np.abs(x))), initial=0)) for x, y in pairs if x.dtype.kind == "f"
+    )
 
 
 def test_one_device_equals_four_in_float64_after_20_steps(config):
@@ -118,7 +120,9 @@ def _by_hand(plan, index):
         variables = {"params": params, "batch_stats": plan.variables["batch_stats"]}
         logits = models.call(plan.spec.model, variables, images, train=True)[0].logits
         ce = jnp.mean(losses.cross_entropy(logits, labels))
-        return ce + 2.0 / 3 * jnp.mean(losses.wttm(logits, teacher_logits, gamma=0.5))  # the first of three warm-up epochs
+        return ce + 2.0 / 3 * jnp.mean(
+            losses.wttm(logits, teacher_logits, gamma=0.5)
+        )  # the first of three warm-up epochs
 
     params = jax.tree.map(jnp.asarray, plan.variables["params"])
     loss, gradients = jax.value_and_grad(objective)(params)
@@ -165,4 +169,6 @@ def test_label_losses_see_labelled_examples_only(config):
     carry, fixed = parallel.replicate(start(plan), plan.devices)
     _, wholly = jax.device_get(compiled(plan.spec, plan.devices)(carry, fixed, batches))
     assert partly.metrics["losses/wttm"][0] == pytest.approx(wholly.metrics["losses/wttm"][0], rel=1e-5)
-    assert partly.metrics["losses/cross_entropy"][0] != pytest.approx(wholly.metrics["losses/cross_entropy"][0], rel=1e-3)
+    assert partly.metrics["losses/cross_entropy"][0] != pytest.approx(
+        wholly.metrics["losses/cross_entropy"][0], rel=1e-3
+    )

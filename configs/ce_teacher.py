@@ -2,7 +2,7 @@
 
 Paper:    Hinton, Vinyals & Dean, Distilling the Knowledge in a Neural Network, 2015 (arXiv 1503.02531).
 Command:  python -m kdjax.train_teacher --config=configs/ce_teacher.py
-Expect:   see QUICKSTART
+Expect:   97.3 ± 0.6 % test accuracy on digits (50 runs: the README's table).
 Hardware: 2 CPU cores, a few seconds. `:cifar100` wants a GPU or TPU; the papers' resnet32x4 reaches 79.42 % there.
 """
 

@@ -101,7 +101,8 @@ def label_weight(argument: str | None) -> float:
     """Returns the weight of the labels' cross-entropy beside TTM and WTTM.
 
     The papers' 1 for CIFAR. On digits 0.1 as in KD, and TTM 3.6 = 0.9 T: with these weights TTM is KD at T = 4 and
-    lambda = 0.9 but for the Rényi term. The MLP lacks the BatchNorm that carries CIFAR's networks through weights of 100.
+    lambda = 0.9 but for the Rényi term. The MLP lacks the BatchNorm that carries CIFAR's networks through weights
+    of 100.
     """
     return 1.0 if parse(argument).dataset.startswith("cifar") else 0.1
 

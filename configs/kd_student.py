@@ -3,7 +3,7 @@
 Paper:    Hinton, Vinyals & Dean, Distilling the Knowledge in a Neural Network, 2015; weights of RepDistiller.
 Command:  python -m kdjax.train_student --config=configs/kd_student.py
           after python -m kdjax.train_teacher --config=configs/mse_teacher.py
-Expect:   see QUICKSTART
+Expect:   96.4 ± 0.9 % test accuracy on digits (50 runs: the README's table).
 Hardware: 2 CPU cores, a few seconds. `:cifar100` wants a GPU or TPU; from a CE teacher the papers' resnet8x4 reaches
           73.33 % there.
 """

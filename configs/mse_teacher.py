@@ -2,7 +2,7 @@
 
 Paper:    Hamidi et al., How to Train the Teacher Model for Effective Knowledge Distillation, ECCV 2024.
 Command:  python -m kdjax.train_teacher --config=configs/mse_teacher.py
-Expect:   see QUICKSTART
+Expect:   97.1 ± 0.7 % test accuracy on digits (50 runs: the README's table).
 Hardware: 2 CPU cores, a few seconds. `:cifar100` wants a GPU or TPU.
 """
 

@@ -3,7 +3,7 @@
 Paper:    Zheng & Yang, Knowledge Distillation Based on Transformed Teacher Matching, ICLR 2024.
 Command:  python -m kdjax.train_student --config=configs/ttm_student.py
           after python -m kdjax.train_teacher --config=configs/mse_teacher.py
-Expect:   see QUICKSTART
+Expect:   96.2 ± 1.0 % test accuracy on digits (50 runs: the README's table).
 Hardware: 2 CPU cores, a few seconds. `:cifar100` wants a GPU or TPU; from a CE teacher the paper's resnet8x4 reaches
           76.17 % there.
 """

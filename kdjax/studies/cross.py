@@ -46,8 +46,8 @@ def make_jobs(study: ConfigDict) -> list[Job]:
     """Lists a study's runs, every teacher before its students.
 
     Args:
-      study: every seed of `range(seeds)` on every split of `splits`, for all `teachers` and `students` (name -> config);
-        a student whose config names a teacher is trained from each of `teachers` at its seed and split.
+      study: every seed of `range(seeds)` on every split of `splits`, for all `teachers` and `students` (name ->
+        config); a student whose config names a teacher is trained from each of `teachers` at its seed and split.
 
     Raises:
       UserError: a field that a study does not have, or one that it lacks.

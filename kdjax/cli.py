@@ -1,5 +1,6 @@
 """What every door shares: flags, one-line errors, exit codes. Flags are parsed before jax is imported."""
 
+import itertools
 import os
 import pathlib
 import signal
@@ -68,7 +69,7 @@ def run(main: Callable[[], None], argv: list[str] | None = None) -> None:
     except Interrupted as stop:
         _leave(128 + stop.signum, stop, debug)
     except KeyboardInterrupt:
-        _leave(130, "stopped before anything had to be saved.", debug)
+        _leave(130, "stopped at once, without saving; what was saved before is whole.", debug)
     except RunError as error:
         _leave(1, error, debug)
     except OSError as error:
@@ -94,7 +95,9 @@ def _parse(argv: list[str]) -> None:
     except flags.UnrecognizedFlagError as error:
         name = error.flagname.partition(".")[0]
         raise UserError(f"unknown flag --{error.flagname}.{nearest(name, _OWN)}") from error
-    except (AttributeError, KeyError, TypeError, ValueError, OSError, SyntaxError, ImportError) as error:
+    except (UserError, flags.Error):
+        raise
+    except Exception as error:  # a config file is the user's code: anything may go wrong in it
         raise UserError(_config_message(error)) from error
     if len(rest) > 1:
         raise UserError(f"unexpected argument '{rest[1]}'; flags begin with '--'.")
@@ -110,16 +113,18 @@ def _config_message(error: Exception) -> str:
 
 def _make_configs_importable(argv: list[str]) -> None:
     """Lets a config file import `configs.common` from whatever folder the command runs in."""
-    for argument in argv[1:]:
-        name, _, value = argument.lstrip("-").partition("=")
-        if name == "config":
-            path = pathlib.Path(value.partition(":")[0]).resolve()
+    for argument, following in itertools.zip_longest(argv[1:], argv[2:], fillvalue=""):
+        name, equals, value = argument.lstrip("-").partition("=")
+        if argument.startswith("-") and name == "config":  # '--config=FILE' or '--config FILE'
+            path = pathlib.Path((value if equals else following).partition(":")[0]).resolve()
             roots = [parent for parent in path.parents if (parent / "configs" / "common.py").is_file()]
             sys.path[:0] = [str(root) for root in roots[:1]]
 
 
 def _print_help(command: str) -> None:
-    print(f"usage: python -m kdjax.{pathlib.Path(command).stem} [flags]\n")
+    path = pathlib.Path(command)
+    door = path.parent.name if path.stem == "__main__" else path.stem
+    print(f"usage: python -m kdjax.{door} [flags]\n")
     for name in _OWN:
         flag = FLAGS[name]
         default = "" if flag.default in (None, "") else f" (default: {flag.default})"

@@ -1,6 +1,7 @@
 """A trained network out of the store: rebuilt from its own manifest, weights from one of its checkpoints."""
 
 import functools
+import pathlib
 from typing import Any, NamedTuple
 
 from kdjax import models
@@ -37,7 +38,8 @@ def load_network(run: Run, checkpoint: str = "last") -> Network:
     manifest = run.manifest
     if not run.steps():
         raise UserError(f"run '{run.name}' has no checkpoint yet; run its command again to go on.")
-    variables, step = _variables(run.path, _which(checkpoint), max(run.steps()), run)
+    written = (run.path / "checkpoints").stat().st_mtime_ns  # tells one state of the folder from the next
+    variables, step = _variables(run.name, run.path, _which(checkpoint), written)
     return Network(build(manifest["model"], manifest["config"]["model"]["dtype"]), variables, manifest, step)
 
 
@@ -47,9 +49,9 @@ def build(model: dict, dtype: str) -> Any:
 
 
 @functools.lru_cache(maxsize=8)  # many students of one process share a teacher
-def _variables(path, which: str | int, newest: int, run: Run):
-    del path, newest  # they are there to tell one state of the store from another
-    return run.restore_variables(which)
+def _variables(name: str, path: pathlib.Path, which: str | int, written: int) -> tuple[dict, int]:
+    del written
+    return Run(name, path).restore_variables(which)
 
 
 def _which(checkpoint: str) -> str | int:

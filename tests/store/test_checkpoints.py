@@ -5,7 +5,6 @@ import subprocess
 import sys
 import threading
 import time
-import time
 from typing import Any
 
 import flax.struct

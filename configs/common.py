@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from kdjax.config import defaults
+from kdjax.config import TEACHER, defaults
 from kdjax.errors import UserError, nearest
 
 DATASETS = ("digits", "smoke", "cifar10", "cifar100")
@@ -88,7 +88,7 @@ def mse_teacher_run(argument: str | None) -> dict:
     run = f"{dataset}/{setting.teacher}-mse{smoke}-s0"
     suffix = f":{argument}" if argument else ""
     made_by = f"python -m kdjax.train_teacher --config=configs/mse_teacher.py{suffix} --run={run}"
-    return {"run": run, "weight": 1.0, "made_by": made_by}
+    return {**TEACHER, "run": run, "made_by": made_by}
 
 
 def pair(argument: str | None) -> tuple[tuple[float, float], tuple[float, float]] | None:

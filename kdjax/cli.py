@@ -92,6 +92,7 @@ def _parse(argv: list[str]) -> None:
     _make_configs_importable(argv)
     try:
         rest = FLAGS(argv)
+        config = FLAGS.config if "config" in FLAGS else ()
     except flags.UnrecognizedFlagError as error:
         name = error.flagname.partition(".")[0]
         raise UserError(f"unknown flag --{error.flagname}.{nearest(name, _OWN)}") from error
@@ -101,22 +102,27 @@ def _parse(argv: list[str]) -> None:
         raise UserError(_config_message(error)) from error
     if len(rest) > 1:
         raise UserError(f"unexpected argument '{rest[1]}'; flags begin with '--'.")
-    if "config" in FLAGS and FLAGS.config is None:
+    if config is None:
         raise UserError("--config is missing; name a file, such as --config=configs/mse_teacher.py.")
     logging.set_verbosity(logging.WARNING)
 
 
 def _config_message(error: Exception) -> str:
     words = " ".join(str(error.args[0] if error.args else error).split())
+    if isinstance(error, KeyError | AttributeError):
+        words += "; an override changes a field that the config file has: write it there first"
     return f"--config: {words}"
 
 
 def _make_configs_importable(argv: list[str]) -> None:
-    """Lets a config file import `configs.common` from whatever folder the command runs in."""
+    """Lets a config file, which must be there, import `configs.common` from whatever folder the command runs in."""
     for argument, following in itertools.zip_longest(argv[1:], argv[2:], fillvalue=""):
         name, equals, value = argument.lstrip("-").partition("=")
         if argument.startswith("-") and name == "config":  # '--config=FILE' or '--config FILE'
             path = pathlib.Path((value if equals else following).partition(":")[0]).resolve()
+            if not path.is_file():
+                others = [other.name for other in path.parent.glob("*.py")]
+                raise UserError(f"--config: there is no file {path}.{nearest(path.name, others) if others else ''}")
             roots = [parent for parent in path.parents if (parent / "configs" / "common.py").is_file()]
             sys.path[:0] = [str(root) for root in roots[:1]]
 

@@ -31,7 +31,7 @@ def test_help_shows_kdjaxs_own_flags_without_jax(door, command):
     "arguments, words",
     [
         (("kdjax.train_teacher",), "--config is missing"),
-        (("kdjax.train_teacher", "--config=configs/mse_techer.py"), "mse_techer.py"),
+        (("kdjax.train_teacher", "--config=configs/mse_techer.py"), "Did you mean 'mse_teacher.py'"),
         (("kdjax.train_teacher", "--confg=configs/mse_teacher.py"), "Did you mean 'config'"),
         (("kdjax.train_teacher", "--config=configs/mse_teacher.py:cifar1000"), "Did you mean 'cifar100'"),
         (
@@ -47,6 +47,16 @@ def test_help_shows_kdjaxs_own_flags_without_jax(door, command):
             ("kdjax.train_teacher", "--config=configs/mse_teacher.py:cifar10", "--data_dir=nowhere"),
             "cifar-10-python.tar.gz",
         ),
+        (
+            (
+                "kdjax.train_student",
+                "--config=configs/kd_student.py:smoke",
+                "--config.teachers.a.run=x",
+                "--store=nowhere",
+            ),
+            "Make it with: python -m kdjax.train_teacher --config=... --run=x",
+        ),
+        ((*TEACHER, "--config.losses.softmax_mse.spce=logits"), "write it there first"),
         (("kdjax.evaluate",), "--run is missing"),
         (("kdjax.evaluate", "--run=nobody", "--store=nowhere"), "nobody"),
     ],

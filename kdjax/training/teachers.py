@@ -8,7 +8,7 @@ from absl import logging
 
 from kdjax import losses
 from kdjax.data import Dataset, load_dataset
-from kdjax.errors import UserError, lookup
+from kdjax.errors import UserError, lookup, nearest
 from kdjax.store import Store
 from kdjax.training.distillers import reads_teacher
 from kdjax.training.networks import load_network
@@ -47,8 +47,11 @@ def load_teachers(config, store: Store) -> dict[str, Teacher]:
 def _load(name: str, fields: Mapping, store: Store) -> Teacher:
     run = store.run(fields["run"])
     if run.manifest is None:
-        make = fields.get("made_by") or f"python -m kdjax.train_teacher --config=... --run={fields['run']}"
-        raise UserError(f"teacher '{name}': {store.root} has no run '{fields['run']}'; make it with: {make}")
+        made_by = fields.get("made_by", "")
+        generic = f"python -m kdjax.train_teacher --config=... --run={run.name}"
+        make = made_by if made_by.endswith(f"--run={run.name}") else generic  # the run may have been overridden
+        hint = nearest(run.name, store.runs()) if made_by != make else ""
+        raise UserError(f"teacher '{name}': {store.root} has no run '{run.name}'.{hint} Make it with: {make}")
     checkpoint = str(fields.get("checkpoint", "last"))
     if run.result is None and not checkpoint.isdigit():
         raise UserError(f"teacher '{name}': run '{run.name}' has not finished; run its command again to go on.")

@@ -4,6 +4,7 @@ import json
 import sys
 import types
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -94,33 +95,52 @@ def test_a_changed_config_under_the_same_name_is_refused(store, one_device):
     run(config, store, one_device, name="mine")
 
 
-@pytest.mark.parametrize("stop_after", [1, 3, 4, 6])
-def test_a_stopped_run_goes_on_to_the_same_bits(store, one_device, monkeypatch, stop_after):
-    """Stopped by a signal within an epoch or at its end; a dispatch is one step here."""
-    config = alone_student.get_config("smoke")
-    config.epochs, config.losses.cross_entropy.label_smoothing = 3, 0.1
-    monkeypatch.setattr("kdjax.training.loop.MOST_STEPS_A_DISPATCH", 1)
-    unbroken = run(config, store, one_device, name="unbroken")
+def stop_after(dispatches: int, monkeypatch) -> None:
+    """Lets a signal come after so many dispatches."""
     dispatch, made = Trainer._dispatch, []
 
     def stopping(self, index, epoch):
         dispatch(self, index, epoch)
         made.append(1)
-        if len(made) == stop_after:
+        if len(made) == dispatches:
             self.stop.signum = 15
 
     monkeypatch.setattr(Trainer, "_dispatch", stopping)
+
+
+def assert_stopped_and_resumed_is_unbroken(config, store, devices, dispatches, monkeypatch):
+    unbroken = run(config, store, devices, name="unbroken")
+    stop_after(dispatches, monkeypatch)
     with pytest.raises(Interrupted) as stop:
-        run(config, store, one_device, name="broken")
+        run(config, store, devices, name="broken")
     assert stop.value.signum == 15
-    resumed = run(config, store, one_device, name="broken")
+    resumed = run(config, store, devices, name="broken")
     a, b = store.find("unbroken"), store.find("broken")
     assert without_times(a.metrics()) == without_times(b.metrics())
     assert {**unbroken, "seconds": 0} == {**resumed, "seconds": 0}
-    np.testing.assert_array_equal(
-        a.restore_variables("last")[0]["params"]["fc"]["kernel"],
-        b.restore_variables("last")[0]["params"]["fc"]["kernel"],
-    )
+    variables = (trained.restore_variables("last")[0] for trained in (a, b))
+    jax.tree.map(np.testing.assert_array_equal, *variables)
+
+
+@pytest.mark.parametrize("dispatches", [1, 3, 4, 6])
+def test_a_stopped_run_goes_on_to_the_same_bits(store, one_device, monkeypatch, dispatches):
+    """Stopped by a signal within an epoch or at its end; a dispatch is one step here."""
+    config = alone_student.get_config("smoke")
+    config.epochs, config.losses.cross_entropy.label_smoothing = 3, 0.1
+    monkeypatch.setattr("kdjax.training.loop.MOST_STEPS_A_DISPATCH", 1)
+    assert_stopped_and_resumed_is_unbroken(config, store, one_device, dispatches, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_devices", [1, 2, 4])
+@pytest.mark.parametrize("dispatches", [2, 6, 9, 14])
+def test_a_stopped_convolutional_run_goes_on_to_the_same_bits(store, config, monkeypatch, num_devices, dispatches):
+    """With BatchNorm, crops, flips and a teacher's loss, on several devices."""
+    teacher = ConfigDict(config.to_dict())
+    teacher.teachers, teacher.losses = ConfigDict(), ConfigDict({"cross_entropy": {"weight": 1.0}})
+    devices = tuple(jax.local_devices()[:num_devices])
+    run(teacher, store, devices, name=config.teachers.a.run)
+    assert_stopped_and_resumed_is_unbroken(config, store, devices, dispatches, monkeypatch)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_checkpoint(store, one_device, monkeypatch):
@@ -245,8 +265,6 @@ def test_a_loss_that_reads_a_teacher_needs_one():
 
 
 def test_a_batch_that_the_devices_do_not_divide(store):
-    import jax
-
     config = ce_teacher.get_config("smoke")
     config.batch_size = 30
     with pytest.raises(UserError, match="not a multiple of the 4 devices; use 28 or 32"):

@@ -131,6 +131,9 @@ def _check_teacher(name: str, teacher: ConfigDict) -> None:
     for field in teacher:
         if field not in TEACHER:
             raise UserError(f"{where} has no field '{field}'.{nearest(field, TEACHER)}")
+    weight = teacher.get("weight", 1.0)
+    if not isinstance(weight, int | float) or isinstance(weight, bool) or not weight > 0:
+        raise UserError(f"{where}.weight must be a number above 0, not {weight!r}.")
     if teacher.get("output", "") not in ("", "softmax", "clipped_logits"):
         raise UserError(f"{where}.output must be 'softmax' or 'clipped_logits', not '{teacher.output}'.")
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from absl import logging
 from ml_collections import ConfigDict
 
 from kdjax import config as schema
@@ -110,5 +111,7 @@ def manifest_of(plan: Plan) -> dict:
     scope = models.batch_norm_scope(plan.spec.model, (1, *plan.dataset.images.shape[1:]))
     if scope == "global" and not plan.spec.sync_batch_norm:
         scope = "per_device"
+    elif scope == "per_device" and plan.spec.sync_batch_norm:
+        logging.warning("%s keeps statistics of its own, which are taken per device.", plan.config.model.name)
     parameters = models.count_parameters(plan.variables)
     return make_manifest(plan.config.to_dict(), plan.dataset, records, scope, parameters)

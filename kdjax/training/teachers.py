@@ -1,5 +1,6 @@
 """Frozen teachers: read from the store, rebuilt from their own manifests, checked against what a student asks."""
 
+import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -86,6 +87,12 @@ def check_classes(terms: Mapping, teachers: Mapping[str, Teacher], num_classes: 
                 )
 
 
+def _rows_of(data: Mapping) -> str:
+    """What decides which images a data set has, in a form in which a manifest and a config compare."""
+    args = {name: value for name, value in data["args"].items() if name not in ("scale", "mean", "std")}
+    return json.dumps([data["name"], args], sort_keys=True)
+
+
 def check_splits(config, dataset: Dataset, teachers: Mapping[str, Teacher], data_dir: str) -> None:
     """Warns of, or refuses, held-out images that a teacher was trained on.
 
@@ -93,8 +100,7 @@ def check_splits(config, dataset: Dataset, teachers: Mapping[str, Teacher], data
       UserError: there are such images and the student's best is chosen on them.
     """
     for name, teacher in teachers.items():
-        own = (config.data.name, config.data.args.to_dict())
-        if teacher.data is None or (teacher.data["name"], teacher.data["args"]) != own:
+        if teacher.data is None or _rows_of(teacher.data) != _rows_of(config.data.to_dict()):
             continue
         trained_on = load_dataset(type(config.data)(teacher.data), data_dir).splits["train"]
         for split in ("validation", "test"):

@@ -179,6 +179,9 @@ def test_a_teacher_that_saw_the_validation_images_is_refused(store, one_device, 
     config.teachers.a.run = "other-split"
     with pytest.raises(UserError, match="of the 64 validation images"):
         run(config, store, one_device)
+    config.data.args.mean = (0.0,)  # a tuple, which a manifest keeps as a list; the images are the same
+    with pytest.raises(UserError, match="of the 64 validation images"):
+        run(config, store, one_device)
     config.select = "last"
     assert "best" not in run(config, store, one_device)
 

@@ -88,6 +88,17 @@ def test_a_read_only_store_is_one_line(tmp_path, command):
     assert done.returncode == 2 and "file" in one_line(done)
 
 
+def test_a_full_disk_is_one_line(tmp_path, root):
+    """Files may not grow beyond 100 kB; the teacher's weights need more."""
+    line = [sys.executable, "-m", "kdjax.train_teacher", "--config=configs/ce_teacher.py", "--config.epochs=1"]
+    script = " ".join(["ulimit -f 100;", "exec", *line, f"--store={tmp_path}"])
+    env = {**os.environ, "PYTHONPATH": str(root), "JAX_NUM_CPU_DEVICES": "1", "JAX_ENABLE_COMPILATION_CACHE": "0"}
+    done = subprocess.run(["bash", "-c", script], cwd=root, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("kdjax: Cannot write"), done.stderr
+    assert not (tmp_path / "digits" / "mlp-ce-s0" / "result.json").exists()
+
+
 def test_a_failed_run_is_exit_code_1(tmp_path, command):
     done = command(*TEACHER, f"--store={tmp_path}", "--config.losses.softmax_mse.weight=inf")
     assert done.returncode == 1 and "not finite at step 0" in one_line(done)

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import pathlib
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -14,10 +15,18 @@ from kdjax.store import tree
 from kdjax.store.files import disk_errors, write_error
 from kdjax.store.reading import PROGRESS, STATE, Damaged, first_good, make_record, read_leaves, read_record
 
+VARIABLES = ("train/params/", "train/batch_stats/")  # where a network's variables lie in what the loop saves
+
 # orbax logs every step it takes, and pages of dump on an error; what a user needs of it is said here in one line.
 logging.getLogger("absl").addFilter(lambda record: "/orbax/" not in record.pathname.replace("\\", "/"))
 
-VARIABLES = ("train/params/", "train/batch_stats/")  # where a network's variables lie in what the loop saves
+
+def _without_late_reports(hook: Callable) -> Callable:
+    """After a first leaf failed, those still being read or written report to an event loop that is gone."""
+    return lambda args: None if "Event loop is closed" in str(args.exc_value) else hook(args)
+
+
+sys.unraisablehook = _without_late_reports(sys.unraisablehook)
 
 
 class Checkpoints:

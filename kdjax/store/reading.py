@@ -1,12 +1,9 @@
 """Reading one checkpoint: what it holds, whether it is whole, and in one line why not."""
 
-import contextlib
 import json
 import pathlib
-import sys
-import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -68,7 +65,7 @@ def read_leaves(folder: pathlib.Path, table: Mapping[str, list]) -> tree.Leaves:
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
     args = ocp.args.PyTreeRestore(item=item, restore_args=as_numpy, partial_restore=True)
     try:
-        with _no_late_tracebacks(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
             leaves = traverse_util.flatten_dict(reader.restore(folder.absolute() / STATE, args=args))
     except Exception as error:  # orbax raises bare Exceptions with pages of dump
         raise Damaged(_blame(error, table)) from error
@@ -77,20 +74,6 @@ def read_leaves(folder: pathlib.Path, table: Mapping[str, list]) -> tree.Leaves:
         if not isinstance(leaves.get(path), np.ndarray) or tree.fingerprint(leaves[path]) != table[leaf]:
             raise Damaged(f"leaf '{leaf}' does not match its checksum")
     return {**leaves, **empty}
-
-
-@contextlib.contextmanager
-def _no_late_tracebacks() -> Iterator[None]:
-    """After a first leaf failed, those still being read report to an event loop that is gone, each with a traceback."""
-    hook = sys.unraisablehook
-    sys.unraisablehook = lambda args: None if "Event loop is closed" in str(args.exc_value) else hook(args)
-    try:
-        yield
-    except Exception:
-        time.sleep(0.1)  # they end within this
-        raise
-    finally:
-        sys.unraisablehook = hook
 
 
 def _blame(error: Exception, table: Iterable[str]) -> str:

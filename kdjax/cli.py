@@ -1,6 +1,7 @@
 """What every door shares: flags, one-line errors, exit codes. Flags are parsed before jax is imported."""
 
 import itertools
+import json
 import os
 import pathlib
 import signal
@@ -152,6 +153,17 @@ def prepare_environment(cpu_devices: int) -> None:
 def _cache_dir() -> pathlib.Path:
     home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
     return pathlib.Path(home) / "kdjax"
+
+
+def parse_json(flag: str, text: str) -> dict:
+    """Returns the mapping that a flag gives in JSON."""
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"--{flag}={text} is not JSON ({error}); such as --{flag}='{{\"depth\": 20}}'.") from error
+    if not isinstance(value, dict):
+        raise UserError(f"--{flag}={text} must be a mapping, such as --{flag}='{{\"depth\": 20}}'.")
+    return value
 
 
 def train_from_flags() -> None:

@@ -32,6 +32,9 @@ def defaults() -> ConfigDict:
     config.batch_size = 64  # over all devices
     config.eval_batch_size = 512  # over all devices
     config.eval_every = 1  # epochs
+    config.init_from = ""  # a run whose weights this one starts from; a head of another shape is drawn afresh
+    config.init_checkpoint = "last"  # of that run: 'last', 'best' or a step
+    config.trainable = "all"  # 'all' | 'head': the body stays as it is, its BatchNorm on running statistics
     config.select = "validation"  # what 'best' means: 'validation' | 'last' (no best is kept)
     config.diagnostics = False  # log entropies, KL to the transformed teacher, mean WTTM weight
 
@@ -41,6 +44,7 @@ def defaults() -> ConfigDict:
     config.data.split_seed = 0  # which images are held out; a teacher and its students share it
     config.data.validation = 0.1  # fraction of the training images held out
     config.data.view = ""  # 'none' | 'crop' | 'crop_flip'; '' for the data set's own default
+    config.data.size = 0  # side to which images are resized on the device (bicubic, after the view); 0: as stored
     config.data.targets = "labels"  # what label losses see: 'labels' | 'soft'
 
     config.model = ConfigDict()
@@ -48,6 +52,11 @@ def defaults() -> ConfigDict:
     config.model.args = ConfigDict()  # what its constructor takes besides num_classes
     config.model.dtype = "float32"  # of the computation; parameters, statistics and losses stay float32
     config.model.batch_norm = "global"  # statistics over the 'global' batch or 'per_device'
+    config.model.running_variance = "biased"  # that BatchNorm averages: 'biased' as flax, 'unbiased' as PyTorch
+    config.model.init = "paper"  # initial weights: 'paper', each network's own; 'torch', 'flax', the library's defaults
+    config.model.features = ()  # picked by path: ('block1', 'block3'); () for the network's own
+    config.model.pooled = ""  # such a path for the pooled vector; '' for the network's own, or the last feature's mean
+    config.model.head = "fc"  # the classifier's name among the parameters
 
     config.teachers = ConfigDict()  # name -> TEACHER
     config.losses = ConfigDict()  # name -> {'weight': ..., 'loss': ..., hyper-parameters}
@@ -60,6 +69,7 @@ def defaults() -> ConfigDict:
     config.optimizer.b1 = 0.9  # adamw
     config.optimizer.b2 = 0.999  # adamw
     config.optimizer.weight_decay = 5e-4
+    config.optimizer.body_factor = 1.0  # of the learning rate, for all parameters but the head's
     config.optimizer.decay = "all"  # weight decay on 'all' parameters or on 'kernels'
 
     config.schedule = ConfigDict()
@@ -147,10 +157,18 @@ def _check_values(config: ConfigDict) -> None:
         "eval_every": (config.eval_every >= 1, "at least 1"),
         "select": (config.select in ("validation", "last"), "'validation' or 'last'"),
         "data.validation": (0 <= config.data.validation < 1, "in [0, 1)"),
+        "trainable": (config.trainable in ("all", "head"), "'all' or 'head'"),
+        "data.size": (config.data.size >= 0, "at least 0"),
         "data.targets": (config.data.targets in ("labels", "soft"), "'labels' or 'soft'"),
         "model.dtype": (config.model.dtype in ("float32", "bfloat16"), "'float32' or 'bfloat16'"),
         "model.args": ("dtype" not in config.model.args, "without 'dtype' (set config.model.dtype)"),
         "model.batch_norm": (config.model.batch_norm in ("global", "per_device"), "'global' or 'per_device'"),
+        "model.running_variance": (
+            config.model.running_variance in ("biased", "unbiased"),
+            "'biased' or 'unbiased'",
+        ),
+        "model.init": (config.model.init in ("paper", "torch", "flax"), "'paper', 'torch' or 'flax'"),
+        "optimizer.body_factor": (config.optimizer.body_factor >= 0, "at least 0"),
         "optimizer.learning_rate": (config.optimizer.learning_rate > 0, "above 0"),
         "optimizer.momentum": (0 <= config.optimizer.momentum < 1, "in [0, 1)"),
         "optimizer.weight_decay": (config.optimizer.weight_decay >= 0, "at least 0"),
@@ -167,6 +185,16 @@ def _check_values(config: ConfigDict) -> None:
             for part in field.split("."):
                 value = value[part]
             raise UserError(f"config.{field} must be {allowed}, not {value!r}.")
+
+
+def with_defaults(config: Mapping) -> dict:
+    """Returns a plain config with the fields that it lacks at their defaults: one that an older kdjax wrote down."""
+    return _filled(config, defaults().to_dict())
+
+
+def _filled(config: Mapping, schema: Mapping) -> dict:
+    inner = {name: _filled(config.get(name, {}), value) for name, value in schema.items() if isinstance(value, Mapping)}
+    return {**schema, **config, **inner}
 
 
 def differences(old: Mapping, new: Mapping, where: str = "config") -> list[str]:

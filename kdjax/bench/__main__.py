@@ -1,4 +1,8 @@
-"""python -m kdjax.bench step --config=configs/kd_student.py:cifar10,resnet20,resnet8 --cpu_devices=2"""
+"""Prints a table of measurements.
+
+python -m kdjax.bench step --config=configs/kd_student.py:cifar10,resnet20,resnet8 --cpu_devices=2
+python -m kdjax.bench models --config=configs/ce_teacher.py:smoke --only=resnet20,vgg8
+"""
 
 import sys
 
@@ -7,12 +11,13 @@ from absl import flags
 from kdjax import cli
 from kdjax.errors import UserError, nearest
 
-BENCHMARKS = {"step": "kdjax.bench.step"}
+BENCHMARKS = {"models": "kdjax.bench.models", "step": "kdjax.bench.step"}
 
 cli.define_common_flags()
 cli.define_config_flag()
 cli.define(flags.DEFINE_integer, "rounds", 5, "Rounds; everything is measured once a round, in turn.", lower_bound=1)
 cli.define(flags.DEFINE_integer, "steps", 20, "Train steps a round.", lower_bound=1)
+cli.define(flags.DEFINE_list, "only", [], "Of `models`: networks to measure; all of them by default.")
 
 
 def main(name: str) -> None:
@@ -22,7 +27,7 @@ def main(name: str) -> None:
     import importlib
 
     flag = cli.FLAGS
-    print(importlib.import_module(BENCHMARKS[name]).table(flag.config, flag.data_dir, flag.rounds, flag.steps))
+    importlib.import_module(BENCHMARKS[name]).show(flag)
 
 
 if __name__ == "__main__":

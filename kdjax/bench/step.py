@@ -5,6 +5,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,6 +20,11 @@ from kdjax.training.evaluation import make_batches, resident
 from kdjax.training.manifest import versions
 from kdjax.training.plan import plan_with, resolve, traced
 from kdjax.training.teachers import Teacher
+
+
+def show(flag: Any) -> None:
+    """Prints the table that the command's flags ask for."""
+    print(table(flag.config, flag.data_dir, flag.rounds, flag.steps))
 
 
 def table(config: ConfigDict, data_dir: str, rounds: int, num_steps: int) -> str:
@@ -94,5 +100,5 @@ def _indices(rows: np.ndarray, num_steps: int, batch_size: int) -> np.ndarray:
 def _fresh_teacher(config: ConfigDict, fields: ConfigDict, dataset):
     name = fields.run.rsplit("/", 1)[-1].partition("-")[0]
     model = models.create_model(name, dataset.num_classes, dtype=config.model.dtype)
-    variables = models.init_variables(model, (1, *dataset.images.shape[1:]), 1)
+    variables = models.init_variables(model, (1, *dataset.input_shape), 1)
     return Teacher(model, variables, dataset.num_classes, "softmax", {}, None)

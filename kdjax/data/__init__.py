@@ -2,7 +2,7 @@
 
 from kdjax.data.dataset import Dataset, Rows, Source, Stored, resolve_view
 from kdjax.data.sampler import epoch_order, eval_batches, train_batches
-from kdjax.data.sources import DATASETS, load_dataset
+from kdjax.data.sources import DATASETS, load_dataset, shape_and_classes
 from kdjax.data.splits import make_splits, split_hash
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "load_dataset",
     "make_splits",
     "resolve_view",
+    "shape_and_classes",
     "split_hash",
     "train_batches",
 ]

@@ -46,14 +46,33 @@ def render(
       train: False shows the images as they are, whatever the view.
 
     Returns:
-      [batch, ...] in jax's default float type.
+      [batch, ...] in jax's default float type, resized last where `stored` has a size.
     """
     images = jnp.asarray(images)
     if train and view != "none":
         values = _gather(images, rows, example, epoch, seed, flip=view == "crop_flip")
     else:
         values = images[rows]
-    return normalise(values, stored)
+    return normalise(resize(values, stored.size) if stored.size else values, stored)
+
+
+def resize(values: Array, size: int) -> Array:
+    """Returns images resized to [batch, size, size, channels] by Pillow's bicubic filter (a = -1/2).
+
+    Args:
+      values: [batch, height, width, channels] in the stored type; bytes are rounded after each direction, as Pillow
+        does it, and stay bytes.
+      size: above 0.
+    """
+    batch, height, width, channels = values.shape
+    if (height, width) == (size, size):
+        return values
+    out = values.astype(jnp.result_type(float))
+    for shape in ((batch, height, size, channels), (batch, size, size, channels)):
+        out = jax.image.resize(out, shape, "cubic", precision=jax.lax.Precision.HIGHEST)
+        if values.dtype == jnp.uint8:
+            out = jnp.clip(jnp.floor(out + 0.5), 0, 255)
+    return out.astype(values.dtype)
 
 
 def normalise(values: Array, stored: Stored) -> Array:

@@ -19,12 +19,14 @@ class Stored(NamedTuple):
       mean: one float, or one a channel, of the scaled values.
       std: likewise, above 0: a stored value v is seen by a network as (v * scale - mean) / std.
       views: that the data allows; the first is its default.
+      size: side to which images are resized, 0 for none.
     """
 
     scale: float
     mean: tuple[float, ...]
     std: tuple[float, ...]
     views: tuple[str, ...]
+    size: int = 0
 
 
 class Rows(NamedTuple):
@@ -56,6 +58,7 @@ class Source(NamedTuple):
     Attributes:
       load: `(data_dir, **config.data.args) -> Rows`.
       scale, mean, std, views: as in `Stored`.
+      shape, num_classes: of one image and of its labels, where they are known without the files.
     """
 
     load: Callable[..., Rows]
@@ -63,6 +66,8 @@ class Source(NamedTuple):
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     views: tuple[str, ...] | None = None
+    shape: tuple[int, ...] | None = None
+    num_classes: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -88,6 +93,12 @@ class Dataset:
     splits: Mapping[str, np.ndarray]
     stored: Stored
     class_names: tuple[str, ...] | None = None
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of one image as a network sees it: (height, width, channels) or (dim,)."""
+        size = self.stored.size
+        return (size, size, self.images.shape[-1]) if size else self.images.shape[1:]
 
 
 def resolve_view(dataset: Dataset, view: str) -> str:

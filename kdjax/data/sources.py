@@ -134,10 +134,32 @@ DATASETS: dict[str, Source] = {
     "digits": Source(load_digits, 1 / 16, (0.305,), (0.376,), ("none", "crop")),  # measured over all images
     "gaussian": Source(load_gaussian, 1.0, (0.0,), (1.0,), ("none",)),
     "arrays": Source(load_arrays),
-    "cifar10": Source(load_cifar10, 1 / 255, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010), CROP_FLIP),
-    "cifar100": Source(load_cifar100, 1 / 255, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), CROP_FLIP),
+    "cifar10": Source(
+        load_cifar10, 1 / 255, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010), CROP_FLIP, (32, 32, 3), 10
+    ),
+    "cifar100": Source(
+        load_cifar100, 1 / 255, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), CROP_FLIP, (32, 32, 3), 100
+    ),
     "tfds": Source(load_tfds),  # 'tfds:NAME' is short for its args = {'name': NAME}
 }
+
+
+def shape_and_classes(data_config: Any, data_dir: str) -> tuple[tuple[int, ...], int]:
+    """Returns the shape of one image as a network sees it, and the number of classes; reads the files only if it must.
+
+    Args:
+      data_config: config.data, a ConfigDict.
+      data_dir: folder of the files that sources read.
+
+    Raises:
+      UserError: as `load_dataset`, where the table does not know.
+    """
+    source = DATASETS.get(data_config.name)
+    if source is None or source.shape is None:
+        dataset = load_dataset(data_config, data_dir)
+        return dataset.input_shape, dataset.num_classes
+    size = data_config.get("size", 0)
+    return (size, size, source.shape[-1]) if size else source.shape, source.num_classes
 
 
 def load_dataset(data_config: Any, data_dir: str) -> Dataset:
@@ -158,8 +180,22 @@ def load_dataset(data_config: Any, data_dir: str) -> Dataset:
     rows, stored = _read(name, args, str(data_dir))
     if data_config.targets == "soft" and rows.soft is None:
         raise UserError(f"config.data.targets = 'soft', but data set '{name}' has no soft labels; take 'labels'.")
+    size = data_config.get("size", 0)
+    if size and rows.images.ndim == 2:
+        raise UserError(
+            f"config.data.size: data set '{name}' has vectors [rows, dim], which have no size; leave it at 0."
+        )
     splits = make_splits(rows, data_config.validation, data_config.split_seed)
-    return Dataset(name, rows.images, rows.labels, rows.soft, rows.num_classes, splits, stored, rows.class_names)
+    return Dataset(
+        name,
+        rows.images,
+        rows.labels,
+        rows.soft,
+        rows.num_classes,
+        splits,
+        stored._replace(size=size),
+        rows.class_names,
+    )
 
 
 @functools.lru_cache(maxsize=4)

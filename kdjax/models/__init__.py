@@ -9,21 +9,37 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from kdjax.errors import UserError, lookup, nearest
-from kdjax.models.apply import batch_norm_scope, call
-from kdjax.models.initialize import count_parameters, has_batch_norm, init_variables
+from kdjax.models.apply import batch_norm_scope, call, check_features, feature_shapes
+from kdjax.models.densenet import DenseNet
+from kdjax.models.describe import Description, describe
+from kdjax.models.initialize import SCHEMES, count_parameters, has_batch_norm, init_variables, variable_shapes
 from kdjax.models.mlp import MLP
+from kdjax.models.mobilenet import MobileNetV1, MobileNetV2
+from kdjax.models.pick import Picked
 from kdjax.models.resnet import CifarResNet
+from kdjax.models.resnet_imagenet import ResNet
+from kdjax.models.shufflenet import ShuffleNetV1, ShuffleNetV2
+from kdjax.models.vgg import VGG
+from kdjax.models.vit import VisionTransformer
+from kdjax.models.wrn import WideResNet
 
 __all__ = [
+    "Description",
     "MODELS",
     "CifarResNet",
     "MLP",
+    "Picked",
+    "SCHEMES",
     "batch_norm_scope",
     "call",
+    "check_features",
     "count_parameters",
     "create_model",
+    "describe",
+    "feature_shapes",
     "has_batch_norm",
     "init_variables",
+    "variable_shapes",
 ]
 
 # name -> constructor; it is called as constructor(num_classes=..., **config.model.args).
@@ -38,6 +54,31 @@ MODELS = {
     "resnet110": partial(CifarResNet, depth=110),
     "resnet8x4": partial(CifarResNet, depth=8, widths=(32, 64, 128, 256)),
     "resnet32x4": partial(CifarResNet, depth=32, widths=(32, 64, 128, 256)),
+    "resnet50_cifar": partial(ResNet, depth=50, small_images=True),
+    "wrn": WideResNet,
+    "wrn_16_1": partial(WideResNet, depth=16, width=1),
+    "wrn_16_2": partial(WideResNet, depth=16, width=2),
+    "wrn_40_1": partial(WideResNet, depth=40, width=1),
+    "wrn_40_2": partial(WideResNet, depth=40, width=2),
+    "vgg8": partial(VGG, depth=8),
+    "vgg11": partial(VGG, depth=11),
+    "vgg13": partial(VGG, depth=13),
+    "vgg16": partial(VGG, depth=16),
+    "vgg19": partial(VGG, depth=19),
+    "mobilenetv2_half": partial(MobileNetV2, width=0.5),
+    "shufflenetv1": ShuffleNetV1,
+    "shufflenetv2": ShuffleNetV2,
+    "densenet100": partial(DenseNet, depth=100, bottleneck=False),
+    "densenet100_bc": partial(DenseNet, depth=100, bottleneck=True),
+    "resnet18": partial(ResNet, depth=18),
+    "resnet34": partial(ResNet, depth=34),
+    "resnet50": partial(ResNet, depth=50),
+    "resnet101": partial(ResNet, depth=101),
+    "resnet152": partial(ResNet, depth=152),
+    "mobilenetv1": MobileNetV1,
+    "deit_tiny": partial(VisionTransformer, patch=16, dim=192, heads=3),
+    "deit3_small": partial(VisionTransformer, patch=16, dim=384, heads=6, layer_scale=1e-6, class_position=False),
+    "vit_b32": partial(VisionTransformer, patch=32, dim=768, heads=12),
 }
 
 # What a config may say of the computation's precision; None promotes from parameters and images.

@@ -13,10 +13,11 @@ import numpy as np
 from flax import traverse_util
 
 from kdjax.errors import UserError
-from kdjax.models.apply import train_argument
+from kdjax.models.apply import call_arguments
+from kdjax.models.pick import INTERMEDIATES, Picked
 
 COLLECTIONS = ("params", "batch_stats")
-PASSING = ("intermediates", "perturbations")  # collections of flax that one call makes and nobody keeps
+PASSING = (INTERMEDIATES, "perturbations")  # collections of flax that one call makes and nobody keeps
 
 Shape = Sequence[int]
 # (generator, shape of the leaf, shape of its layer's kernel or None) -> float64 values
@@ -36,6 +37,12 @@ def torch_linear(generator: np.random.Generator, shape: Shape, kernel: Shape | N
     return generator.uniform(-bound, bound, shape)
 
 
+def normal_001(generator: np.random.Generator, shape: Shape, kernel: Shape | None) -> np.ndarray:
+    """Draws from N(0, 0.01²)."""
+    del kernel
+    return 0.01 * generator.standard_normal(shape)
+
+
 def ones(generator: np.random.Generator, shape: Shape, kernel: Shape | None) -> np.ndarray:
     """Returns ones."""
     del generator, kernel
@@ -48,7 +55,18 @@ def zeros(generator: np.random.Generator, shape: Shape, kernel: Shape | None) ->
     return np.zeros(shape)
 
 
-def init_variables(module: nn.Module, input_shape: Shape, seed: int) -> dict[str, Any]:
+def torch_layer(generator: np.random.Generator, shape: Shape, kernel: Shape | None) -> np.ndarray:
+    """Draws a layer with a kernel as `torch_linear`, which PyTorch's convolutions follow too; a norm's bias is zero."""
+    return np.zeros(shape) if kernel is None else torch_linear(generator, shape, kernel)
+
+
+# PyTorch's defaults for every layer; a leaf of another name (a class token) keeps to the network's own table.
+TORCH_INITIALIZERS = ((r".*/(scale|var)", ones), (r".*/mean", zeros), (r".*/(kernel|bias)", torch_layer))
+
+SCHEMES = ("paper", "torch", "flax")
+
+
+def init_variables(module: nn.Module | Picked, input_shape: Shape, seed: int, scheme: str = "paper") -> dict[str, Any]:
     """Returns a network's initial variables as NumPy arrays.
 
     A network with a table INITIALIZERS of (pattern of a leaf's path, initializer) pairs has its leaves drawn in
@@ -59,6 +77,8 @@ def init_variables(module: nn.Module, input_shape: Shape, seed: int) -> dict[str
       module: the network, not bound.
       input_shape: of a batch of images, the batch axis included.
       seed: in [0, 2^32).
+      scheme: 'paper' draws as the network's table says, 'torch' as PyTorch's layers do by default (uniform within
+        ±1/√fan_in), 'flax' by the network's own `init`.
 
     Returns:
       {'params': ..., 'batch_stats': ...}, the latter {} where the network has none; float32, or float64 under
@@ -67,16 +87,34 @@ def init_variables(module: nn.Module, input_shape: Shape, seed: int) -> dict[str
     Raises:
       UserError: the network keeps other variables than these.
     """
+    module = module.module if isinstance(module, Picked) else module
     table = getattr(module, "INITIALIZERS", None)
-    images = jax.ShapeDtypeStruct(tuple(input_shape), jax.dtypes.canonicalize_dtype(float))
-    init = functools.partial(module.init, **train_argument(module, False))
-    if table is None:
-        variables = jax.jit(init)(jax.random.key(seed), np.zeros(images.shape, images.dtype))
+    if scheme == "torch":
+        table = (*TORCH_INITIALIZERS, *(table or ()))
+    if table is None or scheme == "flax":
+        init = functools.partial(module.init, **call_arguments(module, False))
+        images = np.zeros(input_shape, jax.dtypes.canonicalize_dtype(float))
+        variables = jax.jit(init)(jax.random.key(seed), images)
         return _kept(module, jax.tree.map(np.asarray, variables))
-    shapes = _kept(module, jax.eval_shape(init, jax.random.key(0), images))
+    shapes = variable_shapes(module, input_shape)
     leaves = traverse_util.flatten_dict(shapes, sep="/")
     drawn = {path: _draw(module, table, path, leaves, seed) for path in leaves}
     return {name: {} for name in COLLECTIONS} | traverse_util.unflatten_dict(drawn, sep="/")
+
+
+def variable_shapes(module: nn.Module, input_shape: Shape) -> dict[str, Any]:
+    """Returns the shapes of a network's variables, {'params': ..., 'batch_stats': ...}, computing nothing.
+
+    Args:
+      module: the network, not bound.
+      input_shape: of a batch of images, the batch axis included.
+
+    Raises:
+      UserError: the network keeps other variables than these.
+    """
+    images = jax.ShapeDtypeStruct(tuple(input_shape), jax.dtypes.canonicalize_dtype(float))
+    init = functools.partial(module.init, **call_arguments(module, False))
+    return _kept(module, jax.eval_shape(init, jax.random.key(0), images))
 
 
 def _draw(module: nn.Module, table: Sequence, path: str, leaves: Mapping[str, Any], seed: int) -> np.ndarray:

@@ -27,6 +27,8 @@ class MLP(nn.Module):
     dtype: Any = None
 
     INITIALIZERS = ((r"(hidden\d+|fc)/(kernel|bias)", torch_linear),)
+    # Images are flattened as [height, width, channels] here and as [channels, height, width] by PyTorch.
+    TORCH_NAMES = {"kdjax": ((r"(hidden\d+|fc)", lambda layer: layer),)}
 
     def __post_init__(self):
         widths = self.hidden

@@ -1,19 +1,14 @@
 """Residual networks for small images (He et al. 2016, section 4.2), as the field of distillation builds them."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
-import jax.numpy as jnp
 
 from kdjax.errors import UserError
 from kdjax.models.initialize import kaiming_normal_fan_out, ones, torch_linear, zeros
+from kdjax.models.layers import batch_norm, check_images, conv1x1, conv3x3, spatial_mean
 from kdjax.types import Array, ModelOutput
-
-# Explicit padding: 'SAME' pads (0, 1) at stride 2 where the field's networks pad (1, 1).
-conv3x3 = partial(nn.Conv, kernel_size=(3, 3), padding=1, use_bias=False)
-conv1x1 = partial(nn.Conv, kernel_size=(1, 1), padding=0, use_bias=False)
 
 
 class BasicBlock(nn.Module):
@@ -32,14 +27,14 @@ class BasicBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
         """Returns the sum of residual and shortcut [batch, height / stride, width / stride, width], before its ReLU."""
-        batch_norm = _batch_norm(self.dtype, train)
+        norm = batch_norm(self.dtype, train)
         y = conv3x3(self.width, strides=self.stride, dtype=self.dtype, name="conv1")(x)
-        y = nn.relu(batch_norm(name="bn1")(y))
+        y = nn.relu(norm(name="bn1")(y))
         y = conv3x3(self.width, dtype=self.dtype, name="conv2")(y)
-        y = batch_norm(name="bn2")(y)
+        y = norm(name="bn2")(y)
         if self.stride != 1 or x.shape[-1] != self.width:
             x = conv1x1(self.width, strides=self.stride, dtype=self.dtype, name="shortcut")(x)
-            x = batch_norm(name="shortcut_bn")(x)
+            x = norm(name="shortcut_bn")(x)
         return y + x
 
 
@@ -67,6 +62,16 @@ class CifarResNet(nn.Module):
         (r".*bn\d?/(bias|mean)", zeros),
         (r"fc/(kernel|bias)", torch_linear),
     )
+    TORCH_NAMES = {
+        "repdistiller": (
+            (r"stem", "conv1"),
+            (r"stem_bn", "bn1"),
+            (r"stage(\d+)_block(\d+)/((?:conv|bn)\d)", lambda s, b, layer: f"layer{s}.{b - 1}.{layer}"),
+            (r"stage(\d+)_block(\d+)/shortcut", lambda s, b: f"layer{s}.{b - 1}.downsample.0"),
+            (r"stage(\d+)_block(\d+)/shortcut_bn", lambda s, b: f"layer{s}.{b - 1}.downsample.1"),
+            (r"fc", "fc"),
+        ),
+    }
 
     def __post_init__(self):
         widths = self.widths
@@ -92,18 +97,22 @@ class CifarResNet(nn.Module):
           logits [batch, classes]; features stem, stage1, stage2, ... [batch, height, width, channels] after ReLU, and
           each of them before it (stem_preact, stage1_preact, ...); pooled [batch, channels].
         """
-        if images.ndim != 4:
-            raise UserError(f"a resnet reads images [batch, height, width, channels], not {images.shape}; try mlp.")
+        check_images(images, "a resnet")
         x = conv3x3(self.widths[0], dtype=self.dtype, name="stem")(images)
-        preact = _batch_norm(self.dtype, train)(name="stem_bn")(x)
+        preact = batch_norm(self.dtype, train)(name="stem_bn")(x)
         x = nn.relu(preact)
         features = {"stem": x, "stem_preact": preact}
         for stage, width in enumerate(self.widths[1:], start=1):
             x, preact = self._stage(x, stage, width, train)
             features |= {f"stage{stage}": x, f"stage{stage}_preact": preact}
-        pooled = jnp.mean(x, axis=(1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32))
+        pooled = spatial_mean(x)
         logits = nn.Dense(self.num_classes, name="fc")(pooled)
         return ModelOutput(logits, features, pooled)
+
+    def preact_norms(self) -> dict[str, str]:
+        """Returns for each stage the path of the last BatchNorm before its ReLU."""
+        blocks = (self.depth - 2) // (2 * (len(self.widths) - 1))
+        return {f"stage{s}": f"stage{s}_block{blocks}/bn2" for s in range(1, len(self.widths))}
 
     def _stage(self, x: Array, stage: int, width: int, train: bool) -> tuple[Array, Array]:
         blocks = (self.depth - 2) // (2 * (len(self.widths) - 1))
@@ -113,7 +122,3 @@ class CifarResNet(nn.Module):
             preact = BasicBlock(width, stride, self.dtype, name=name)(x, train)
             x = nn.relu(preact)
         return x, preact
-
-
-def _batch_norm(dtype: Any, train: bool) -> partial:
-    return partial(nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype)

@@ -1,6 +1,8 @@
 """Tables in Markdown, from what runs left in the store."""
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 SPLITS = ("train", "validation", "test")
 
@@ -38,3 +40,35 @@ def _score_row(name: str, scores: dict) -> list[tuple]:
             top5 = f"{score['top5']:.2%}" if "top5" in score else "-"
             rows.append((name, scores["step"], split, f"{score['loss']:.4f}", f"{score['accuracy']:.2%}", top5))
     return rows
+
+
+def description_text(name: str, image_shape: Sequence[int], description: Any, *, inner: bool = False) -> str:
+    """Shows what `models.describe` returned: parameters by layer, features, cost; `inner` adds the submodules."""
+    layers: dict[str, list] = {}
+    for path, shape in description.parameters:
+        layers.setdefault(path.rpartition("/")[0] or path, []).append((path.rpartition("/")[2], shape))
+    rows = [
+        (layer, ", ".join(f"{leaf} {_shape(shape)}" for leaf, shape in leaves), f"{_size(leaves):,}")
+        for layer, leaves in layers.items()
+    ]
+    total = sum(math.prod(shape) for _, shape in description.parameters)
+    features = [(name, _shape(shape)) for name, shape in description.features]
+    features += [("pooled", _shape(description.pooled))] if description.pooled else []
+    parts = [
+        f"{name} on images {_shape(image_shape)}: {total:,} parameters, {description.statistics:,} running statistics, "
+        f"{description.flops / 1e6:,.1f} MFLOP a forward pass of one image (a multiply-add counts as two)",
+        markdown(("layer", "parameters", "count"), rows),
+        markdown(("feature", "shape for one image"), features),
+    ]
+    if inner:
+        offered = [(path, _shape(shape)) for path, shape in description.inner]
+        parts.append(markdown(("config.model.features may also pick", "shape for one image"), offered))
+    return "\n\n".join(parts)
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape)) or "scalar"
+
+
+def _size(leaves: Sequence[tuple[str, Sequence[int]]]) -> int:
+    return sum(math.prod(shape) for _, shape in leaves)

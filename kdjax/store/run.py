@@ -11,7 +11,7 @@ from typing import Any
 
 from absl import logging
 
-from kdjax.config import differences
+from kdjax.config import differences, with_defaults
 from kdjax.errors import UserError
 from kdjax.store.checkpoints import Checkpoints
 from kdjax.store.files import disk_errors, plain, read_json, write_atomic, write_json
@@ -73,7 +73,9 @@ class Run(Checkpoints):
         if old is None:
             write_json(self.path / MANIFEST, manifest)
             return
-        changed = differences(old.get("config", {}), manifest["config"])
+        # Both filled: a run of an older kdjax lacks the fields that have come since.
+        before, now = (plain(with_defaults(config)) for config in (old.get("config", {}), manifest["config"]))
+        changed = differences(before, now)
         if changed:
             raise UserError(
                 f"Run '{self.name}' exists with another config ({'; '.join(changed)}); restore the fields, "

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import kdjax
 from kdjax.data import Dataset, split_hash
+from kdjax.models import count_parameters
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml_collections")
 
@@ -39,6 +40,38 @@ def make_manifest(
         "loss_space": _loss_space(config["losses"]),
         "teachers": dict(teachers),
         "splits": splits,
+        "versions": versions(),
+        "command": " ".join(sys.argv),
+        "git": _git_revision(),
+    }
+
+
+def imported_manifest(
+    config: dict, num_classes: int, variables: Mapping, dataset: Dataset | None, origin: Mapping[str, str]
+) -> dict:
+    """Returns the manifest of a run whose weights came from a file.
+
+    Args:
+      config: the defaults with the network and, where it is known, the data it was trained on.
+      num_classes: of its logits.
+      variables: of the network.
+      dataset: that it was evaluated on, or None.
+      origin: {'file', 'sha256'}.
+    """
+    splits = {} if dataset is None else dataset.splits
+    return {
+        "config": config,
+        "model": {
+            "name": config["model"]["name"],
+            "args": config["model"]["args"],
+            "num_classes": num_classes,
+            "parameters": count_parameters(variables),
+            "batch_norm": "imported",
+        },
+        "imported_from": dict(origin),
+        "loss_space": "probs",
+        "teachers": {},
+        "splits": {name: {"size": len(rows), "sha256": split_hash(rows)} for name, rows in splits.items()},
         "versions": versions(),
         "command": " ".join(sys.argv),
         "git": _git_revision(),

@@ -15,7 +15,8 @@ from kdjax.store import Store
 from kdjax.training import distillers, parallel, steps
 from kdjax.training import state as train_state
 from kdjax.training.manifest import make_manifest
-from kdjax.training.networks import build
+from kdjax.training.networks import Network, build, load_network
+from kdjax.training.start import check_head, start_from
 from kdjax.training.structure import part
 from kdjax.training.teachers import check_classes, check_splits, load_teachers
 
@@ -61,12 +62,17 @@ def make_plan(config: ConfigDict, store: Store, data_dir: str, devices: Sequence
     dataset = load_dataset(config.data, data_dir)
     check_classes(config.losses, teachers, dataset.num_classes)
     check_splits(config, dataset, teachers, data_dir)
-    return plan_with(config, dataset, teachers, devices)
+    origin = load_network(store.find(config.init_from), config.init_checkpoint) if config.init_from else None
+    return plan_with(config, dataset, teachers, devices, origin)
 
 
-def plan_with(config: ConfigDict, dataset: Dataset, teachers: dict, devices: Sequence[jax.Device]) -> Plan:
-    """Makes the plan of a resolved config for data and teachers that are at hand."""
-    model = build({**config.model.to_dict(), "num_classes": dataset.num_classes}, config.model.dtype)
+def plan_with(
+    config: ConfigDict, dataset: Dataset, teachers: dict, devices: Sequence[jax.Device], origin: Network | None = None
+) -> Plan:
+    """Makes the plan of a resolved config for data, teachers and a network to start from that are at hand."""
+    model = build(config.model.to_dict(), dataset.num_classes)
+    input_shape = (1, *dataset.input_shape)
+    models.check_features(model, input_shape)
     structure, numbers = part(traced(config))
     spec = steps.Spec(
         model=model,
@@ -77,9 +83,15 @@ def plan_with(config: ConfigDict, dataset: Dataset, teachers: dict, devices: Seq
         targets=config.data.targets,
         steps_per_epoch=len(train_batches(dataset.splits["train"], config.seed, 0, config.batch_size)),
         sync_batch_norm=config.model.batch_norm == "global",
+        unbiased_variance=config.model.running_variance == "unbiased",
+        trainable=config.trainable,
+        head=config.model.head,
         diagnostics=config.diagnostics,
     )
-    variables = models.init_variables(model, (1, *dataset.images.shape[1:]), config.seed)
+    variables = models.init_variables(model, input_shape, config.seed, config.model.init)
+    check_head(config, variables)
+    if origin:
+        variables = start_from(variables, origin.variables, config.init_from, config.model.head)
     return Plan(config, dataset, teachers, spec, _as_arrays(numbers), variables, tuple(devices))
 
 
@@ -108,7 +120,7 @@ def _as_arrays(numbers: dict) -> dict:
 def manifest_of(plan: Plan) -> dict:
     """Returns the manifest of a planned run."""
     records = {name: teacher.record for name, teacher in plan.teachers.items()}
-    scope = models.batch_norm_scope(plan.spec.model, (1, *plan.dataset.images.shape[1:]))
+    scope = models.batch_norm_scope(plan.spec.model, (1, *plan.dataset.input_shape))
     if scope == "global" and not plan.spec.sync_batch_norm:
         scope = "per_device"
     elif scope == "per_device" and plan.spec.sync_batch_norm:

@@ -13,7 +13,7 @@ from jax import lax
 from kdjax import losses, models
 from kdjax.data import augment
 from kdjax.errors import UserError, lookup
-from kdjax.training import distillers, metrics, schedules
+from kdjax.training import distillers, metrics, schedules, start
 from kdjax.training import state as train_state
 from kdjax.training.metrics import Sums
 from kdjax.training.state import TrainState
@@ -47,17 +47,23 @@ class Spec(NamedTuple):
       targets: 'labels' or 'soft'.
       steps_per_epoch: full batches in an epoch.
       sync_batch_norm: whether batch statistics are those of the global batch.
+      unbiased_variance: whether BatchNorm's running variance is PyTorch's.
+      trainable: 'all' or 'head'.
+      head: name of the classifier among the parameters.
       diagnostics: whether to log entropies and weights.
     """
 
-    model: nn.Module
-    teachers: tuple[tuple[str, nn.Module, str], ...]
+    model: nn.Module | models.Picked
+    teachers: tuple[tuple[str, nn.Module | models.Picked, str], ...]
     structure: Structure
     stored: Any
     view: str
     targets: str
     steps_per_epoch: int
     sync_batch_norm: bool
+    unbiased_variance: bool
+    trainable: str
+    head: str
     diagnostics: bool
 
 
@@ -80,10 +86,7 @@ def train_step(state: TrainState, fixed: Fixed, batch: Batch, *, spec: Spec, axi
     distiller = distillers.make_distiller(config["losses"])
 
     def objective(trainable):
-        variables = {"params": trainable["model"], "batch_stats": state.batch_stats}
-        rngs = {"dropout": _dropout_key(config["seed"], state.step, axis_name)}
-        sync = axis_name if spec.sync_batch_norm else None
-        output, batch_stats = models.call(spec.model, variables, images, train=True, axis_name=sync, rngs=rngs)
+        output, batch_stats = _run_student(trainable["model"], state, images, batch, config, spec, axis_name)
         inputs = {
             "logits": output.logits, "student_logits": output.logits, "labels": targets, "index": batch.index,
             "mask": batch.mask, "axis_name": axis_name, "teachers": teachers,
@@ -124,6 +127,29 @@ def _run_teachers(fixed: Fixed, images, config: Mapping, spec: Spec) -> dict[str
     return outputs
 
 
+def _run_student(params, state: TrainState, images, batch: Batch, config: Mapping, spec: Spec, axis_name: str):
+    """Runs the network that is trained; one of which only the head is trained runs as in evaluation."""
+    if spec.trainable == "head":
+        params = start.freeze_body(params, spec.head)
+    return models.call(
+        spec.model,
+        {"params": params, "batch_stats": state.batch_stats},
+        images,
+        train=spec.trainable == "all",
+        axis_name=axis_name if spec.sync_batch_norm else None,
+        rngs={"dropout": _dropout_key(config["seed"], state.step, axis_name)},
+        keys=_example_keys(config["seed"], batch),
+        unbiased=spec.unbiased_variance,
+    )
+
+
+def _example_keys(seed, batch: Batch):
+    """One key an example, from (seed, epoch, example) alone, for what a network draws inside (drop-path)."""
+    key = jax.random.key(jnp.asarray(seed, jnp.uint32), impl="threefry2x32")
+    key = jax.random.fold_in(jax.random.fold_in(key, 0xD809), batch.epoch)  # apart from the keys of the views
+    return jax.vmap(lambda example: jax.random.fold_in(key, example))(batch.index)
+
+
 def _dropout_key(seed, step, axis_name: str):
     """Dropout inside a network of the user's own is the one draw that depends on the device."""
     key = jax.random.fold_in(jax.random.key(seed), 0xD809)  # apart from the keys of the views
@@ -153,6 +179,8 @@ def _mean(key: str, value, batch: Batch, config: Mapping, axis_name: str):
 def _update(state: TrainState, gradients, batch_stats, distiller_state, config: Mapping, spec: Spec) -> TrainState:
     rate = train_state.rate_at(state.step, config, spec.steps_per_epoch)
     updates, opt_state = train_state.optimizer(config, rate).update(gradients, state.opt_state, state.trainable)
+    factor = 0.0 if spec.trainable == "head" else config["optimizer"]["body_factor"]
+    updates = {**updates, "model": start.scale_body(updates["model"], spec.head, factor)}
     trainable = optax.apply_updates(state.trainable, updates)
     return TrainState(
         step=state.step + 1,

@@ -24,7 +24,7 @@ class Teacher(NamedTuple):
       num_classes: of its logits.
       output: 'softmax' or 'clipped_logits': what its logits mean.
       record: what a student's manifest keeps of it.
-      data: its own `config.data`, None when it did not come from a run.
+      data: its own `config.data`, None when nobody knows it (imported weights).
     """
 
     model: Any
@@ -60,7 +60,8 @@ def _load(name: str, fields: Mapping, store: Store) -> Teacher:
     record = {"run": run.name, "checkpoint": checkpoint, "step": network.step}
     output = _output_space(name, fields, network.manifest)
     classes = network.manifest["model"]["num_classes"]
-    return Teacher(network.model, network.variables, classes, output, record, network.manifest["config"]["data"])
+    data = network.manifest["config"]["data"]
+    return Teacher(network.model, network.variables, classes, output, record, data if data["name"] else None)
 
 
 def _output_space(name: str, fields: Mapping, manifest: Mapping) -> str:

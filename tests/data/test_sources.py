@@ -111,7 +111,7 @@ def test_arrays_of_bytes_with_a_test_set(tmp_path):
     assert {name: len(rows) for name, rows in data.splits.items()} == {"train": 30, "validation": 10, "test": 7}
     np.testing.assert_array_equal(data.splits["test"], np.arange(40, 47))
     assert data.num_classes == 4
-    assert data.stored == (1 / 255, (0.5,), (0.5,), ("none", "crop", "crop_flip"))
+    assert data.stored == (1 / 255, (0.5,), (0.5,), ("none", "crop", "crop_flip"), 0)
 
 
 def test_arrays_units_and_classes_are_the_users_to_say(tmp_path):

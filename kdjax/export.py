@@ -1,0 +1,32 @@
+"""Writes a run's network under PyTorch's names: python -m kdjax.export --run=cifar100/resnet8x4-kd-s0"""
+
+from absl import flags
+
+from kdjax import cli
+from kdjax.errors import UserError
+
+cli.define_common_flags()
+cli.define(flags.DEFINE_string, "run", "", "Name of the run.")
+cli.define(flags.DEFINE_string, "checkpoint", "last", "'last', 'best' or a step.")
+cli.define(flags.DEFINE_enum, "format", "safetensors", ["safetensors", "npz"], "Of the file: safetensors or npz.")
+cli.define(flags.DEFINE_string, "out", "", "The file; by default the run's name with '-' for '/', in this folder.")
+cli.define(flags.DEFINE_string, "names", "", "Whose names, such as torchvision; by default the network's first.")
+
+
+def main() -> None:
+    """Writes the file that the flags ask for and says where it is."""
+    flag = cli.FLAGS
+    if not flag.run:
+        raise UserError("--run is missing; name a run of the store, such as --run=digits/mlp-mse-s0.")
+    from kdjax.store import Store
+    from kdjax.training.exchange import export_weights
+
+    path = flag.out or f"{flag.run.replace('/', '-')}.{flag.format}"
+    if not path.endswith(f".{flag.format}"):
+        raise UserError(f"--out={path} must end in .{flag.format}, or say --format.")
+    written = export_weights(Store(flag.store), flag.run, path, checkpoint=flag.checkpoint, dialect=flag.names or None)
+    print(f"{written['path']}: {written['entries']} tensors of step {written['step']}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

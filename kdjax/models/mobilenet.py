@@ -1,0 +1,191 @@
+"""MobileNets: V1 (Howard et al. 2017) for ImageNet, and the V2 (Sandler et al. 2018) of CIFAR distillation tables."""
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+
+from kdjax.errors import UserError
+from kdjax.models.initialize import kaiming_normal_fan_out, normal_001, ones, torch_linear, zeros
+from kdjax.models.layers import batch_norm, check_images, conv1x1, conv3x3, depthwise3x3, spatial_mean
+from kdjax.types import Array, ModelOutput
+
+# Of MobileNetV2's blocks: (expansion, channels at width 1, repeats, stride); the second stride is 1 here, not 2.
+V2_BLOCKS = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+V2_STAGE_ENDS = {2: "stage1", 3: "stage2", 5: "stage3", 7: "stage4"}  # block -> the feature it ends
+V2_LAST = 1280
+
+# Of MobileNetV1's blocks: (channels, stride).
+V1_BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
+V1_STAGE_ENDS = {3: "stage1", 5: "stage2", 11: "stage3", 13: "stage4"}
+
+
+class InvertedResidual(nn.Module):
+    """1x1 expansion, 3x3 depthwise, linear 1x1 projection; added to its input where the shape stays.
+
+    Attributes:
+      width: channels of the output.
+      expansion: of the input's channels inside.
+      stride: of the depthwise convolution.
+      dtype: of the computation; None takes that of parameters and input.
+    """
+
+    width: int
+    expansion: int
+    stride: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        """Returns [batch, height / stride, width / stride, width]."""
+        norm, hidden = batch_norm(self.dtype, train), x.shape[-1] * self.expansion
+        y = conv1x1(hidden, dtype=self.dtype, name="expand")(x)
+        y = nn.relu(norm(name="expand_bn")(y))
+        y = depthwise3x3(hidden, strides=self.stride, dtype=self.dtype, name="depthwise")(y)
+        y = nn.relu(norm(name="depthwise_bn")(y))
+        y = conv1x1(self.width, dtype=self.dtype, name="project")(y)
+        y = norm(name="project_bn")(y)
+        return x + y if self.stride == 1 and x.shape[-1] == self.width else y
+
+
+class MobileNetV2(nn.Module):
+    """A stem of stride 2, seven groups of inverted residuals, a 1x1 convolution to 1280 channels, mean, classifier.
+
+    ReLU throughout, not ReLU6. Its initial weights are those of `init_variables`.
+
+    Attributes:
+      num_classes: width of the logits.
+      width: factor of all channel counts but the last.
+      dtype: of the body; None takes that of parameters and images. Mean and classifier are float32 at least.
+    """
+
+    num_classes: int
+    width: float = 1.0
+    dtype: Any = None
+
+    INITIALIZERS = (
+        (r"(.*/)?(stem|expand|depthwise|project|last)/kernel", kaiming_normal_fan_out),
+        (r".*bn/(scale|var)", ones),
+        (r".*bn/(bias|mean)", zeros),
+        (r"fc/kernel", normal_001),
+        (r"fc/bias", zeros),
+    )
+    TORCH_NAMES = {
+        "repdistiller": (
+            (r"stem", "conv1.0"),
+            (r"stem_bn", "conv1.1"),
+            (r"block(\d)_(\d)/expand", lambda block, i: f"blocks.{block - 1}.{i - 1}.conv.0"),
+            (r"block(\d)_(\d)/expand_bn", lambda block, i: f"blocks.{block - 1}.{i - 1}.conv.1"),
+            (r"block(\d)_(\d)/depthwise", lambda block, i: f"blocks.{block - 1}.{i - 1}.conv.3"),
+            (r"block(\d)_(\d)/depthwise_bn", lambda block, i: f"blocks.{block - 1}.{i - 1}.conv.4"),
+            (r"block(\d)_(\d)/project", lambda block, i: f"blocks.{block - 1}.{i - 1}.conv.6"),
+            (r"block(\d)_(\d)/project_bn", lambda block, i: f"blocks.{block - 1}.{i - 1}.conv.7"),
+            (r"last", "conv2.0"),
+            (r"last_bn", "conv2.1"),
+            (r"fc", "classifier.0"),
+        ),
+    }
+
+    def __post_init__(self):
+        if not isinstance(self.width, int | float) or not self.width >= 1 / 16:
+            raise UserError(f"mobilenetv2: width must be a factor of at least 1/16, such as 0.5, not {self.width!r}.")
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, images: Array, train: bool = False) -> ModelOutput:
+        """Returns logits, the features of stem and stages, and the mean over the last map.
+
+        Args:
+          images: [batch, height, width, channels], floating, of any size.
+          train: normalises by the batch's statistics instead of the running ones.
+
+        Returns:
+          logits [batch, classes]; features stem (after ReLU), stage1, ..., stage4 (linear, as the blocks leave them)
+          [batch, height, width, channels]; pooled [batch, 1280].
+        """
+        check_images(images, "a mobilenetv2")
+        norm = batch_norm(self.dtype, train)
+        x = conv3x3(int(32 * self.width), strides=2, dtype=self.dtype, name="stem")(images)
+        preact = norm(name="stem_bn")(x)
+        x = nn.relu(preact)
+        features = {"stem": x, "stem_preact": preact}
+        for number, (expansion, width, repeats, stride) in enumerate(V2_BLOCKS, start=1):
+            for i in range(1, repeats + 1):
+                block = partial(InvertedResidual, int(width * self.width), expansion, stride if i == 1 else 1)
+                x = block(dtype=self.dtype, name=f"block{number}_{i}")(x, train)
+            if number in V2_STAGE_ENDS:
+                features[V2_STAGE_ENDS[number]] = x
+        x = conv1x1(int(V2_LAST * max(self.width, 1)), dtype=self.dtype, name="last")(x)
+        pooled = spatial_mean(nn.relu(norm(name="last_bn")(x)))
+        logits = nn.Dense(self.num_classes, name="fc")(pooled)
+        return ModelOutput(logits, features, pooled)
+
+    def preact_norms(self) -> dict[str, str]:
+        """Returns for each stage the path of its last BatchNorm; its features are linear."""
+        return {stage: f"block{block}_{V2_BLOCKS[block - 1][2]}/project_bn" for block, stage in V2_STAGE_ENDS.items()}
+
+
+class MobileNetV1(nn.Module):
+    """A stem of stride 2 and thirteen depthwise-separable blocks up to 1024 channels, ReLU, mean, classifier.
+
+    Its initial weights are those of `init_variables`.
+
+    Attributes:
+      num_classes: width of the logits.
+      dtype: of the body; None takes that of parameters and images. Mean and classifier are float32 at least.
+    """
+
+    num_classes: int
+    dtype: Any = None
+
+    INITIALIZERS = (
+        (r"(stem|.*depthwise|.*pointwise|fc)/(kernel|bias)", torch_linear),
+        (r".*bn/(scale|var)", ones),
+        (r".*bn/(bias|mean)", zeros),
+    )
+    TORCH_NAMES = {
+        "mdistiller": (
+            (r"stem", "model.0.0"),
+            (r"stem_bn", "model.0.1"),
+            (r"block(\d+)_depthwise", lambda block: f"model.{block}.0"),
+            (r"block(\d+)_depthwise_bn", lambda block: f"model.{block}.1"),
+            (r"block(\d+)_pointwise", lambda block: f"model.{block}.3"),
+            (r"block(\d+)_pointwise_bn", lambda block: f"model.{block}.4"),
+            (r"fc", "fc"),
+        ),
+    }
+
+    @nn.compact
+    def __call__(self, images: Array, train: bool = False) -> ModelOutput:
+        """Returns logits, the features of stem and stages, and the mean over the last map.
+
+        Args:
+          images: [batch, height, width, channels], floating, of any size.
+          train: normalises by the batch's statistics instead of the running ones.
+
+        Returns:
+          logits [batch, classes]; features stem, stage1, ..., stage4 [batch, height, width, channels] after ReLU, and
+          each of them before it (stem_preact, ...); pooled [batch, 1024].
+        """
+        check_images(images, "a mobilenetv1")
+        norm = batch_norm(self.dtype, train)
+        x = conv3x3(32, strides=2, dtype=self.dtype, name="stem")(images)
+        preact = norm(name="stem_bn")(x)
+        x = nn.relu(preact)
+        features = {"stem": x, "stem_preact": preact}
+        for number, (width, stride) in enumerate(V1_BLOCKS, start=1):
+            name = f"block{number}"
+            x = depthwise3x3(x.shape[-1], strides=stride, dtype=self.dtype, name=f"{name}_depthwise")(x)
+            x = nn.relu(norm(name=f"{name}_depthwise_bn")(x))
+            x = conv1x1(width, dtype=self.dtype, name=f"{name}_pointwise")(x)
+            preact = norm(name=f"{name}_pointwise_bn")(x)
+            x = nn.relu(preact)
+            if stage := V1_STAGE_ENDS.get(number):
+                features |= {stage: x, f"{stage}_preact": preact}
+        pooled = spatial_mean(x)
+        logits = nn.Dense(self.num_classes, name="fc")(pooled)
+        return ModelOutput(logits, features, pooled)
+
+    def preact_norms(self) -> dict[str, str]:
+        """Returns for each stage the path of the BatchNorm that makes its pre-activation."""
+        return {stage: f"block{block}_pointwise_bn" for block, stage in V1_STAGE_ENDS.items()}

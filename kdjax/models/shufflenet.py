@@ -1,0 +1,266 @@
+"""ShuffleNets V1 (Zhang et al. 2018) and V2 (Ma et al. 2018) for small images: a 1x1 stem and no pooling after it."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from kdjax.errors import UserError
+from kdjax.models.initialize import ones, torch_linear, zeros
+from kdjax.models.layers import batch_norm, check_images, conv1x1, depthwise3x3, spatial_mean
+from kdjax.types import Array, ModelOutput
+
+STEM_WIDTH = 24
+
+# Neither paper's code for small images initialises anything: PyTorch's defaults.
+INITIALIZERS = (
+    (r"(.*/)?(stem|conv\d|last|fc)/(kernel|bias)", torch_linear),
+    (r".*bn\d?/(scale|var)", ones),
+    (r".*bn\d?/(bias|mean)", zeros),
+)
+TORCH_NAMES = {
+    "repdistiller": (
+        (r"stem", "conv1"),
+        (r"stem_bn", "bn1"),
+        (r"stage(\d)_block(\d+)/((?:conv|bn)\d)", lambda stage, block, layer: f"layer{stage}.{block - 1}.{layer}"),
+        (r"last", "conv2"),
+        (r"last_bn", "bn2"),
+        (r"fc", "linear"),
+    ),
+}
+
+
+def shuffle(x: Array, groups: int) -> Array:
+    """Interleaves the groups of channels: with 2 groups of 3, channels 0 1 2 3 4 5 become 0 3 1 4 2 5."""
+    grouped = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
+    return jnp.swapaxes(grouped, -1, -2).reshape(x.shape)
+
+
+class Grouped1x1(nn.Module):
+    """A 1x1 convolution of each group of channels by itself, without bias.
+
+    A product of matrices a group: XLA runs a grouped convolution and its gradient 2 to 7 times slower on CPU.
+
+    Attributes:
+      width: channels of the output.
+      groups: that divide both channel counts.
+      dtype: of the computation; None takes that of parameters and input.
+    """
+
+    width: int
+    groups: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Returns [batch, height, width, width]; its kernel [1, 1, in / groups, width] is that of a convolution."""
+        inside, width = x.shape[-1] // self.groups, self.width // self.groups
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (1, 1, inside, self.width))
+        x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
+        grouped, kernel = x.reshape(-1, self.groups, inside), kernel.reshape(inside, self.groups, width)
+        return jnp.einsum("ngi,igo->ngo", grouped, kernel).reshape(*x.shape[:-1], self.width)
+
+
+class GroupedBlock(nn.Module):
+    """ShuffleNet V1's unit: grouped 1x1, shuffle, depthwise 3x3, grouped 1x1; pooled and concatenated at stride 2.
+
+    Attributes:
+      width: channels of the output, those of a concatenated shortcut included.
+      stride: 1 or 2.
+      groups: of the 1x1 convolutions.
+      dtype: of the computation; None takes that of parameters and input.
+    """
+
+    width: int
+    stride: int
+    groups: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        """Returns [batch, height / stride, width / stride, width] before its ReLU."""
+        norm = batch_norm(self.dtype, train)
+        width = self.width - x.shape[-1] if self.stride == 2 else self.width
+        groups = 1 if x.shape[-1] == STEM_WIDTH else self.groups  # of the first convolution
+        y = Grouped1x1(width // 4, groups, self.dtype, name="conv1")(x)
+        y = shuffle(nn.relu(norm(name="bn1")(y)), groups)
+        y = depthwise3x3(width // 4, strides=self.stride, dtype=self.dtype, name="conv2")(y)
+        y = nn.relu(norm(name="bn2")(y))
+        y = Grouped1x1(width, self.groups, self.dtype, name="conv3")(y)
+        y = norm(name="bn3")(y)
+        if self.stride == 1:
+            return y + x
+        pooled = nn.avg_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))  # the padding counts in the mean
+        return jnp.concatenate([y, pooled], axis=-1)
+
+
+class ShuffleNetV1(nn.Module):
+    """A 1x1 stem of 24 channels, three stages of grouped units, mean, classifier.
+
+    Its initial weights are those of `init_variables`.
+
+    Attributes:
+      num_classes: width of the logits.
+      groups: of the 1x1 convolutions.
+      widths: channels of the stages.
+      repeats: units of the stages.
+      dtype: of the body; None takes that of parameters and images. Mean and classifier are float32 at least.
+    """
+
+    num_classes: int
+    groups: int = 3
+    widths: tuple[int, ...] = (240, 480, 960)
+    repeats: tuple[int, ...] = (4, 8, 4)
+    dtype: Any = None
+
+    INITIALIZERS = INITIALIZERS
+    TORCH_NAMES = TORCH_NAMES
+
+    def __post_init__(self):
+        _check_stages("shufflenetv1", self.widths, self.repeats)
+        before = (STEM_WIDTH, *self.widths)
+        if any(w % self.groups or (w - b) // 4 % self.groups or w <= b for b, w in zip(before, self.widths)):
+            raise UserError(
+                f"shufflenetv1: widths {self.widths} with {self.groups} groups leave channels over; "
+                "(240, 480, 960) goes with 3."
+            )
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, images: Array, train: bool = False) -> ModelOutput:
+        """Returns logits, the features of stem and stages, and the mean over the last map.
+
+        Args:
+          images: [batch, height, width, channels], floating, of any size.
+          train: normalises by the batch's statistics instead of the running ones.
+
+        Returns:
+          logits [batch, classes]; features stem, stage1, stage2, stage3 [batch, height, width, channels] after ReLU,
+          and each of them before it (stem_preact, ...); pooled [batch, channels].
+        """
+        check_images(images, "a shufflenetv1")
+        x, features = _stem(images, self.dtype, train)
+        for stage, (width, repeats) in enumerate(zip(self.widths, self.repeats, strict=True), start=1):
+            for block in range(1, repeats + 1):
+                name = f"stage{stage}_block{block}"
+                preact = GroupedBlock(width, 2 if block == 1 else 1, self.groups, self.dtype, name=name)(x, train)
+                x = nn.relu(preact)
+            features |= {f"stage{stage}": x, f"stage{stage}_preact": preact}
+        pooled = spatial_mean(x)
+        logits = nn.Dense(self.num_classes, name="fc")(pooled)
+        return ModelOutput(logits, features, pooled)
+
+    def preact_norms(self) -> dict[str, str]:
+        """Returns {}: a stage's pre-activation is a sum of several BatchNorms' outputs."""
+        return {}
+
+
+class SplitBlock(nn.Module):
+    """ShuffleNet V2's unit of stride 1: half of the channels through 1x1, depthwise 3x3, 1x1, the other half as it is.
+
+    Attributes:
+      dtype: of the computation; None takes that of parameters and input.
+    """
+
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> tuple[Array, Array]:
+        """Returns the shuffled output and, not shuffled, the same before its last ReLU; shapes as `x`."""
+        norm, half = batch_norm(self.dtype, train), x.shape[-1] // 2
+        kept, y = x[..., :half], x[..., half:]
+        width = x.shape[-1] - half
+        y = nn.relu(norm(name="bn1")(conv1x1(width, dtype=self.dtype, name="conv1")(y)))
+        y = norm(name="bn2")(depthwise3x3(width, dtype=self.dtype, name="conv2")(y))
+        y = norm(name="bn3")(conv1x1(width, dtype=self.dtype, name="conv3")(y))
+        out, preact = (jnp.concatenate([kept, part], axis=-1) for part in (nn.relu(y), y))
+        return shuffle(out, 2), preact
+
+
+class DownBlock(nn.Module):
+    """ShuffleNet V2's unit of stride 2: both halves of the output come from the whole input.
+
+    Attributes:
+      width: channels of the output.
+      dtype: of the computation; None takes that of parameters and input.
+    """
+
+    width: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        """Returns [batch, height / 2, width / 2, width], shuffled."""
+        norm, half = batch_norm(self.dtype, train), self.width // 2
+        left = norm(name="bn1")(depthwise3x3(x.shape[-1], strides=2, dtype=self.dtype, name="conv1")(x))
+        left = nn.relu(norm(name="bn2")(conv1x1(half, dtype=self.dtype, name="conv2")(left)))
+        right = nn.relu(norm(name="bn3")(conv1x1(half, dtype=self.dtype, name="conv3")(x)))
+        right = norm(name="bn4")(depthwise3x3(half, strides=2, dtype=self.dtype, name="conv4")(right))
+        right = nn.relu(norm(name="bn5")(conv1x1(half, dtype=self.dtype, name="conv5")(right)))
+        return shuffle(jnp.concatenate([left, right], axis=-1), 2)
+
+
+class ShuffleNetV2(nn.Module):
+    """A 1x1 stem of 24 channels, three stages, a last 1x1 convolution, mean, classifier.
+
+    Its initial weights are those of `init_variables`.
+
+    Attributes:
+      num_classes: width of the logits.
+      widths: channels of the stages (even), then of the last convolution; the defaults are those of size 1x.
+      repeats: units of stride 1 of the stages, after the one of stride 2.
+      dtype: of the body; None takes that of parameters and images. Mean and classifier are float32 at least.
+    """
+
+    num_classes: int
+    widths: tuple[int, ...] = (116, 232, 464, 1024)
+    repeats: tuple[int, ...] = (3, 7, 3)
+    dtype: Any = None
+
+    INITIALIZERS = INITIALIZERS
+    TORCH_NAMES = TORCH_NAMES
+
+    def __post_init__(self):
+        _check_stages("shufflenetv2", self.widths[:-1], self.repeats)
+        if any(width % 2 for width in self.widths[:-1]):
+            raise UserError(f"shufflenetv2: the stages' widths must be even, not {self.widths[:-1]}.")
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, images: Array, train: bool = False) -> ModelOutput:
+        """Returns logits, the features of stem and stages, and the mean over the last map.
+
+        Args:
+          images: [batch, height, width, channels], floating, of any size.
+          train: normalises by the batch's statistics instead of the running ones.
+
+        Returns:
+          logits [batch, classes]; features stem, stage1, stage2, stage3 [batch, height, width, channels] after ReLU and
+          shuffle, and before both as stem_preact, ...; pooled [batch, channels].
+        """
+        check_images(images, "a shufflenetv2")
+        x, features = _stem(images, self.dtype, train)
+        for stage, (width, repeats) in enumerate(zip(self.widths, self.repeats), start=1):
+            x = DownBlock(width, self.dtype, name=f"stage{stage}_block1")(x, train)
+            for block in range(2, repeats + 2):
+                x, preact = SplitBlock(self.dtype, name=f"stage{stage}_block{block}")(x, train)
+            features |= {f"stage{stage}": x, f"stage{stage}_preact": preact}
+        x = conv1x1(self.widths[-1], dtype=self.dtype, name="last")(x)
+        pooled = spatial_mean(nn.relu(batch_norm(self.dtype, train)(name="last_bn")(x)))
+        logits = nn.Dense(self.num_classes, name="fc")(pooled)
+        return ModelOutput(logits, features, pooled)
+
+    def preact_norms(self) -> dict[str, str]:
+        """Returns {}: half of a stage's channels pass its last BatchNorm by."""
+        return {}
+
+
+def _stem(images: Array, dtype: Any, train: bool) -> tuple[Array, dict[str, Array]]:
+    preact = batch_norm(dtype, train)(name="stem_bn")(conv1x1(STEM_WIDTH, dtype=dtype, name="stem")(images))
+    return nn.relu(preact), {"stem": nn.relu(preact), "stem_preact": preact}
+
+
+def _check_stages(name: str, widths: tuple[int, ...], repeats: tuple[int, ...]) -> None:
+    numbers = (*widths, *repeats)
+    if len(widths) != len(repeats) or not widths or not all(isinstance(n, int) and n > 0 for n in numbers):
+        raise UserError(f"{name}: there must be one repeat for each stage's width, not {widths} and {repeats}.")

@@ -1,0 +1,229 @@
+"""Vision transformers (Dosovitskiy et al. 2021; DeiT, Touvron et al. 2021; DeiT III, Touvron et al. 2022)."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+
+from kdjax.errors import UserError
+from kdjax.models.drop_path import drop_path
+from kdjax.models.initialize import ones, torch_linear, zeros
+from kdjax.models.layers import check_images
+from kdjax.types import Array, ModelOutput
+
+EPSILON = 1e-6
+STAGES = 4  # quarters of the depth, after each of which there is a feature
+POSITIONS = ("pos_embed", "encoder.pos_embedding")  # their names in PyTorch
+
+
+def normal_002(generator: np.random.Generator, shape: Any, kernel: Any) -> np.ndarray:
+    """Draws from N(0, 0.02²); timm truncates it at ±2, a hundred standard deviations away."""
+    del kernel
+    return 0.02 * generator.standard_normal(shape)
+
+
+def normal_tiny(generator: np.random.Generator, shape: Any, kernel: Any) -> np.ndarray:
+    """Draws from N(0, (1e-6)²)."""
+    del kernel
+    return 1e-6 * generator.standard_normal(shape)
+
+
+class Block(nn.Module):
+    """Attention and a two-layer perceptron, each after a LayerNorm and added to what came in.
+
+    Attributes:
+      heads: of the attention; they divide the width.
+      mlp_width: of the hidden layer.
+      layer_scale: whether each branch is multiplied by a learned vector.
+      drop_path: rate at which a branch is left out in training.
+      number: of the block, from 0; tells its draws from those of others.
+      dtype: of the computation; None takes that of parameters and input.
+    """
+
+    heads: int
+    mlp_width: int
+    layer_scale: bool
+    drop_path: float
+    number: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array, keys: Array | None) -> Array:
+        """Returns [batch, tokens, dim]; `keys` [batch] random keys, None where nothing is dropped."""
+        y = self._attention(nn.LayerNorm(EPSILON, dtype=self.dtype, name="norm1")(x))
+        x = x + self._branch(y, "gamma1", keys, 2 * self.number)
+        y = nn.LayerNorm(EPSILON, dtype=self.dtype, name="norm2")(x)
+        y = nn.gelu(nn.Dense(self.mlp_width, dtype=self.dtype, name="mlp1")(y), approximate=False)
+        y = nn.Dense(x.shape[-1], dtype=self.dtype, name="mlp2")(y)
+        return x + self._branch(y, "gamma2", keys, 2 * self.number + 1)
+
+    def _branch(self, y: Array, gamma: str, keys: Array | None, draw: int) -> Array:
+        if self.layer_scale:
+            y = y * self.param(gamma, nn.initializers.ones, (y.shape[-1],)).astype(y.dtype)
+        return y if keys is None or not self.drop_path else drop_path(y, keys, draw, self.drop_path)
+
+    def _attention(self, x: Array) -> Array:
+        batch, tokens, dim = x.shape
+        qkv = nn.Dense(3 * dim, dtype=self.dtype, name="qkv")(x)
+        q, k, v = jnp.moveaxis(qkv.reshape(batch, tokens, 3, self.heads, dim // self.heads), 2, 0)
+        scores = jnp.einsum("bqhd,bkhd->bhqk", q / math.sqrt(dim // self.heads), k)
+        scores = nn.softmax(scores.astype(jnp.promote_types(scores.dtype, jnp.float32)))
+        mixed = jnp.einsum("bhqk,bkhd->bqhd", scores.astype(v.dtype), v).reshape(batch, tokens, dim)
+        return nn.Dense(dim, dtype=self.dtype, name="proj")(mixed)
+
+
+def _timm(gamma1: str, gamma2: str) -> tuple:
+    return (
+        (r"stem", "patch_embed.proj"),
+        (r"(cls_token|pos_embed)", lambda name: name),
+        (r"block(\d+)/(norm1|norm2)", lambda i, layer: f"blocks.{i - 1}.{layer}"),
+        (r"block(\d+)/(qkv|proj)", lambda i, layer: f"blocks.{i - 1}.attn.{layer}"),
+        (r"block(\d+)/mlp(\d)", lambda i, layer: f"blocks.{i - 1}.mlp.fc{layer}"),
+        (r"block(\d+)/gamma1", lambda i: f"blocks.{i - 1}.{gamma1}"),
+        (r"block(\d+)/gamma2", lambda i: f"blocks.{i - 1}.{gamma2}"),
+        (r"norm", "norm"),
+        (r"fc", "head"),
+    )
+
+
+class VisionTransformer(nn.Module):
+    """Patches as tokens beside a class token, position embeddings, transformer blocks, LayerNorm, classifier.
+
+    Its initial weights are those of `init_variables`. Drop-path draws for each example and branch from keys that the
+    caller hands in; without them nothing else is random.
+
+    Attributes:
+      num_classes: width of the logits.
+      patch: pixels a side of a token; it divides the images' sides.
+      dim: of the tokens.
+      depth: number of blocks, at least 4.
+      heads: of the attention.
+      mlp_ratio: hidden width of the perceptrons in units of `dim`.
+      layer_scale: initial value of the vectors that multiply each branch (DeiT III), None for no such vectors.
+      class_position: whether the class token has a position embedding too; DeiT III gives it none.
+      drop_path: rate of the last block; it rises linearly from 0 in the first.
+      dtype: of the body; None takes that of parameters and images. Softmax and classifier are float32 at least.
+    """
+
+    num_classes: int
+    patch: int = 16
+    dim: int = 192
+    depth: int = 12
+    heads: int = 3
+    mlp_ratio: float = 4.0
+    layer_scale: float | None = None
+    class_position: bool = True
+    drop_path: float = 0.0
+    dtype: Any = None
+
+    TORCH_NAMES = {
+        "timm": _timm("ls1.gamma", "ls2.gamma"),
+        "deit": _timm("gamma_1", "gamma_2"),
+        "torchvision": (
+            (r"stem", "conv_proj"),
+            (r"cls_token", "class_token"),
+            (r"pos_embed", "encoder.pos_embedding"),
+            (r"block(\d+)/norm(\d)", lambda i, n: f"encoder.layers.encoder_layer_{i - 1}.ln_{n}"),
+            (r"block(\d+)/qkv", lambda i: f"encoder.layers.encoder_layer_{i - 1}.self_attention.in_proj_{{}}"),
+            (r"block(\d+)/proj", lambda i: f"encoder.layers.encoder_layer_{i - 1}.self_attention.out_proj"),
+            (r"block(\d+)/mlp(\d)", lambda i, n: f"encoder.layers.encoder_layer_{i - 1}.mlp.{3 * n - 3}"),
+            (r"block(\d+)/gamma(\d)", lambda i, n: f"encoder.layers.encoder_layer_{i - 1}.gamma_{n}"),
+            (r"norm", "encoder.ln"),
+            (r"fc", "heads.head"),
+        ),
+    }
+
+    @property
+    def INITIALIZERS(self) -> tuple:  # noqa: N802, a table as in the other networks
+        """timm's initial values."""
+        return (
+            (r"stem/(kernel|bias)", torch_linear),
+            (r"cls_token", normal_tiny),
+            (r"pos_embed", normal_002),
+            (r"(.*/)?norm\d?/scale", ones),
+            (r".*/kernel", normal_002),
+            (r".*/bias", zeros),
+            (r".*/gamma\d", lambda generator, shape, kernel: np.full(shape, self.layer_scale)),
+        )
+
+    def __post_init__(self):
+        if self.dim % self.heads:
+            raise UserError(f"vit: the {self.heads} heads must divide dim {self.dim}; choose another of the two.")
+        if self.depth < STAGES:
+            raise UserError(f"vit: depth must be at least {STAGES}, not {self.depth}.")
+        if not 0 <= self.drop_path < 1:
+            raise UserError(f"vit: drop_path must be in [0, 1), not {self.drop_path}.")
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, images: Array, train: bool = False, keys: Array | None = None) -> ModelOutput:
+        """Returns logits, token maps of four depths, and the class token.
+
+        Args:
+          images: [batch, height, width, channels], floating; the sides are multiples of `patch`, and those that the
+            position embeddings were made for.
+          train: leaves branches out, if `drop_path` is above 0.
+          keys: [batch] random keys, one an example, for that.
+
+        Returns:
+          logits [batch, classes]; features stem (the patches' embeddings) and stage1, ..., stage4 (after each quarter
+          of the blocks) [batch, height / patch, width / patch, dim]; pooled [batch, dim].
+
+        Raises:
+          UserError: images whose sides the patch does not divide, or no keys where branches are to be left out.
+        """
+        self._check(images, train, keys)
+        maps = self._patches(images)
+        x = self._tokens(maps)
+        rates = np.linspace(0, self.drop_path, self.depth) if train else np.zeros(self.depth)
+        ends = {math.ceil(self.depth * quarter / STAGES): quarter for quarter in range(1, STAGES + 1)}
+        features = {"stem": maps}
+        for i in range(1, self.depth + 1):
+            mlp_width, rate = int(self.dim * self.mlp_ratio), float(rates[i - 1])
+            scaled = self.layer_scale is not None
+            x = Block(self.heads, mlp_width, scaled, rate, i - 1, self.dtype, name=f"block{i}")(x, keys)
+            if i in ends:
+                features[f"stage{ends[i]}"] = x[:, 1:].reshape(maps.shape)
+        x = nn.LayerNorm(EPSILON, dtype=self.dtype, name="norm")(x)
+        pooled = x[:, 0].astype(jnp.promote_types(x.dtype, jnp.float32))
+        logits = nn.Dense(self.num_classes, name="fc")(pooled)
+        return ModelOutput(logits, features, pooled)
+
+    def _patches(self, images: Array) -> Array:
+        size = (self.patch, self.patch)
+        return nn.Conv(self.dim, size, strides=size, padding=0, dtype=self.dtype, name="stem")(images)
+
+    def _tokens(self, maps: Array) -> Array:
+        """Puts the class token first and adds the position embeddings."""
+        batch, patches = maps.shape[0], maps.shape[1] * maps.shape[2]
+        x = maps.reshape(batch, patches, self.dim)
+        class_token = self.param("cls_token", nn.initializers.zeros, (1, 1, self.dim)).astype(x.dtype)
+        class_token = jnp.broadcast_to(class_token, (batch, 1, self.dim))
+        positions = patches + 1 if self.class_position else patches
+        embedding = self.param("pos_embed", nn.initializers.zeros, (1, positions, self.dim)).astype(x.dtype)
+        if self.class_position:
+            return jnp.concatenate([class_token, x], axis=1) + embedding
+        return jnp.concatenate([class_token, x + embedding], axis=1)
+
+    def _check(self, images: Array, train: bool, keys: Array | None) -> None:
+        check_images(images, "a vit", least=self.patch)
+        if images.shape[1] % self.patch or images.shape[2] % self.patch:
+            raise UserError(
+                f"a vit with patches of {self.patch} needs images whose sides are multiples of it, not "
+                f"{images.shape}; see config.data.size."
+            )
+        if train and self.drop_path and keys is None:
+            raise UserError("a vit with drop_path needs `keys`, one random key an example, when train=True.")
+
+    def image_side(self, state: Mapping[str, np.ndarray]) -> int:
+        """Returns for which image size, assumed square, the positions of a PyTorch state dict were made."""
+        found = [state[name].shape[1] for name in POSITIONS if name in state]
+        patches = found[0] - self.class_position if found else 4
+        return self.patch * max(math.isqrt(patches), 1)
+
+    def preact_norms(self) -> dict[str, str]:
+        """Returns {}: there is no BatchNorm."""
+        return {}

@@ -12,7 +12,7 @@ from kdjax.config import TEACHER, defaults
 from kdjax.errors import UserError, nearest
 
 DATASETS = ("digits", "smoke", "cifar10", "cifar100")
-RESNETS = (
+NETWORKS = (
     "resnet8",
     "resnet14",
     "resnet20",
@@ -22,7 +22,23 @@ RESNETS = (
     "resnet110",
     "resnet8x4",
     "resnet32x4",
+    "resnet50_cifar",
+    "wrn_16_1",
+    "wrn_16_2",
+    "wrn_40_1",
+    "wrn_40_2",
+    "vgg8",
+    "vgg11",
+    "vgg13",
+    "vgg16",
+    "vgg19",
+    "mobilenetv2_half",
+    "shufflenetv1",
+    "shufflenetv2",
+    "densenet100",
+    "densenet100_bc",
 )
+SLOW_RATE = ("mobilenetv2_half", "shufflenetv1", "shufflenetv2")  # trained at 0.01 instead of 0.05
 
 
 class Setting(NamedTuple):
@@ -55,10 +71,10 @@ def parse(argument: str | None) -> Setting:
         return Setting(dataset, "mlp", "mlp")
     teacher, student = {0: ("resnet32x4", "resnet8x4"), 2: pair}.get(len(pair), (None, None))
     for name in (teacher, student):
-        if name not in RESNETS:
+        if name not in NETWORKS:
             raise UserError(
                 f"config argument '{argument}' should be '{dataset}' or '{dataset},TEACHER,STUDENT'."
-                f"{nearest(name, RESNETS)}"
+                f"{nearest(name, NETWORKS)}"
             )
     return Setting(dataset, teacher, student)
 
@@ -150,7 +166,7 @@ def _cifar(config: ConfigDict, dataset: str) -> None:
     config.data.validation = 0.0  # choose hyper-parameters with --config.data.validation=0.1
     config.epochs = 240
     config.batch_size = 64
-    config.optimizer.learning_rate = 0.05
+    config.optimizer.learning_rate = 0.01 if config.model.name in SLOW_RATE else 0.05
     config.optimizer.momentum = 0.9
     config.optimizer.weight_decay = 5e-4
     config.schedule.name = "step"

@@ -20,7 +20,13 @@ def one_line(done) -> str:
     return lines[0]
 
 
-@pytest.mark.parametrize("door", ["train_teacher", "train_student", "evaluate", "run_study", "bench"])
+@pytest.mark.parametrize(
+    "door",
+    [
+        *("train_teacher", "train_student", "evaluate", "run_study", "bench"),
+        *("import_torch", "export", "show_model"),
+    ],
+)
 def test_help_shows_kdjaxs_own_flags_without_jax(door, command):
     done = command(f"kdjax.{door}", "--help")
     assert done.returncode == 0 and "--store" in done.stdout and "--cpu_devices" in done.stdout
@@ -59,6 +65,15 @@ def test_help_shows_kdjaxs_own_flags_without_jax(door, command):
         ((*TEACHER, "--config.losses.softmax_mse.spce=logits"), "write it there first"),
         (("kdjax.evaluate",), "--run is missing"),
         (("kdjax.evaluate", "--run=nobody", "--store=nowhere"), "nobody"),
+        (("kdjax.import_torch",), "--file is missing"),
+        (("kdjax.import_torch", "--file=setup.py", "--model=resnet20"), "is no weight file"),
+        (("kdjax.import_torch", "--file=a.npz", "--model=resnet20", "--args=20"), "must be a mapping"),
+        (("kdjax.export", "--run=nobody", "--store=nowhere"), "nobody"),
+        (("kdjax.export", "--run=a", "--out=a.pth"), "must end in .safetensors"),
+        (
+            ("kdjax.show_model", "--config=configs/ce_teacher.py", "--config.model.features=('hiden1',)"),
+            "no feature 'hiden1' (config.model.features). Did you mean 'hidden1'",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(arguments, words, command):

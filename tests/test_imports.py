@@ -17,7 +17,7 @@ ROWS = [
     {"studies", "reporting"},
     {"cli", "bench"},
 ]
-DOORS = {"train_teacher", "train_student", "evaluate", "run_study"}
+DOORS = {"train_teacher", "train_student", "evaluate", "run_study", "import_torch", "export", "show_model"}
 
 
 def room_of(path: pathlib.Path, package: pathlib.Path) -> str:

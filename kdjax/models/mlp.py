@@ -30,6 +30,11 @@ class MLP(nn.Module):
     # Images are flattened as [height, width, channels] here and as [channels, height, width] by PyTorch.
     TORCH_NAMES = {"kdjax": ((r"(hidden\d+|fc)", lambda layer: layer),)}
 
+    @property
+    def STEM(self) -> str:  # noqa: N802, a constant in the other networks
+        """The first layer, whose weights tell the input's width."""
+        return "hidden1" if self.hidden else "fc"
+
     def __post_init__(self):
         widths = self.hidden
         if not isinstance(widths, tuple | list) or not all(isinstance(width, int) and width > 0 for width in widths):

@@ -102,6 +102,8 @@ def _input_shape(module: nn.Module, state: Mapping[str, np.ndarray]) -> tuple[in
     """Of images that the network would read: its stem tells the channels, its positions the size."""
     stem = f"{getattr(module, 'STEM', 'stem')}/kernel"
     stems = [name for rules in _dialects(module).values() if (name := _torch_name(rules, stem)) in state]
+    if stems and state[stems[0]].ndim == 2:
+        return 1, state[stems[0]].shape[1]  # of vectors
     channels = state[stems[0]].shape[1] if stems else 3
     side = module.image_side(state) if hasattr(module, "image_side") else 32
     return 1, side, side, channels

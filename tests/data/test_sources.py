@@ -111,7 +111,7 @@ def test_arrays_of_bytes_with_a_test_set(tmp_path):
     assert {name: len(rows) for name, rows in data.splits.items()} == {"train": 30, "validation": 10, "test": 7}
     np.testing.assert_array_equal(data.splits["test"], np.arange(40, 47))
     assert data.num_classes == 4
-    assert data.stored == (1 / 255, (0.5,), (0.5,), ("none", "crop", "crop_flip"), 0)
+    assert data.stored[:4] == (1 / 255, (0.5,), (0.5,), ("none", "crop", "crop_flip"))
 
 
 def test_arrays_units_and_classes_are_the_users_to_say(tmp_path):
@@ -127,7 +127,7 @@ def test_arrays_of_float_vectors_with_soft_labels_found_in_data_dir(tmp_path):
     soft = np.random.default_rng(0).dirichlet(np.ones(4), 40)
     npz(tmp_path, images=IMAGES.reshape(40, -1).astype(np.float64), labels=LABELS, soft=soft)
     data = load("arrays", tmp_path, args={"path": "own.npz"}, targets="soft")
-    assert data.images.dtype == np.float64 and data.stored == (1.0, (0.0,), (1.0,), ("none",))
+    assert data.images.dtype == np.float64 and data.stored[:4] == (1.0, (0.0,), (1.0,), ("none",))
     np.testing.assert_array_equal(data.soft, soft)
 
 
@@ -204,9 +204,9 @@ def test_sources_of_ones_own_from_any_folder(tmp_path, monkeypatch):
     (tmp_path / "own_source_module.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)
     plain = load("own_source_module:rows", args={"count": 60})
-    assert len(plain.labels) == 60 and plain.stored == (1 / 255, (0.5,), (0.5,), ("none", "crop", "crop_flip"))
+    assert len(plain.labels) == 60 and plain.stored[:4] == (1 / 255, (0.5,), (0.5,), ("none", "crop", "crop_flip"))
     full = load("own_source_module:source")
-    assert full.stored == (0.5, (0.25,), (0.5,), ("crop", "none")) and resolve_view(full, "") == "crop"
+    assert full.stored[:4] == (0.5, (0.25,), (0.5,), ("crop", "none")) and resolve_view(full, "") == "crop"
     refused("must return kdjax.data.Rows, not tuple", "own_source_module:wrong")
     refused("the only view of those is 'none'", "own_source_module:vectors")
     refused("RuntimeError: out of luck", "own_source_module:rows", args={"broken": True})

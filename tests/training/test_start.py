@@ -1,0 +1,104 @@
+"""Starting from another run's weights, training the head alone, and a slower body."""
+
+import jax
+import numpy as np
+import pytest
+from test_steps import run_steps
+
+from kdjax.errors import UserError
+from kdjax.store import Store
+from kdjax.training.loop import train
+from kdjax.training.plan import make_plan, resolve
+
+
+@pytest.fixture
+def own(config):
+    """A small convolutional network that learns from labels."""
+    config.teachers, config.losses = {}, {"cross_entropy": {"weight": 1.0}}
+    config.model.args = {"widths": (4, 4, 6, 8)}
+    config.epochs = 1
+    return config
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path)
+
+
+@pytest.fixture
+def trained(own, store, one_device):
+    """A finished run's name and its variables."""
+    train(own, store, name="origin", devices=one_device, show=False)
+    return store.find("origin").restore_variables("last")[0]
+
+
+def planned(config, store, one_device):
+    return make_plan(resolve(config), store, "", one_device).variables
+
+
+def test_all_weights_and_statistics_come_from_the_other_run(own, store, trained, one_device):
+    own.init_from = "origin"
+    jax.tree.map(np.testing.assert_array_equal, planned(own, store, one_device), trained)
+
+
+def test_a_head_of_another_shape_is_drawn_afresh(own, store, trained, one_device, image_file, tmp_path):
+    arrays = dict(np.load(image_file))
+    np.savez(tmp_path / "more.npz", **{name: array for name, array in arrays.items() if "soft" not in name})
+    own.data.args = {"path": str(tmp_path / "more.npz"), "num_classes": 6}
+    drawn = planned(own, store, one_device)
+    own.init_from = "origin"
+    started = planned(own, store, one_device)
+    np.testing.assert_array_equal(started["params"]["fc"]["kernel"], drawn["params"]["fc"]["kernel"])
+    assert started["params"]["fc"]["kernel"].shape == (8, 6)
+    del started["params"]["fc"], trained["params"]["fc"]
+    jax.tree.map(np.testing.assert_array_equal, started, trained)
+
+
+def test_another_network_is_refused_with_all_that_differs(own, store, trained, one_device):
+    own.init_from = "origin"
+    own.model.args = {"widths": (4, 4, 6, 9), "depth": 14}
+    with pytest.raises(UserError) as caught:
+        planned(own, store, one_device)
+    message = str(caught.value)
+    assert "missing there: " in message and "params/stage1_block2/conv1/kernel" in message
+    assert "of another shape: " in message and "params/stage3_block1/conv1/kernel" in message
+
+
+def test_a_run_that_is_not_there_and_a_head_that_is_not_there(own, store, one_device):
+    own.init_from = "orign"
+    with pytest.raises(UserError, match="orign"):
+        planned(own, store, one_device)
+    own.init_from, own.trainable, own.model.head = "", "head", "classifier"
+    with pytest.raises(UserError, match="no layer 'classifier'"):
+        planned(own, store, one_device)
+
+
+def test_with_the_head_alone_trained_the_body_stays_to_the_bit(own, store, trained, one_device):
+    own.init_from, own.trainable, own.optimizer.weight_decay = "origin", "head", 0.1
+    train(own, store, name="probe", devices=one_device, show=False)
+    probe = store.find("probe").restore_variables("last")[0]
+    assert np.abs(probe["params"].pop("fc")["kernel"] - trained["params"].pop("fc")["kernel"]).max() > 1e-3
+    jax.tree.map(np.testing.assert_array_equal, probe, trained)
+
+
+def test_the_body_moves_by_the_factor(own):
+    own.optimizer.momentum, own.optimizer.weight_decay = 0.0, 0.0
+
+    def moved(factor):
+        own.optimizer.body_factor = factor
+        return run_steps(own, 1, 1)[0].params
+
+    still, half, full = moved(0.0), moved(0.5), moved(1.0)
+    np.testing.assert_array_equal(half["fc"]["kernel"], full["fc"]["kernel"])
+    for layer in ("stem", "stem_bn"):
+        for leaf in still[layer]:
+            whole, part = full[layer][leaf] - still[layer][leaf], half[layer][leaf] - still[layer][leaf]
+            np.testing.assert_allclose(part, whole / 2, atol=1e-6)
+            assert np.abs(whole).max() > 1e-4
+
+
+def test_the_same_on_one_and_four_devices(own):
+    own.trainable = "head"
+    one, four = run_steps(own, 1, 3)[0], run_steps(own, 4, 3)[0]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), one.params, four.params)
+    jax.tree.map(np.testing.assert_array_equal, one.batch_stats, four.batch_stats)

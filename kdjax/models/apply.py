@@ -85,28 +85,27 @@ def _batch_statistics(axis_name: str | None, unbiased: bool, train: bool) -> Cal
         if not train or not _is_batch_norm_call(context):
             return call_next(*args, **kwargs)
         module = context.module
+        if axis_name is not None and module.axis_name is None:
+            # A module is frozen: its twin with the axis name, bound to the same variables, takes the call (and comes
+            # by here itself).
+            return module.clone(parent=module.scope, axis_name=axis_name)(*args, **kwargs)
         before = module.get_variable("batch_stats", "var") if unbiased else None
-        over = module.axis_name or axis_name
-        if over != module.axis_name:
-            # A module is frozen: its twin with the axis name, bound to the same variables, takes the call.
-            result = module.clone(parent=module.scope, axis_name=over)(*args, **kwargs)
-        else:
-            result = call_next(*args, **kwargs)
-        if before is not None:
-            _correct_variance(module, args[0], before, over)
+        result = call_next(*args, **kwargs)
+        if unbiased:
+            _correct_variance(module, args[0], before)
         return result
 
     return interceptor
 
 
-def _correct_variance(module: nn.BatchNorm, x: Array, before: Array, axis_name: str | None) -> None:
+def _correct_variance(module: nn.BatchNorm, x: Array, before: Array) -> None:
     """Turns the running variance m before + (1 - m) v that flax has just written into one of n / (n - 1) v."""
     after = module.get_variable("batch_stats", "var")
     if after is before:  # the layer ran on its running statistics
         return
     count = x.size // before.size
-    if axis_name is not None:
-        count = count * jax.lax.psum(1, axis_name)
+    if module.axis_name is not None:
+        count = count * jax.lax.psum(1, module.axis_name)
     kept = module.momentum * before
     module.put_variable("batch_stats", "var", kept + (after - kept) * (count / max(count - 1, 1)))
 

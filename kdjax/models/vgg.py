@@ -64,21 +64,25 @@ class VGG(nn.Module):
         """Returns logits, the features of the five blocks, and the mean over the last map.
 
         Args:
-          images: [batch, height, width, channels], floating, 8 pixels a side at least.
+          images: [batch, height, width, channels], floating, 8 pixels a side at least (16 where height is 64).
           train: normalises by the batch's statistics instead of the running ones.
 
         Returns:
           logits [batch, classes]; features stem, stage1, ..., stage4 [batch, height, width, channels] after ReLU and
           before the pooling, and each of them before its ReLU (stem_preact, ...); pooled [batch, channels].
+
+        Raises:
+          UserError: images of another rank, or so small that the pooling would leave nothing.
         """
-        check_images(images, "a vgg", least=8)
+        fourth_pool = images.shape[1:2] == (FOURTH_POOL,)
+        check_images(images, "a vgg", least=16 if fourth_pool else 8)
         x, features = images, {}
         for number, (convolutions, width) in enumerate(zip(BLOCKS[self.depth], self.widths, strict=True)):
             name = f"stage{number}" if number else "stem"
             preact = self._block(x, name, convolutions, width, train)
             x = nn.relu(preact)
             features |= {name: x, f"{name}_preact": preact}
-            if number < 3 or (number == 3 and images.shape[1] == FOURTH_POOL):
+            if number < 3 or (number == 3 and fourth_pool):
                 x = nn.max_pool(x, (2, 2), strides=(2, 2))
         pooled = spatial_mean(x)
         logits = nn.Dense(self.num_classes, name="fc")(pooled)

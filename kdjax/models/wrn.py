@@ -46,7 +46,7 @@ class WideResNet(nn.Module):
 
     Attributes:
       num_classes: width of the logits.
-      depth: layers with weights, 4 + 6 * blocks a stage: 16, 22, 28, 40.
+      depth: convolutions, the three shortcuts among them, 4 + 6 * blocks a stage: 16, 22, 28, 40.
       width: the widening factor k, at least 1.
       dtype: of the body; None takes that of parameters and images. Mean and classifier are float32 at least.
     """

@@ -162,3 +162,26 @@ def test_real_images_are_cropped_and_flipped_as_pil_does():
         flips += flip
     assert 60 < flips < 140
     np.testing.assert_allclose(seen, np.stack(expected), atol=1e-5)
+
+
+@pytest.mark.parametrize(("side", "size"), [((32, 32), 224), ((8, 12), 30), ((32, 32), 20)])
+def test_resizing_is_pillows_bicubic_up_to_ties_of_rounding(side, size):
+    from PIL import Image
+
+    images = np.random.default_rng(0).integers(0, 256, (3, *side, 3), np.uint8)
+    mine = np.asarray(jax.jit(lambda x: augment.resize(x, size))(images)).astype(int)
+    theirs = np.stack([np.asarray(Image.fromarray(image).resize((size, size), Image.BICUBIC)) for image in images])
+    difference = np.abs(mine - theirs)
+    assert difference.max() <= 1 and (difference > 0).mean() < 0.005
+
+
+def test_a_view_is_resized_last():
+    images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), np.uint8)
+    stored = Stored(1 / 255, (0.5,), (0.25,), ("crop",))
+    rows = np.arange(4, dtype=np.int32)
+    arguments = {"view": "crop", "train": True}
+    small = augment.render(images, rows, rows, 1, 2, stored=stored._replace(mean=(0.0,), std=(1.0,)), **arguments)
+    large = augment.render(images, rows, rows, 1, 2, stored=stored._replace(size=16), **arguments)
+    again = augment.resize(np.rint(np.asarray(small) * 255).astype(np.uint8), 16)
+    np.testing.assert_allclose(large, (np.asarray(again) / 255 - 0.5) / 0.25, rtol=1e-5, atol=1e-5)
+    assert large.shape == (4, 16, 16, 3)

@@ -272,3 +272,38 @@ def test_a_network_that_cannot_be_used_is_named_in_one_line(module, says):
     assert says in str(excinfo.value)
     assert type(module).__name__ in str(excinfo.value)
     assert "\n" not in str(excinfo.value)
+
+
+@pytest.mark.parametrize("devices", [1, DEVICES])
+def test_the_unbiased_running_variance_is_that_of_the_whole_batch(devices):
+    """PyTorch's: the old one times 0.9 plus 0.1 n / (n - 1) times the batch's, n the elements that were reduced."""
+    with jax.enable_x64(True):
+        images = np.random.default_rng(0).normal(size=(DEVICES * SHARE, 6, 6, 3))
+        variables = models.init_variables(SMALL_RESNET, images.shape, 0)
+
+        def run(shard):
+            _, stats = models.call(
+                SMALL_RESNET, variables, shard, train=True, axis_name="d" if devices > 1 else None, unbiased=True
+            )
+            return stats
+
+        shards = images.reshape(devices, -1, *images.shape[1:])
+        stats = jax.vmap(run, axis_name="d")(shards)
+        stem = nn.Conv(4, (3, 3), padding=1, use_bias=False).apply({"params": variables["params"]["stem"]}, images)
+        expected = 0.9 + 0.1 * np.asarray(stem).reshape(-1, 4).var(axis=0, ddof=1)
+        for row in stats["stem_bn"]["var"]:
+            np.testing.assert_allclose(row, expected, rtol=1e-10)
+        biased = models.call(SMALL_RESNET, variables, images, train=True)[1]
+        np.testing.assert_allclose(stats["stem_bn"]["mean"][0], biased["stem_bn"]["mean"], rtol=1e-10)
+
+
+def test_frozen_statistics_are_not_corrected():
+    class Frozen(nn.Module):
+        @nn.compact
+        def __call__(self, images, train=False):
+            return nn.BatchNorm(use_running_average=True)(images)
+
+    module, images = Frozen(), np.ones((4, 3), np.float32)
+    variables = module.init(jax.random.key(0), images)
+    _, stats = models.call(module, variables, images, train=True, unbiased=True)
+    jax.tree.map(np.testing.assert_array_equal, stats, variables["batch_stats"])

@@ -135,3 +135,24 @@ def test_what_cannot_be_initialised_is_said_in_one_line(module, says):
         models.init_variables(module, (1, 5), 0)
     assert says in str(excinfo.value)
     assert "\n" not in str(excinfo.value)
+
+
+def test_the_torch_scheme_draws_within_one_over_the_root_of_fan_in():
+    module = models.create_model("vgg8", 5, widths=(8, 8, 8, 8, 8))
+    variables = models.init_variables(module, (1, 32, 32, 3), 0, "torch")
+    kernel, bias = (variables["params"]["stage1_conv1"][leaf] for leaf in ("kernel", "bias"))
+    bound = 1 / np.sqrt(9 * 8)
+    for leaf in (kernel, bias):
+        assert np.abs(leaf).max() <= bound and np.abs(leaf).max() > 0.5 * bound
+    assert abs(kernel.std() - bound / np.sqrt(3)) < 0.1 * bound
+    np.testing.assert_array_equal(variables["params"]["stage1_bn1"]["scale"], 1)
+    np.testing.assert_array_equal(variables["params"]["stage1_bn1"]["bias"], 0)
+    token = models.create_model("deit_tiny", 5, patch=4, dim=12, depth=4)
+    assert 0 < models.init_variables(token, (1, 8, 8, 3), 0, "torch")["params"]["pos_embed"].std() < 0.03
+
+
+def test_the_flax_scheme_is_the_networks_own_init():
+    module = models.create_model("resnet8", 5, widths=(4, 4, 4, 4))
+    variables = models.init_variables(module, (1, 8, 8, 3), 3, "flax")
+    expected = jax.jit(module.init)(jax.random.key(3), np.zeros((1, 8, 8, 3), np.float32))
+    jax.tree.map(np.testing.assert_array_equal, variables, dict(expected))

@@ -1,7 +1,7 @@
 """Vision transformers (Dosovitskiy et al. 2021; DeiT, Touvron et al. 2021; DeiT III, Touvron et al. 2022)."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -69,8 +69,9 @@ class Block(nn.Module):
         batch, tokens, dim = x.shape
         qkv = nn.Dense(3 * dim, dtype=self.dtype, name="qkv")(x)
         q, k, v = jnp.moveaxis(qkv.reshape(batch, tokens, 3, self.heads, dim // self.heads), 2, 0)
-        scores = jnp.einsum("bqhd,bkhd->bhqk", q / math.sqrt(dim // self.heads), k)
-        scores = nn.softmax(scores.astype(jnp.promote_types(scores.dtype, jnp.float32)))
+        exact = jnp.promote_types(q.dtype, jnp.float32)
+        scores = jnp.einsum("bqhd,bkhd->bhqk", q / math.sqrt(dim // self.heads), k, preferred_element_type=exact)
+        scores = nn.softmax(scores)
         mixed = jnp.einsum("bhqk,bkhd->bqhd", scores.astype(v.dtype), v).reshape(batch, tokens, dim)
         return nn.Dense(dim, dtype=self.dtype, name="proj")(mixed)
 
@@ -86,6 +87,21 @@ def _timm(gamma1: str, gamma2: str) -> tuple:
         (r"block(\d+)/gamma2", lambda i: f"blocks.{i - 1}.{gamma2}"),
         (r"norm", "norm"),
         (r"fc", "head"),
+    )
+
+
+def _torchvision(mlp: Callable[[int], str]) -> tuple:
+    return (
+        (r"stem", "conv_proj"),
+        (r"cls_token", "class_token"),
+        (r"pos_embed", "encoder.pos_embedding"),
+        (r"block(\d+)/norm(\d)", lambda i, n: f"encoder.layers.encoder_layer_{i - 1}.ln_{n}"),
+        (r"block(\d+)/qkv", lambda i: f"encoder.layers.encoder_layer_{i - 1}.self_attention.in_proj_{{}}"),
+        (r"block(\d+)/proj", lambda i: f"encoder.layers.encoder_layer_{i - 1}.self_attention.out_proj"),
+        (r"block(\d+)/mlp(\d)", lambda i, n: f"encoder.layers.encoder_layer_{i - 1}.mlp.{mlp(n)}"),
+        (r"block(\d+)/gamma(\d)", lambda i, n: f"encoder.layers.encoder_layer_{i - 1}.gamma_{n}"),
+        (r"norm", "encoder.ln"),
+        (r"fc", "heads.head"),
     )
 
 
@@ -122,18 +138,8 @@ class VisionTransformer(nn.Module):
     TORCH_NAMES = {
         "timm": _timm("ls1.gamma", "ls2.gamma"),
         "deit": _timm("gamma_1", "gamma_2"),
-        "torchvision": (
-            (r"stem", "conv_proj"),
-            (r"cls_token", "class_token"),
-            (r"pos_embed", "encoder.pos_embedding"),
-            (r"block(\d+)/norm(\d)", lambda i, n: f"encoder.layers.encoder_layer_{i - 1}.ln_{n}"),
-            (r"block(\d+)/qkv", lambda i: f"encoder.layers.encoder_layer_{i - 1}.self_attention.in_proj_{{}}"),
-            (r"block(\d+)/proj", lambda i: f"encoder.layers.encoder_layer_{i - 1}.self_attention.out_proj"),
-            (r"block(\d+)/mlp(\d)", lambda i, n: f"encoder.layers.encoder_layer_{i - 1}.mlp.{3 * n - 3}"),
-            (r"block(\d+)/gamma(\d)", lambda i, n: f"encoder.layers.encoder_layer_{i - 1}.gamma_{n}"),
-            (r"norm", "encoder.ln"),
-            (r"fc", "heads.head"),
-        ),
+        "torchvision": _torchvision(lambda n: f"{3 * n - 3}"),
+        "torchvision_2022": _torchvision(lambda n: f"linear_{n}"),  # of the files that were released first
     }
 
     @property
@@ -150,6 +156,15 @@ class VisionTransformer(nn.Module):
         )
 
     def __post_init__(self):
+        for name in ("patch", "dim", "depth", "heads"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise UserError(f"vit: {name} must be a whole number of at least 1, not {value!r}.")
+        for name, value in (("mlp_ratio", self.mlp_ratio), ("layer_scale", self.layer_scale or 0.0)):
+            if not isinstance(value, int | float):
+                raise UserError(f"vit: {name} must be a number, not {value!r}.")
+        if self.mlp_ratio * self.dim < 1:
+            raise UserError(f"vit: mlp_ratio must be above 0, such as 4, not {self.mlp_ratio}.")
         if self.dim % self.heads:
             raise UserError(f"vit: the {self.heads} heads must divide dim {self.dim}; choose another of the two.")
         if self.depth < STAGES:
@@ -203,6 +218,11 @@ class VisionTransformer(nn.Module):
         class_token = self.param("cls_token", nn.initializers.zeros, (1, 1, self.dim)).astype(x.dtype)
         class_token = jnp.broadcast_to(class_token, (batch, 1, self.dim))
         positions = patches + 1 if self.class_position else patches
+        if (known := self.get_variable("params", "pos_embed")) is not None and known.shape[1] != positions:
+            raise UserError(
+                f"a vit with {known.shape[1]} position embeddings cannot read images of {patches} patches; "
+                "set config.data.size to the size that its weights were made for."
+            )
         embedding = self.param("pos_embed", nn.initializers.zeros, (1, positions, self.dim)).astype(x.dtype)
         if self.class_position:
             return jnp.concatenate([class_token, x], axis=1) + embedding
@@ -217,6 +237,8 @@ class VisionTransformer(nn.Module):
             )
         if train and self.drop_path and keys is None:
             raise UserError("a vit with drop_path needs `keys`, one random key an example, when train=True.")
+        if keys is not None and keys.shape[:1] != images.shape[:1]:
+            raise UserError(f"a vit needs one key an example, {images.shape[0]} of them, not {keys.shape}.")
 
     def image_side(self, state: Mapping[str, np.ndarray]) -> int:
         """Returns for which image size, assumed square, the positions of a PyTorch state dict were made."""

@@ -37,7 +37,8 @@ def import_weights(
       store: where the run goes.
       name: of the run; '' for 'imported/<model>-<stem of the file>'.
       args: what the network's constructor takes besides num_classes.
-      data: a data set to evaluate on, all of whose training images it was trained on; '' for none.
+      data: a data set whose training images it was trained on, all of them; it is evaluated on the test images. '' for
+        none.
       data_dir: where data sets that are not embedded lie.
       devices: of this process; all of them by default.
 
@@ -91,8 +92,8 @@ def _scores(module, variables, dataset: Dataset | None, config: ConfigDict, devi
         return {}
     devices = tuple(devices or jax.local_devices())
     batch_size = -(-config.eval_batch_size // len(devices)) * len(devices)
-    splits = [split for split in ("train", "validation", "test") if split in dataset.splits]
-    return {split: evaluate(module, variables, dataset, split, batch_size, devices) for split in splits}
+    split = "test" if "test" in dataset.splits else "train"
+    return {split: evaluate(module, variables, dataset, split, batch_size, devices)}
 
 
 def _write(run: Run, variables: dict, scores: dict) -> None:

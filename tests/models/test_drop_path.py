@@ -1,5 +1,6 @@
 """Drop-path: draws that belong to an example, whatever batch or device it is in."""
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from kdjax import models
 from kdjax.errors import UserError
 from kdjax.models.drop_path import drop_path
+from kdjax.models.vit import Block
 
 ARGS = {"patch": 4, "dim": 12, "depth": 4, "heads": 2}
 IMAGES = np.random.default_rng(0).normal(size=(6, 8, 8, 3)).astype(np.float32)
@@ -53,3 +55,19 @@ def test_nothing_is_dropped_in_evaluation_or_at_rate_zero():
 def test_training_without_keys_is_refused():
     with pytest.raises(UserError, match="needs `keys`"):
         logits(0.5, keys=None)
+    with pytest.raises(UserError, match="one key an example, 6 of them"):
+        logits(0.5, keys=KEYS[:1])
+
+
+def test_rates_rise_linearly_from_none_in_the_first_block():
+    """And every block has a number of its own, which its draws depend on."""
+    seen = []
+
+    def note(call_next, args, kwargs, context):
+        if isinstance(context.module, Block) and context.method_name == "__call__":
+            seen.append((context.module.number, context.module.drop_path))
+        return call_next(*args, **kwargs)
+
+    with nn.intercept_methods(note):
+        jax.eval_shape(lambda images: network(0.3).apply(VARIABLES, images, train=True, keys=KEYS), IMAGES)
+    np.testing.assert_allclose(sorted(set(seen)), [(0, 0.0), (1, 0.1), (2, 0.2), (3, 0.3)], atol=1e-12)

@@ -251,6 +251,10 @@ def test_pre_activations_come_from_the_norms_that_are_named(name):
         ("resnet18", {"depth": 20}, "depth must be one of 18"),
         ("densenet100", {"depth": 99}, "depth must be 4 \\+ 3 n"),
         ("deit_tiny", {"heads": 5}, "heads must divide"),
+        ("deit_tiny", {"heads": 0}, "heads must be a whole number"),
+        ("deit_tiny", {"depth": 4.5}, "depth must be a whole number"),
+        ("deit_tiny", {"mlp_ratio": "4"}, "mlp_ratio must be a number"),
+        ("deit_tiny", {"mlp_ratio": 0.0}, "mlp_ratio must be above 0"),
         ("deit_tiny", {"drop_path": 1.0}, "drop_path must be in"),
     ],
 )
@@ -270,3 +274,10 @@ def test_a_bad_field_is_answered_in_one_line(name, args, message):
 def test_images_that_do_not_suit_are_answered_in_one_line(name, shape, message):
     with pytest.raises(UserError, match=message):
         models.variable_shapes(models.create_model(name, 7), shape)
+
+
+def test_a_transformer_reads_images_of_the_size_of_its_positions_only():
+    module = models.create_model("deit_tiny", 7, patch=4, dim=12, depth=4)
+    variables = models.init_variables(module, (1, 16, 16, 3), 0)
+    with pytest.raises(UserError, match="17 position embeddings cannot read images of 4 patches"):
+        models.call(module, variables, np.zeros((2, 8, 8, 3), np.float32), train=False)

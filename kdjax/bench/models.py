@@ -32,6 +32,7 @@ def show(flag: Any) -> None:
         lookup(models.MODELS, name, "model")
     print(f"{machine()}; one device, batch {BATCH}, {SIZE}x{SIZE}, {CLASSES} classes, cross-entropy, SGD\n")
     rows = []
+    jax.config.update("jax_enable_compilation_cache", False)  # what is found there was not compiled
     for name in names:
         rows.append(row(flag.config, name, flag.rounds, flag.steps))
         print(" | ".join(map(str, rows[-1])), flush=True)

@@ -17,7 +17,7 @@ TEACHER = {
 }
 
 # Sections whose floats are values that a compiled step takes as arguments; all else is structure.
-TRACED = ("losses", "optimizer", "schedule", "teachers", "seed")
+TRACED = ("losses", "warmup", "optimizer", "schedule", "teachers", "seed")
 
 # Sections that may change under a run's name: they do not touch its numbers.
 OPERATIONAL = ("checkpoint",)
@@ -61,6 +61,12 @@ def defaults() -> ConfigDict:
     config.teachers = ConfigDict()  # name -> TEACHER
     config.losses = ConfigDict()  # name -> {'weight': ..., 'loss': ..., hyper-parameters}
 
+    config.warmup = ConfigDict()  # a phase before the epochs of training, for methods that begin with one
+    config.warmup.epochs = 0
+    config.warmup.losses = ConfigDict()  # name -> weight, of those in config.losses that count in it
+    config.warmup.trains = "all"  # 'all' | 'body': the student without its head | 'distiller': the losses' own parts
+    config.warmup.learning_rate = 0.0  # constant; 0: config.optimizer.learning_rate
+
     config.optimizer = ConfigDict()
     config.optimizer.name = "sgd"  # 'sgd' | 'adamw'
     config.optimizer.learning_rate = 0.05
@@ -101,6 +107,7 @@ def check(config: ConfigDict) -> None:
             raise UserError(f"config.losses.{name} must be a mapping with a 'weight', not {term!r}.")
     if not config.losses:
         raise UserError("config.losses is empty: name at least one, {'cross_entropy': {'weight': 1.0}}.")
+    _check_warmup(config)
     _check_values(config)
 
 
@@ -111,6 +118,7 @@ def _check_fields(config: ConfigDict, schema: ConfigDict, where: str) -> None:
         "config.schedule.args",
         "config.teachers",
         "config.losses",
+        "config.warmup.losses",
     )
     if free:
         return
@@ -148,6 +156,16 @@ def _check_teacher(name: str, teacher: ConfigDict) -> None:
         raise UserError(f"{where}.output must be 'softmax' or 'clipped_logits', not '{teacher.output}'.")
 
 
+def _check_warmup(config: ConfigDict) -> None:
+    for name, weight in config.warmup.losses.items():
+        if name not in config.losses:
+            raise UserError(f"config.warmup.losses has '{name}', config.losses has not.{nearest(name, config.losses)}")
+        if not isinstance(weight, int | float) or isinstance(weight, bool):
+            raise UserError(f"config.warmup.losses.{name} must be a number, its weight, not {weight!r}.")
+    if bool(config.warmup.epochs) != bool(config.warmup.losses):
+        raise UserError("config.warmup needs both epochs above 0 and losses, or neither.")
+
+
 def _check_values(config: ConfigDict) -> None:
     """Ranges are checked here, on the config, since inside a step the numbers are traced."""
     rules = {
@@ -157,6 +175,9 @@ def _check_values(config: ConfigDict) -> None:
         "eval_every": (config.eval_every >= 1, "at least 1"),
         "select": (config.select in ("validation", "last"), "'validation' or 'last'"),
         "data.validation": (0 <= config.data.validation < 1, "in [0, 1)"),
+        "warmup.epochs": (config.warmup.epochs >= 0, "at least 0"),
+        "warmup.trains": (config.warmup.trains in ("all", "body", "distiller"), "'all', 'body' or 'distiller'"),
+        "warmup.learning_rate": (config.warmup.learning_rate >= 0, "at least 0"),
         "trainable": (config.trainable in ("all", "head"), "'all' or 'head'"),
         "data.size": (config.data.size >= 0, "at least 0"),
         "data.targets": (config.data.targets in ("labels", "soft"), "'labels' or 'soft'"),

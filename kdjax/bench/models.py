@@ -16,7 +16,7 @@ from kdjax.data import Dataset
 from kdjax.data.dataset import Stored
 from kdjax.errors import lookup
 from kdjax.reporting.tables import markdown
-from kdjax.training import distillers, metrics, parallel, steps
+from kdjax.training import metrics, parallel, steps
 from kdjax.training import state as train_state
 from kdjax.training.evaluation import make_batches, resident
 from kdjax.training.plan import plan_with, resolve, traced
@@ -72,8 +72,7 @@ def _compile(config: ConfigDict) -> tuple[Callable[[], None], float]:
     """Returns a function that makes one update and waits for it, and the seconds that compiling it took."""
     devices = jax.local_devices()[:1]
     plan = plan_with(config, _generated(), {}, devices)
-    distiller = distillers.make_distiller(config.losses).init(config.seed)
-    state = train_state.create_state(plan.variables, distiller, traced(config))
+    state = train_state.create_state(plan.variables, plan.distiller, traced(config))
     sums = metrics.zeros(steps.train_metric_names(plan.spec))
     numbers, *carry = parallel.replicate((plan.numbers, state, sums), devices)
     fixed = steps.Fixed({}, resident(plan.dataset, devices), numbers)

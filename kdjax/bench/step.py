@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from kdjax import models
 from kdjax.data import load_dataset
 from kdjax.reporting.tables import markdown
-from kdjax.training import distillers, loop, metrics, parallel, steps
+from kdjax.training import loop, metrics, parallel, steps
 from kdjax.training import state as train_state
 from kdjax.training.evaluation import make_batches, resident
 from kdjax.training.manifest import versions
@@ -73,8 +73,7 @@ def _runner(config: ConfigDict, data_dir: str, devices, num_steps: int) -> Calla
     dataset = load_dataset(config.data, data_dir)
     teachers = {name: _fresh_teacher(config, fields, dataset) for name, fields in config.teachers.items()}
     plan = plan_with(config, dataset, teachers, devices)
-    distiller = distillers.make_distiller(config.losses).init(config.seed)
-    state = train_state.create_state(plan.variables, distiller, traced(config))
+    state = train_state.create_state(plan.variables, plan.distiller, traced(config))
     sums = metrics.zeros(steps.train_metric_names(plan.spec))
     chunk = min(loop.steps_a_dispatch(plan.variables, plan.spec.steps_per_epoch), num_steps)
     index = _indices(dataset.splits["train"], num_steps, config.batch_size)

@@ -9,10 +9,17 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from kdjax.errors import UserError, lookup, nearest
-from kdjax.models.apply import batch_norm_scope, call, check_features, feature_shapes
+from kdjax.models.apply import batch_norm_scope, batch_statistics, call, check_features, feature_shapes
 from kdjax.models.densenet import DenseNet
 from kdjax.models.describe import Description, describe
-from kdjax.models.initialize import SCHEMES, count_parameters, has_batch_norm, init_variables, variable_shapes
+from kdjax.models.initialize import (
+    SCHEMES,
+    count_parameters,
+    draw_variables,
+    has_batch_norm,
+    init_variables,
+    variable_shapes,
+)
 from kdjax.models.mlp import MLP
 from kdjax.models.mobilenet import MobileNetV1, MobileNetV2
 from kdjax.models.pick import Picked
@@ -31,11 +38,13 @@ __all__ = [
     "Picked",
     "SCHEMES",
     "batch_norm_scope",
+    "batch_statistics",
     "call",
     "check_features",
     "count_parameters",
     "create_model",
     "describe",
+    "draw_variables",
     "feature_shapes",
     "has_batch_norm",
     "init_variables",

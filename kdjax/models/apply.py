@@ -52,7 +52,7 @@ def call(
     mutable = [*(["batch_stats"] if train else []), *([INTERMEDIATES] if picked.features else [])]
     arguments = {**call_arguments(module, train, keys), "capture_intermediates": capture_filter(picked)}
     try:
-        with nn.intercept_methods(_batch_statistics(axis_name, unbiased, train)):
+        with nn.intercept_methods(batch_statistics(axis_name, unbiased, train)):
             result = module.apply(variables, images, rngs=rngs, mutable=mutable or False, **arguments)
     except errors.ModifyScopeVariableError as error:
         raise UserError(
@@ -77,9 +77,14 @@ def call_arguments(module: nn.Module, train: bool, keys: Array | None = None) ->
     return arguments | ({"keys": keys} if "keys" in parameters else {})
 
 
-def _batch_statistics(axis_name: str | None, unbiased: bool, train: bool) -> Callable:
-    """Makes an interceptor for `nn.intercept_methods`: hands `axis_name` to every BatchNorm that has none, and corrects
-    its running variance."""
+def batch_statistics(axis_name: str | None, unbiased: bool, train: bool) -> Callable:
+    """Makes an interceptor for `nn.intercept_methods` that settles what every flax BatchNorm inside takes and keeps.
+
+    Args:
+      axis_name: handed to each that names no axis itself.
+      unbiased: whether running variances are PyTorch's.
+      train: False leaves all as it is.
+    """
 
     def interceptor(call_next: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
         if not train or not _is_batch_norm_call(context):

@@ -96,9 +96,26 @@ def init_variables(module: nn.Module | Picked, input_shape: Shape, seed: int, sc
         images = np.zeros(input_shape, jax.dtypes.canonicalize_dtype(float))
         variables = jax.jit(init)(jax.random.key(seed), images)
         return _kept(module, jax.tree.map(np.asarray, variables))
-    shapes = variable_shapes(module, input_shape)
-    leaves = traverse_util.flatten_dict(shapes, sep="/")
-    drawn = {path: _draw(module, table, path, leaves, seed) for path in leaves}
+    return draw_variables(variable_shapes(module, input_shape), table, seed, type(module).__name__)
+
+
+def draw_variables(shapes: Mapping[str, Any], table: Sequence, seed: int, who: str) -> dict[str, Any]:
+    """Draws variables leaf by leaf, each by Philox(seed, crc32 of its path).
+
+    Args:
+      shapes: {'params': ..., 'batch_stats': ...}, leaves with a shape.
+      table: of (pattern of a leaf's path inside its collection, initializer) pairs; the first that matches draws.
+      seed: in [0, 2^32).
+      who: owns the table, for the message.
+
+    Returns:
+      NumPy arrays, float32, or float64 under jax_enable_x64.
+
+    Raises:
+      UserError: a leaf that no pattern matches.
+    """
+    leaves = traverse_util.flatten_dict(dict(shapes), sep="/")
+    drawn = {path: _draw(who, table, path, leaves, seed) for path in leaves}
     return {name: {} for name in COLLECTIONS} | traverse_util.unflatten_dict(drawn, sep="/")
 
 
@@ -117,7 +134,7 @@ def variable_shapes(module: nn.Module, input_shape: Shape) -> dict[str, Any]:
     return _kept(module, jax.eval_shape(init, jax.random.key(0), images))
 
 
-def _draw(module: nn.Module, table: Sequence, path: str, leaves: Mapping[str, Any], seed: int) -> np.ndarray:
+def _draw(who: str, table: Sequence, path: str, leaves: Mapping[str, Any], seed: int) -> np.ndarray:
     collection, _, within = path.partition("/")
     kernel = leaves.get(f"{path.rpartition('/')[0]}/kernel") if collection == "params" else None
     for pattern, initializer in table:
@@ -126,7 +143,7 @@ def _draw(module: nn.Module, table: Sequence, path: str, leaves: Mapping[str, An
             generator = np.random.Generator(np.random.Philox(key=key))
             values = initializer(generator, leaves[path].shape, kernel.shape if kernel is not None else None)
             return values.astype(jax.dtypes.canonicalize_dtype(np.float64))
-    raise UserError(f"{type(module).__name__}.INITIALIZERS has no pattern for the leaf '{within}': add one.")
+    raise UserError(f"{who}.INITIALIZERS has no pattern for the leaf '{within}': add one.")
 
 
 def _kept(module: nn.Module, variables: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,32 +1,45 @@
 """What turns a config's mapping of losses into one pure pair (init, apply)."""
 
+import dataclasses
+import functools
 import inspect
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 
-from kdjax import losses
+from kdjax import losses, models
 from kdjax.errors import UserError, lookup
+from kdjax.training.methods import map_of, margins_of, method_of, pair_stages
 from kdjax.training.schedules import resolve_arguments, resolve_weight
+from kdjax.types import ModelOutput
 
-# Arguments that the step passes to a loss, by name; everything else in a signature is a hyper-parameter.
-INPUTS = ("logits", "student_logits", "teacher_logits", "labels", "index", "mask", "axis_name")
+# Arguments that a loss may take by name; everything else in a signature is a hyper-parameter.
+FROM_BATCH = ("logits", "student_logits", "labels", "index", "mask", "axis_name")
 FROM_TEACHER = ("teacher_logits",)
+FROM_MAPS = ("student_features", "teacher_features", "margins")
+FROM_VECTORS = ("student_embeddings", "teacher_embeddings")
+FROM_ADAPTER = ("variances", "student_projections", "student_scores", "teacher_scores", "normalizers", "examples")
+INPUTS = FROM_BATCH + FROM_TEACHER + FROM_MAPS + FROM_VECTORS + FROM_ADAPTER
 # A term's own fields beside its hyper-parameters.
-FIELDS = ("loss", "weight", "teacher")
+FIELDS = ("loss", "weight", "teacher", "stages", "adapter")
 
 
 class Distiller(NamedTuple):
     """A pair of pure functions, as an optax transformation is.
 
     Attributes:
-      init: `(seed) -> {'params': ..., 'state': ...}`; params are optimised with the student, state is carried.
+      init: `(seed, make_inputs, context) -> {'params': ..., 'state': ...}`, NumPy arrays; `make_inputs` returns inputs
+        as for apply and is only traced, `context` tells of the data. Params are optimised with the student, state is
+        carried.
       apply: `(variables, inputs, terms) -> (values, state)`, values: name -> [batch] or [].
     """
 
-    init: Callable[[int], dict]
+    init: Callable[[int, Callable[[], Mapping], Any], dict]
     apply: Callable[[Mapping, Mapping, Mapping], tuple[dict, Any]]
 
 
@@ -34,28 +47,46 @@ def resolve_losses(terms: Mapping, teachers: Mapping) -> dict[str, dict]:
     """Checks `config.losses` against the functions' signatures and fills in every default.
 
     Args:
-      terms: name -> {'weight': ..., 'loss': ..., 'teacher': ..., hyper-parameters}.
+      terms: name -> {'weight': ..., 'loss': ..., 'teacher': ..., 'stages': ..., hyper-parameters}.
       teachers: `config.teachers`.
 
     Returns:
-      The same mapping with every field explicit, floats where the function wants floats.
+      The same mapping with every field explicit, floats where the function wants floats; hyper-parameters of the
+      loss's trainable part stand under 'adapter'.
 
     Raises:
       UserError: unknown loss, hyper-parameter or teacher, missing or out of range, a teacher that is needed and absent.
     """
-    resolved = {}
-    for key, term in terms.items():
-        where = f"config.losses.{key}"
-        name = term.get("loss", key)
-        function = lookup(losses.LOSSES, name, "loss")
-        given = {field: value for field, value in term.items() if field not in FIELDS}
-        hyper = resolve_arguments(function, given, f"{where} ({name})", skip=INPUTS)
-        for field, value in hyper.items():
-            _check_range(where, field, value)
-        _check_teacher(where, name, function, term.get("teacher", ""), teachers)
-        weight = resolve_weight(term["weight"], f"{where}.weight")
-        resolved[key] = {"loss": name, "weight": weight, "teacher": term.get("teacher", ""), **hyper}
-    return resolved
+    return {key: _resolve(key, term, teachers) for key, term in terms.items()}
+
+
+def _resolve(key: str, term: Mapping, teachers: Mapping) -> dict:
+    where = f"config.losses.{key}"
+    if "/" in key:
+        raise UserError(f"{where}: a loss's name cannot hold '/'.")
+    name = term.get("loss", key)
+    function = lookup(losses.LOSSES, name, "loss")
+    given = {field: value for field, value in term.items() if field not in FIELDS}
+    own = _adapter_fields(name)
+    adapter = {**own, **term.get("adapter", {}), **{field: given.pop(field) for field in own if field in given}}
+    hyper = resolve_arguments(function, given, f"{where} ({name})", skip=INPUTS)
+    for field, value in hyper.items():
+        _check_range(where, field, value)
+    _check_teacher(where, name, function, term.get("teacher", ""), teachers)
+    weight = resolve_weight(term["weight"], f"{where}.weight")
+    resolved = {"loss": name, "weight": weight, "teacher": term.get("teacher", ""), **hyper}
+    if _reads(function, FROM_MAPS):
+        resolved["stages"] = tuple(s if isinstance(s, str) else tuple(s) for s in term.get("stages", ()))
+    return {**resolved, "adapter": adapter} if adapter else resolved
+
+
+def _adapter_fields(loss: str) -> dict[str, Any]:
+    """The hyper-parameters of a loss's trainable part, with their defaults."""
+    adapter = method_of(loss).adapter
+    if adapter is None:
+        return {}
+    inherited = {"train", "warming_up", "parent", "name"}
+    return {field.name: field.default for field in dataclasses.fields(adapter) if field.name not in inherited}
 
 
 def _check_range(where: str, field: str, value: Any) -> None:
@@ -74,45 +105,169 @@ def _check_teacher(where: str, name: str, function: Callable, teacher: str, teac
         lookup(dict(teachers), teacher, f"teacher of {where}")
 
 
+def _reads(function: Callable, names: tuple[str, ...]) -> bool:
+    return any(name in names for name in inspect.signature(function).parameters)
+
+
 def reads_teacher(function: Callable) -> bool:
     """Whether a loss takes an argument that comes from a teacher."""
-    return any(name in FROM_TEACHER for name in inspect.signature(function).parameters)
+    return _reads(function, (*FROM_TEACHER, "teacher_features", "teacher_embeddings", *FROM_ADAPTER))
 
 
-def make_distiller(terms: Mapping) -> Distiller:
-    """Makes one Distiller of all terms; `terms` (resolved) gives the structure, its numbers are not read here."""
-    functions = {key: lookup(losses.LOSSES, term["loss"], "loss") for key, term in terms.items()}
+def reads_teacher_logits(function: Callable) -> bool:
+    """Whether a loss compares logits with a teacher's, so that their classes must agree."""
+    return _reads(function, FROM_TEACHER)
 
-    def init(seed: int) -> dict:
-        del seed  # the losses of this table carry nothing
-        return {"params": {}, "state": {}}
+
+def make_distiller(terms: Mapping, warming_up: bool = False) -> Distiller:
+    """Makes one Distiller of all terms; `terms` (resolved) gives the structure, its numbers are not read here.
+
+    Args:
+      terms: those of the phase; the adapters of all terms are initialised from all of them.
+      warming_up: whether this is the phase that some methods start with.
+    """
+
+    def init(seed: int, make_inputs: Callable[[], Mapping], context: Any = None) -> dict:
+        found = {"params": {}, "state": {}}
+        if all(method_of(term["loss"]).adapter is None for term in terms.values()):
+            return found
+        shapes = jax.eval_shape(functools.partial(_adapter_variables, terms, make_inputs))
+        for (key, name), collections in shapes.items():
+            adapter = _adapter(terms[key], warming_up)
+            variables = _draw_adapter(adapter, collections, f"{key}/{name}", seed, context)
+            found["params"].setdefault(key, {})[name] = variables.pop("params")
+            found["state"].setdefault(key, {})[name] = variables
+        return found
 
     def apply(variables, inputs, terms):
-        values = {key: _evaluate(functions[key], terms[key], inputs) for key in functions}
-        return values, variables["state"]
+        values, state = {}, dict(variables["state"])
+        for key, term in terms.items():
+            values[key], changed = _evaluate(key, term, variables, inputs, warming_up)
+            state |= {key: changed} if changed else {}
+        return values, state
 
     return Distiller(init, apply)
 
 
-def _evaluate(function: Callable, term: Mapping, inputs: Mapping) -> jax.Array:
-    """One term's value; one that reads teachers is the mean over them, by their weights."""
-    names = inspect.signature(function).parameters
-    hyper = {field: value for field, value in term.items() if field not in FIELDS}
-    shared = {name: inputs[name] for name in names if name in inputs}
+def _adapter(term: Mapping, warming_up: bool) -> nn.Module | None:
+    build = method_of(term["loss"]).adapter
+    return None if build is None else build(warming_up=warming_up, **term.get("adapter", {}))
+
+
+def _adapter_variables(terms: Mapping, make_inputs: Callable[[], Mapping]) -> dict[tuple[str, str], Any]:
+    """(term, teacher) -> variables of its adapter as flax makes them; called to learn their shapes alone."""
+    inputs, found = make_inputs(), {}
+    for key, term in terms.items():
+        adapter = _adapter(term, False)
+        for name, teacher in _teachers_of(term, inputs).items() if adapter is not None else ():
+            found[key, name] = adapter.init(jax.random.key(0), _offer(key, term, inputs, teacher))
+    return found
+
+
+def _draw_adapter(adapter: nn.Module, shapes: Mapping, path: str, seed: int, context: Any) -> dict:
+    """Draws an adapter's variables by (seed, path), as a network's; what it remembers it makes itself."""
+    kept = {name: shapes.get(name, {}) for name in ("params", "batch_stats")}
+    own_seed = (zlib.crc32(path.encode()) ^ seed) & 0xFFFFFFFF
+    drawn = models.draw_variables(kept, adapter.INITIALIZERS, own_seed, type(adapter).__name__)
+    return {**drawn, "memory": adapter.first_memory(own_seed, context)}
+
+
+def _teachers_of(term: Mapping, inputs: Mapping) -> dict[str, Mapping]:
+    """The teachers that a term reads: the named one, or all; none for a loss that reads no teacher."""
+    function = lookup(losses.LOSSES, term["loss"], "loss")
     if not reads_teacher(function):
-        return function(**shared, **hyper)
-    teachers = inputs["teachers"]
-    chosen = {term["teacher"]: teachers[term["teacher"]]} if term["teacher"] else teachers
+        return {}
+    return {term["teacher"]: inputs["teachers"][term["teacher"]]} if term["teacher"] else inputs["teachers"]
+
+
+def _evaluate(key: str, term: Mapping, variables: Mapping, inputs: Mapping, warming_up: bool) -> tuple[jax.Array, dict]:
+    """One term's value, the mean over its teachers by their weights, and the new states of its adapters."""
+    name = method_of(term["loss"]).warmup if warming_up else ""
+    function = lookup(losses.LOSSES, name or term["loss"], "loss")
+    names = inspect.signature(function).parameters
+    fields = {field: value for field, value in term.items() if field not in FIELDS and field in names}
+    chosen = _teachers_of(term, inputs)
+    if not chosen:
+        return function(**{name: inputs[name] for name in names if name in inputs}, **fields), {}
     total = sum(teacher["weight"] for teacher in chosen.values())
-    parts = [
-        teacher["weight"] / total * function(**shared, **_from_teacher(teacher, names), **hyper)
-        for teacher in chosen.values()
-    ]
-    return sum(parts[1:], parts[0])
+    parts, states = [], {}
+    for teacher_name, teacher in chosen.items():
+        offered = _offer(key, term, inputs, teacher)
+        adapter = _adapter(term, warming_up)
+        if adapter is not None:
+            own = {
+                "params": variables["params"][key][teacher_name],
+                **variables["state"][key][teacher_name],
+            }
+            changed, states[teacher_name] = _run_adapter(adapter, own, offered, inputs)
+            offered = {**offered, **changed}
+        offered = _gathered(offered, inputs["axis_name"], term)
+        value = function(**{name: offered[name] for name in names if name in offered}, **fields)
+        parts.append(teacher["weight"] / total * value)
+    return sum(parts[1:], parts[0]), states
 
 
-def _from_teacher(teacher: Mapping, names) -> dict:
-    return {f"teacher_{field}": value for field, value in teacher.items() if f"teacher_{field}" in names}
+def _run_adapter(adapter: nn.Module, variables: Mapping, offered: dict, inputs: Mapping) -> tuple[dict, dict]:
+    state = [name for name in variables if name != "params"]
+    interceptor = models.batch_statistics(inputs.get("sync"), inputs.get("unbiased", False), True)
+    with nn.intercept_methods(interceptor):
+        changed, updates = adapter.apply(variables, offered, mutable=state)
+    return changed, {name: updates.get(name, variables[name]) for name in state}
+
+
+def _offer(key: str, term: Mapping, inputs: Mapping, teacher: Mapping) -> dict[str, Any]:
+    """All arguments that a term may take, for one teacher."""
+    function = lookup(losses.LOSSES, term["loss"], "loss")
+    offered = {name: inputs[name] for name in (*FROM_BATCH, "epoch", "seed") if name in inputs}
+    offered["teacher_logits"] = teacher["logits"]
+    if _reads(function, FROM_MAPS):
+        offered |= _maps(f"config.losses.{key}", term, inputs["output"], teacher)
+    if _reads(function, FROM_VECTORS) or "student_scores" in inspect.signature(function).parameters:
+        sides = {"student_embeddings": inputs["output"], "teacher_embeddings": teacher["output"]}
+        offered |= {name: _vector(f"config.losses.{key}", term, name, output) for name, output in sides.items()}
+    return offered
+
+
+def _maps(where: str, term: Mapping, student: ModelOutput, teacher: Mapping) -> dict[str, Any]:
+    method, output = method_of(term["loss"]), teacher["output"]
+    pairs = pair_stages(term["stages"], method, student, output, where)
+    ours = tuple(map_of(student, name, method.preact == "both") for name, _ in pairs)
+    theirs = tuple(map_of(output, name, method.preact in ("both", "teacher")) for _, name in pairs)
+    if method.single and len(pairs) != 1:
+        raise UserError(f"{where}.stages: '{term['loss']}' compares one map, not {len(pairs)}.")
+    offered = {"student_features": ours[0], "teacher_features": theirs[0]} if method.single else {
+        "student_features": ours, "teacher_features": theirs}  # fmt: skip
+    if "margins" in inspect.signature(lookup(losses.LOSSES, term["loss"], "loss")).parameters:
+        offered["margins"] = margins_of(teacher["norms"], [name for _, name in pairs], where, losses.ofd_margins)
+    return offered
+
+
+def _vector(where: str, term: Mapping, name: str, output: ModelOutput):
+    if method_of(term["loss"]).embeddings == "last":
+        maps = [leaf for stage, leaf in output.features.items() if not stage.endswith("_preact")]
+        if maps:
+            return maps[-1]
+    if output.pooled is None:
+        side = name.partition("_")[0]
+        raise UserError(f"{where}: the {side} has no pooled vector; name one by config.model.pooled.")
+    return output.pooled
+
+
+def _gathered(offered: dict, axis_name: str | None, term: Mapping) -> dict:
+    """Embeddings of the global batch, the same on every device: losses on them compare examples with one another."""
+    if axis_name is None:
+        return offered
+    whole = {
+        name: lax.all_gather(value, axis_name, axis=0, tiled=True)
+        for name, value in offered.items()
+        if name in (*FROM_VECTORS, "student_projections") and value is not None
+    }
+    return {**offered, **whole}
+
+
+def kept_after_warmup(terms: Mapping) -> dict[str, tuple[str, ...]]:
+    """Term -> parts of its adapter that only the warm-up trains."""
+    return {key: method_of(term["loss"]).kept for key, term in terms.items() if method_of(term["loss"]).kept}
 
 
 def diagnostics(inputs: Mapping, terms: Mapping) -> dict[str, jax.Array]:

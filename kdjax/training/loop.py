@@ -14,7 +14,7 @@ from kdjax.config import default_run_name
 from kdjax.data import train_batches
 from kdjax.errors import RunError
 from kdjax.store import Run, Store
-from kdjax.training import distillers, metrics, parallel, steps
+from kdjax.training import metrics, parallel, steps
 from kdjax.training import state as train_state
 from kdjax.training.evaluation import evaluate, make_batches, resident
 from kdjax.training.plan import Plan, make_plan, manifest_of, resolve, traced
@@ -96,7 +96,7 @@ class Trainer:
         self.plan, self.run, self.stop, self.show, self.sink = plan, run, stop, show, sink
         self.config, self.devices = plan.config, plan.devices
         self.chunk = steps_a_dispatch(plan.variables, plan.spec.steps_per_epoch)
-        self.compiled = compiled(plan.spec, plan.devices)
+        self.epochs = plan.config.warmup.epochs + plan.config.epochs
         teachers = {name: teacher.variables for name, teacher in plan.teachers.items()}
         placed_teachers, numbers = parallel.replicate((teachers, plan.numbers), plan.devices)
         self.fixed = steps.Fixed(placed_teachers, resident(plan.dataset, plan.devices), numbers)
@@ -105,8 +105,7 @@ class Trainer:
 
     def _begin(self) -> None:
         """Sets state, sums and progress to the run's newest checkpoint, or to the start."""
-        distiller = distillers.make_distiller(self.config.losses).init(self.config.seed)
-        state = train_state.create_state(self.plan.variables, distiller, traced(self.config))
+        state = train_state.create_state(self.plan.variables, self.plan.distiller, traced(self.config))
         leaves, structure = jax.tree.flatten(metrics.zeros(steps.train_metric_names(self.plan.spec)))
         saved = {"train": state, "sums": leaves}
         self.progress = {"epoch": 0, "step_in_epoch": 0, "best": None}
@@ -118,9 +117,9 @@ class Trainer:
 
     def fit(self) -> dict:
         """Trains to the end, writes the result and returns it."""
-        shown = Progress(self.run.name, self.config.epochs, self.progress["epoch"], self.show)
+        shown = Progress(self.run.name, self.epochs, self.progress["epoch"], self.show)
         try:
-            while self.progress["epoch"] < self.config.epochs:
+            while self.progress["epoch"] < self.epochs:
                 row = self._epoch()
                 self.run.append_metrics(row)
                 shown.epoch(row)
@@ -137,13 +136,15 @@ class Trainer:
 
     def _epoch(self) -> dict:
         """Trains the rest of an epoch, evaluates, and returns its row."""
-        config, spec = self.config, self.plan.spec
+        config, spec = self.config, self._spec()
         epoch, first = self.progress["epoch"], self.progress["step_in_epoch"]
+        if epoch == config.warmup.epochs and not first:
+            self._forget_momentum()
         index = train_batches(self.plan.dataset.splits["train"], config.seed, epoch, config.batch_size)
         began = time.perf_counter()
         for start in range(first, spec.steps_per_epoch, self.chunk):
             chunk = index[start : start + self.chunk]
-            self._dispatch(chunk, epoch)
+            self._dispatch(spec, chunk, epoch)
             if self.stop.signum and start + len(chunk) < len(index):  # at its end the epoch is finished first
                 self._stop(start + len(chunk))
         sums = self._fetch_sums()
@@ -153,7 +154,7 @@ class Trainer:
         row = {
             "epoch": epoch + 1,
             "step": (epoch + 1) * spec.steps_per_epoch,
-            "learning_rate": self._rate(),
+            "learning_rate": self._rate(spec),
             "images_per_second": images / max(seconds, 1e-9),
             "train": metrics.means(sums.metrics),
             **self._evaluate(epoch + 1),
@@ -163,9 +164,19 @@ class Trainer:
         row["seconds"] = time.perf_counter() - began
         return row
 
-    def _dispatch(self, index: np.ndarray, epoch: int) -> None:
+    def _spec(self) -> steps.Spec:
+        """Of the phase that the next epoch belongs to."""
+        return self.plan.warmup if self.progress["epoch"] < self.config.warmup.epochs else self.plan.spec
+
+    def _forget_momentum(self) -> None:
+        """Training proper begins with a fresh optimizer, as it does without a warm-up."""
+        if self.plan.warmup is not None:
+            fresh = train_state.optimizer(traced(self.config), rate=0.0).init(self.state.trainable)
+            self.state = self.state.replace(opt_state=parallel.replicate(jax.device_get(fresh), self.devices))
+
+    def _dispatch(self, spec: steps.Spec, index: np.ndarray, epoch: int) -> None:
         batches = make_batches(index, np.ones(index.shape, bool), epoch, self.devices)
-        self.state, self.sums = self.compiled((self.state, self.sums), self.fixed, batches)
+        self.state, self.sums = compiled(spec, self.devices)((self.state, self.sums), self.fixed, batches)
 
     def _fetch_sums(self) -> metrics.Sums:
         """Waits for the device, once an epoch; a loss that was not finite ends the run before anything is saved."""
@@ -183,13 +194,13 @@ class Trainer:
     def _forget_sums(self) -> None:
         self.sums = parallel.replicate(metrics.zeros(steps.train_metric_names(self.plan.spec)), self.devices)
 
-    def _rate(self) -> float:
+    def _rate(self, spec: steps.Spec) -> float:
         """The learning rate of the epoch's last step."""
-        last = np.int32((self.progress["epoch"] + 1) * self.plan.spec.steps_per_epoch - 1)
-        return float(train_state.rate_at(last, traced(self.config), self.plan.spec.steps_per_epoch))
+        last = np.int32((self.progress["epoch"] + 1) * spec.steps_per_epoch - 1)
+        return float(steps.rate(last, traced(self.config), spec))
 
     def _evaluate(self, epoch: int) -> dict:
-        if epoch % self.config.eval_every and epoch != self.config.epochs:
+        if epoch % self.config.eval_every and epoch != self.epochs:
             return {}
         return {
             split: self._score(self.state, split)
@@ -208,6 +219,8 @@ class Trainer:
         best = self.progress["best"]
         if self.config.select != "validation" or "validation" not in row:
             return
+        if row["epoch"] <= self.config.warmup.epochs:
+            return
         if best is None or row["validation"]["accuracy"] > best["accuracy"]:
             found = {"epoch": row["epoch"], "step": row["step"], "accuracy": row["validation"]["accuracy"]}
             self.progress = {**self.progress, "best": found}
@@ -215,7 +228,7 @@ class Trainer:
 
     def _save_if_due(self) -> None:
         every, epoch = self.config.checkpoint.every_epochs, self.progress["epoch"]
-        if epoch == self.config.epochs or (every and epoch % every == 0):
+        if epoch == self.epochs or (every and epoch % every == 0):
             self._save()
         elif self.stop.signum:
             self._stop(0)
@@ -249,7 +262,7 @@ class Trainer:
     def _result(self) -> dict:
         """Scores the last and the best state on every split."""
         splits = [split for split in ("train", "validation", "test") if split in self.plan.dataset.splits]
-        step = {"epoch": self.config.epochs, "step": self._step()}
+        step = {"epoch": self.epochs, "step": self._step()}
         result = {"last": {**step, **{split: self._score(self.state, split) for split in splits}}}
         best = self.progress["best"]
         if best:

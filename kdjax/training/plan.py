@@ -28,9 +28,11 @@ class Plan(NamedTuple):
       config: resolved.
       dataset: loaded.
       teachers: name -> Teacher.
-      spec: what shapes the step.
+      spec: what shapes the step of training proper.
+      warmup: what shapes the step of the phase before it, None without one.
       numbers: what the step takes as values.
       variables: the network before the first step, on the host.
+      distiller: {'params', 'state'} of what the losses carry, before the first step, on the host.
       devices: of this process.
     """
 
@@ -38,8 +40,10 @@ class Plan(NamedTuple):
     dataset: Dataset
     teachers: dict
     spec: steps.Spec
+    warmup: steps.Spec | None
     numbers: dict
     variables: dict
+    distiller: dict
     devices: tuple
 
 
@@ -81,6 +85,10 @@ def plan_with(
         stored=dataset.stored,
         view=resolve_view(dataset, config.data.view),
         targets=config.data.targets,
+        phase="main",
+        terms=_main_terms(config),
+        first_epoch=config.warmup.epochs,
+        moves="all",
         steps_per_epoch=len(train_batches(dataset.splits["train"], config.seed, 0, config.batch_size)),
         sync_batch_norm=config.model.batch_norm == "global",
         unbiased_variance=config.model.running_variance == "unbiased",
@@ -92,7 +100,26 @@ def plan_with(
     check_head(config, variables)
     if origin:
         variables = start_from(variables, origin.variables, config.init_from, config.model.head)
-    return Plan(config, dataset, teachers, spec, _as_arrays(numbers), variables, tuple(devices))
+    numbers = _as_arrays(numbers)
+    warmup = spec._replace(phase="warmup", terms=tuple(config.warmup.losses), first_epoch=0, moves=config.warmup.trains)
+    distiller = _first_distiller(config, dataset, spec, variables, teachers, numbers)
+    phase = warmup if config.warmup.epochs else None
+    return Plan(config, dataset, teachers, spec, phase, numbers, variables, distiller, tuple(devices))
+
+
+def _main_terms(config: ConfigDict) -> tuple[str, ...]:
+    """All terms but those that belong to the warm-up alone: named there, and of no weight here."""
+    return tuple(key for key, term in config.losses.items() if key not in config.warmup.losses or term.weight != 0)
+
+
+def _first_distiller(
+    config: ConfigDict, dataset: Dataset, spec, variables: dict, teachers: dict, numbers: dict
+) -> dict:
+    def make_inputs():
+        taught = {name: teacher.variables for name, teacher in teachers.items()}
+        return steps.example_inputs(spec, variables, taught, numbers, dataset.input_shape)
+
+    return distillers.make_distiller(config.losses.to_dict()).init(config.seed, make_inputs, dataset)
 
 
 def traced(config: ConfigDict) -> dict:
@@ -103,6 +130,9 @@ def traced(config: ConfigDict) -> dict:
     sections["teachers"] = {
         name: {"weight": float(teacher["weight"])} for name, teacher in sections["teachers"].items()
     }
+    weights = {name: float(weight) for name, weight in sections["warmup"]["losses"].items()}
+    rate = float(sections["warmup"]["learning_rate"])
+    sections["warmup"] = {**sections["warmup"], "losses": weights, "learning_rate": rate}
     sections["optimizer"] = _floats_like_defaults(sections["optimizer"], schema.defaults().optimizer)
     sections["schedule"] = _floats_like_defaults(sections["schedule"], schema.defaults().schedule)
     return {**sections, "seed": np.uint32(config.seed), "epochs": config.epochs}

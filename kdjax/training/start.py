@@ -69,3 +69,11 @@ def scale_body(updates: Mapping[str, Any], head: str, factor: Any) -> dict[str, 
     """Returns an optimizer's updates with those of all parameters but the head's times `factor`."""
     scaled = jax.tree.map(lambda update: update * factor, {n: tree for n, tree in updates.items() if n != head})
     return {name: scaled.get(name, tree) for name, tree in updates.items()}
+
+
+def hold(teachers: Mapping[str, Any], parts: tuple[str, ...]) -> dict[str, Any]:
+    """Returns the updates of a term's adapters, by teacher, with those of the named parts at zero."""
+    return {
+        name: {part: jax.tree.map(jax.numpy.zeros_like, t) if part in parts else t for part, t in tree.items()}
+        for name, tree in teachers.items()
+    }

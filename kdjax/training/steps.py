@@ -1,5 +1,6 @@
 """Train and eval steps: per-device bodies that know an axis name and nothing of devices."""
 
+import functools
 import inspect
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -45,6 +46,10 @@ class Spec(NamedTuple):
       stored: how the data's stored values become network inputs.
       view: the augmentation.
       targets: 'labels' or 'soft'.
+      phase: 'main' or 'warmup', in which other terms count and other parts move.
+      terms: names of the losses of this phase.
+      first_epoch: that the phase begins with.
+      moves: what the phase trains: 'all', the student's 'body', or the 'distiller' alone.
       steps_per_epoch: full batches in an epoch.
       sync_batch_norm: whether batch statistics are those of the global batch.
       unbiased_variance: whether BatchNorm's running variance is PyTorch's.
@@ -59,6 +64,10 @@ class Spec(NamedTuple):
     stored: Any
     view: str
     targets: str
+    phase: str
+    terms: tuple[str, ...]
+    first_epoch: int
+    moves: str
     steps_per_epoch: int
     sync_batch_norm: bool
     unbiased_variance: bool
@@ -83,23 +92,27 @@ def train_step(state: TrainState, fixed: Fixed, batch: Batch, *, spec: Spec, axi
     config = join(spec.structure, fixed.numbers)
     images, labels, targets = _inputs(fixed, batch, config, spec)
     teachers = _run_teachers(fixed, images, config, spec)
-    distiller = distillers.make_distiller(config["losses"])
+    chosen = {key: config["losses"][key] for key in spec.terms}
+    distiller = distillers.make_distiller(chosen, warming_up=spec.phase == "warmup")
 
     def objective(trainable):
         output, batch_stats = _run_student(trainable["model"], state, images, batch, config, spec, axis_name)
         inputs = {
             "logits": output.logits, "student_logits": output.logits, "labels": targets, "index": batch.index,
-            "mask": batch.mask, "axis_name": axis_name, "teachers": teachers,
+            "mask": batch.mask, "axis_name": axis_name, "teachers": teachers, "output": output,
+            "epoch": batch.epoch, "seed": config["seed"], "unbiased": spec.unbiased_variance,
+            "sync": axis_name if spec.sync_batch_norm else None,
         }  # fmt: skip
         carried = {"params": trainable["distiller"], "state": state.distiller["state"]}
-        values, distiller_state = distiller.apply(carried, inputs, config["losses"])
+        values, distiller_state = distiller.apply(carried, inputs, chosen)
         terms = {key: _mean(key, value, batch, config, axis_name) for key, value in values.items()}
-        total = sum(schedules.weight(config["losses"][key]["weight"], batch.epoch) * terms[key] for key in terms)
+        total = sum(_weight(key, batch.epoch, config, spec) * terms[key] for key in terms)
         return total, (terms, inputs, batch_stats, distiller_state)
 
     (total, aux), gradients = jax.value_and_grad(objective, has_aux=True)(state.trainable)
     terms, inputs, batch_stats, distiller_state = aux
     total, terms, gradients, batch_stats = lax.pmean((total, terms, gradients, batch_stats), axis_name)
+    distiller_state = _agreed(distiller_state, axis_name)
     new_state = _update(state, gradients, batch_stats, distiller_state, config, spec)
     seen = _observe(total, terms, inputs, labels, batch, config, spec)
     bad = jnp.where(jnp.isfinite(total), metrics.NEVER, state.step).astype(jnp.int32)
@@ -123,8 +136,35 @@ def _run_teachers(fixed: Fixed, images, config: Mapping, spec: Spec) -> dict[str
         logits = lax.stop_gradient(output.logits)
         if output_space == "clipped_logits":  # the outputs themselves estimate probabilities
             logits = jnp.log(jnp.clip(logits, 1e-6, 1.0))
-        outputs[name] = {"logits": logits, "weight": config["teachers"][name]["weight"]}
+        outputs[name] = {
+            "logits": logits,
+            "weight": config["teachers"][name]["weight"],
+            "output": jax.tree.map(lax.stop_gradient, output),
+            "norms": _norms(model, fixed.teachers[name]),
+        }
     return outputs
+
+
+def _norms(model: nn.Module | models.Picked, variables: Mapping) -> dict[str, tuple]:
+    """Stage -> (scale, bias) of the BatchNorm before its ReLU, for a network that names them."""
+    module = model.module if isinstance(model, models.Picked) else model
+    paths = module.preact_norms() if hasattr(module, "preact_norms") else {}
+    norms = {}
+    for stage, path in paths.items():
+        layer = functools.reduce(lambda tree, part: tree[part], path.split("/"), variables["params"])
+        norms[stage] = layer["scale"], layer["bias"]
+    return norms
+
+
+def example_inputs(spec: Spec, variables: Mapping, teachers: Mapping, numbers: Mapping, input_shape: tuple) -> dict:
+    """Returns what losses are offered for two blank images: to be traced for its shapes."""
+    images, two = jnp.zeros((2, *input_shape)), jnp.zeros(2, jnp.int32)
+    config = join(spec.structure, numbers)
+    output, _ = models.call(spec.model, variables, images, train=False)
+    batch = {"logits": output.logits, "student_logits": output.logits, "labels": two, "index": two, "mask": two == 0}
+    taught = _run_teachers(Fixed(teachers, None, numbers), images, config, spec)
+    own = {"axis_name": None, "teachers": taught, "output": output, "epoch": two[0], "seed": config["seed"]}
+    return {**batch, **own}
 
 
 def _run_student(params, state: TrainState, images, batch: Batch, config: Mapping, spec: Spec, axis_name: str):
@@ -135,7 +175,7 @@ def _run_student(params, state: TrainState, images, batch: Batch, config: Mappin
         spec.model,
         {"params": params, "batch_stats": state.batch_stats},
         images,
-        train=spec.trainable == "all",
+        train=spec.trainable == "all" and spec.moves != "distiller",
         axis_name=axis_name if spec.sync_batch_norm else None,
         rngs={"dropout": _dropout_key(config["seed"], state.step, axis_name)},
         keys=_example_keys(config["seed"], batch),
@@ -155,6 +195,24 @@ def _dropout_key(seed, step, axis_name: str):
     key = jax.random.fold_in(jax.random.key(seed), 0xD809)  # apart from the keys of the views
     key = jax.random.fold_in(key, step)
     return jax.random.fold_in(key, lax.axis_index(axis_name))
+
+
+def _weight(key: str, epoch, config: Mapping, spec: Spec):
+    """A term's weight in this phase; schedules count epochs from the phase's first."""
+    weights = config["warmup"]["losses"] if spec.phase == "warmup" else None
+    weight = weights[key] if weights else config["losses"][key]["weight"]
+    return schedules.weight(weight, epoch - spec.first_epoch)
+
+
+def _agreed(distiller_state, axis_name: str):
+    """The state that all devices carry on: statistics as a mean over them; memories they have written alike."""
+    return {
+        key: {
+            name: {**state, "batch_stats": lax.pmean(state["batch_stats"], axis_name)}
+            for name, state in teachers.items()
+        }
+        for key, teachers in distiller_state.items()
+    }
 
 
 def _term_mask(key: str, batch: Batch, config: Mapping):
@@ -177,10 +235,9 @@ def _mean(key: str, value, batch: Batch, config: Mapping, axis_name: str):
 
 
 def _update(state: TrainState, gradients, batch_stats, distiller_state, config: Mapping, spec: Spec) -> TrainState:
-    rate = train_state.rate_at(state.step, config, spec.steps_per_epoch)
-    updates, opt_state = train_state.optimizer(config, rate).update(gradients, state.opt_state, state.trainable)
-    factor = 0.0 if spec.trainable == "head" else config["optimizer"]["body_factor"]
-    updates = {**updates, "model": start.scale_body(updates["model"], spec.head, factor)}
+    optimizer = train_state.optimizer(config, rate(state.step, config, spec))
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.trainable)
+    updates = _held(updates, config, spec)
     trainable = optax.apply_updates(state.trainable, updates)
     return TrainState(
         step=state.step + 1,
@@ -191,11 +248,38 @@ def _update(state: TrainState, gradients, batch_stats, distiller_state, config: 
     )
 
 
+def rate(step, config: Mapping, spec: Spec):
+    """The learning rate of a step: the schedule's, counted from the phase's first step; constant in the warm-up."""
+    if spec.phase == "warmup":
+        own = config["warmup"]["learning_rate"]
+        return jnp.where(own > 0, own, config["optimizer"]["learning_rate"])
+    return train_state.rate_at(step - spec.first_epoch * spec.steps_per_epoch, config, spec.steps_per_epoch)
+
+
+def _held(updates, config: Mapping, spec: Spec):
+    """An optimizer's updates without those of the parts that this phase does not train."""
+    model, distiller = updates["model"], updates["distiller"]
+    factor = 0.0 if spec.trainable == "head" else config["optimizer"]["body_factor"]
+    model = start.scale_body(model, spec.head, factor)
+    if spec.moves == "body":
+        model = {
+            name: jax.tree.map(jnp.zeros_like, tree) if name == spec.head else tree for name, tree in model.items()
+        }
+    elif spec.moves == "distiller":
+        model = jax.tree.map(jnp.zeros_like, model)
+    if spec.phase == "main":
+        for key, parts in distillers.kept_after_warmup(config["losses"]).items():
+            distiller = {**distiller, key: start.hold(distiller[key], parts)}
+    return {"model": model, "distiller": distiller}
+
+
 def _observe(total, terms: Mapping, inputs: Mapping, labels, batch: Batch, config: Mapping, spec: Spec):
     """This device's share of the metrics; scalars that all devices agree on count for the local examples."""
     local = jnp.sum(batch.mask).astype(total.dtype)
     values = {"loss": total, **{f"losses/{key}": value for key, value in terms.items()}}
     seen = {name: (value * local, local) for name, value in values.items()}
+    nothing = jnp.zeros_like(local)
+    seen |= {f"losses/{key}": (nothing, nothing) for key in config["losses"] if key not in terms}  # of other phases
     per_example = {"accuracy": metrics.accuracy(inputs["logits"], labels)}
     if spec.diagnostics:
         per_example |= distillers.diagnostics(inputs, config["losses"])

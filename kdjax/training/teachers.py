@@ -11,7 +11,7 @@ from kdjax import losses
 from kdjax.data import Dataset, load_dataset
 from kdjax.errors import UserError, lookup, nearest
 from kdjax.store import Store
-from kdjax.training.distillers import reads_teacher
+from kdjax.training.distillers import reads_teacher_logits
 from kdjax.training.networks import load_network
 
 
@@ -77,7 +77,7 @@ def _output_space(name: str, fields: Mapping, manifest: Mapping) -> str:
 def check_classes(terms: Mapping, teachers: Mapping[str, Teacher], num_classes: int) -> None:
     """Refuses a teacher with another class count where a loss reads its logits."""
     for key, term in terms.items():
-        if not reads_teacher(lookup(losses.LOSSES, term["loss"], "loss")):
+        if not reads_teacher_logits(lookup(losses.LOSSES, term["loss"], "loss")):
             continue
         for name in [term["teacher"]] if term["teacher"] else teachers:
             classes = teachers[name].num_classes

@@ -1,0 +1,298 @@
+"""The trainable parts that losses need between a network's maps and their own arguments: flax modules.
+
+An adapter takes the arguments that the networks offer a loss, by name, and returns those that the loss takes. Its
+parameters are optimised with the student, its statistics and memories are carried in the train state; neither is ever
+exported. They start as PyTorch's layers do, which the papers' code leaves them to.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kdjax import losses
+from kdjax.models.initialize import TORCH_INITIALIZERS, kaiming_normal_fan_out
+from kdjax.models.layers import batch_norm, conv1x1, conv3x3
+from kdjax.types import Array
+
+Arguments = Mapping[str, Any]
+
+
+class Adapter(nn.Module):
+    """What all adapters share.
+
+    Attributes:
+      train: whether batch statistics are used and kept.
+      warming_up: whether this is the phase that a method starts with.
+    """
+
+    train: bool = True
+    warming_up: bool = False
+
+    INITIALIZERS = TORCH_INITIALIZERS
+
+    def first_memory(self, seed: int, context: Any) -> dict[str, np.ndarray]:
+        """Returns what it remembers before the first step, {} for nothing; `context` tells of the data."""
+        del seed, context
+        return {}
+
+
+class Regressor(nn.Module):
+    """One convolution to the teacher's width and size, then BatchNorm and perhaps ReLU (FitNet, Romero et al. 2015).
+
+    Attributes:
+      shape: [batch, height, width, channels] of the teacher's map.
+      relu: whether it ends in one.
+      train: whether batch statistics are used.
+    """
+
+    shape: tuple[int, ...]
+    relu: bool
+    train: bool
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Returns [batch, teacher's height, teacher's width, teacher's channels].
+
+        Raises:
+          ValueError: a size of which the teacher's is neither half, nor double, nor at most as large.
+        """
+        (height, width), (to_height, to_width), channels = x.shape[1:3], self.shape[1:3], self.shape[3]
+        if height == 2 * to_height:
+            x = nn.Conv(channels, (3, 3), strides=2, padding=1, name="conv")(x)
+        elif 2 * height == to_height:  # padding 2 of the spread input is PyTorch's padding 1 of the output
+            x = nn.ConvTranspose(channels, (4, 4), strides=(2, 2), padding=((2, 2), (2, 2)), name="conv")(x)
+        elif height >= to_height and width >= to_width:
+            size = (1 + height - to_height, 1 + width - to_width)
+            x = nn.Conv(channels, size, padding="VALID", name="conv")(x)
+        else:
+            raise ValueError(f"no regressor leads from {list(x.shape)} to {list(self.shape)}: name another stage.")
+        x = batch_norm(None, self.train)(name="bn")(x)
+        return nn.relu(x) if self.relu else x
+
+
+class Hint(Adapter):
+    """Regresses the student's map to the teacher's (FitNet)."""
+
+    @nn.compact
+    def __call__(self, given: Arguments) -> dict:
+        """Returns the pair of maps, of one shape."""
+        student, teacher = given["student_features"], given["teacher_features"]
+        return {
+            "student_features": Regressor(teacher.shape, True, self.train, name="regressor")(student),
+            "teacher_features": teacher,
+        }
+
+
+class Connectors(Adapter):
+    """Regresses every map of which the shape differs from the teacher's, without a ReLU (AB, Heo et al. 2019)."""
+
+    @nn.compact
+    def __call__(self, given: Arguments) -> dict:
+        """Returns the pairs of maps, of one shape each."""
+        connected = []
+        for i, (student, teacher) in enumerate(zip(given["student_features"], given["teacher_features"], strict=True)):
+            same = student.shape == teacher.shape
+            regressor = Regressor(teacher.shape, False, self.train, name=f"connector{i + 1}")
+            connected.append(student if same else regressor(student))
+        return {"student_features": tuple(connected), "teacher_features": given["teacher_features"]}
+
+
+class WidthConnectors(Adapter):
+    """A 1x1 convolution and BatchNorm to the teacher's width; the teacher's map pooled to the student's size (OFD)."""
+
+    INITIALIZERS = ((r".*conv/kernel", kaiming_normal_fan_out), *TORCH_INITIALIZERS)
+
+    @nn.compact
+    def __call__(self, given: Arguments) -> dict:
+        """Returns the pairs of maps, of one shape each, and the margins."""
+        connected, pooled = [], []
+        for i, (student, teacher) in enumerate(zip(given["student_features"], given["teacher_features"], strict=True)):
+            x = conv1x1(teacher.shape[-1], name=f"connector{i + 1}_conv")(student)
+            connected.append(batch_norm(None, self.train)(name=f"connector{i + 1}_bn")(x))
+            pooled.append(losses.adaptive_avg_pool(teacher, student.shape[1:3]))
+        return {"student_features": tuple(connected), "teacher_features": tuple(pooled), "margins": given["margins"]}
+
+
+class Variational(Adapter):
+    """Predicts the teacher's maps by three 1x1 convolutions, with a variance a channel (VID, Ahn et al. 2019).
+
+    Attributes:
+      first_variance: where the variances start.
+      least_variance: below them all.
+    """
+
+    first_variance: float = 5.0
+    least_variance: float = 1e-5
+
+    @nn.compact
+    def __call__(self, given: Arguments) -> dict:
+        """Returns predicted means, the teacher's maps and variances, pooled to the smaller size of each pair."""
+        means, maps, variances = [], [], []
+        for i, (student, teacher) in enumerate(zip(given["student_features"], given["teacher_features"], strict=True)):
+            student, teacher = _same_size(student, teacher)
+            channels = teacher.shape[-1]
+            x = nn.relu(conv1x1(channels, name=f"regressor{i + 1}_conv1")(student))
+            x = nn.relu(conv1x1(channels, name=f"regressor{i + 1}_conv2")(x))
+            means.append(conv1x1(channels, name=f"regressor{i + 1}_conv3")(x))
+            maps.append(teacher)
+            first = math.log(math.expm1(self.first_variance - self.least_variance))
+            rho = self.param(f"rho{i + 1}", nn.initializers.constant(first), (channels,))
+            variances.append(jax.nn.softplus(rho) + self.least_variance)
+        return {
+            "student_features": tuple(means),
+            "teacher_features": tuple(maps),
+            "variances": tuple(variances),
+        }
+
+
+def _same_size(student: Array, teacher: Array) -> tuple[Array, Array]:
+    """Pools the larger map to the smaller one's size."""
+    if student.shape[1] > teacher.shape[1]:
+        return losses.adaptive_avg_pool(student, teacher.shape[1:3]), teacher
+    if student.shape[1] < teacher.shape[1]:
+        return student, losses.adaptive_avg_pool(teacher, student.shape[1:3])
+    return student, teacher
+
+
+class Encoder(nn.Module):
+    """Three 3x3 convolutions to `width` channels, each with LeakyReLU and perhaps BatchNorm before it (FT).
+
+    Attributes:
+      widths: channels after each convolution.
+      norm: whether there is a BatchNorm.
+      train: whether batch statistics are used.
+    """
+
+    widths: tuple[int, ...]
+    norm: bool
+    train: bool
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Returns [batch, height, width, last of widths]."""
+        for i, width in enumerate(self.widths, start=1):
+            x = conv3x3(width, use_bias=True, name=f"conv{i}")(x)
+            x = batch_norm(None, self.train)(name=f"bn{i}")(x) if self.norm else x
+            x = nn.leaky_relu(x, 0.1)
+        return x
+
+
+class Factors(Adapter):
+    """The teacher's paraphraser, trained in the warm-up and then kept, and the student's translator (Kim et al. 2018).
+
+    Attributes:
+      rate: of the teacher's channels, that a factor has.
+    """
+
+    rate: float = 0.5
+
+    @nn.compact
+    def __call__(self, given: Arguments) -> dict:
+        """Returns student's and teacher's factors; in the warm-up the teacher's map and what is made of its factor."""
+        student, teacher = given["student_features"], given["teacher_features"]
+        wide, narrow = teacher.shape[-1], int(teacher.shape[-1] * self.rate)
+        paraphraser = Encoder((wide, narrow, narrow), False, self.train, name="paraphraser")
+        # A transposed 3x3 convolution of stride 1 is a convolution: its kernel is the mirrored one.
+        decoder = Encoder((narrow, wide, wide), False, self.train, name="paraphraser_decoder")
+        translator = Encoder((student.shape[-1], narrow, narrow), True, self.train, name="translator")
+        factor, translated = paraphraser(teacher), translator(student)
+        restored = decoder(factor)
+        if self.warming_up:
+            return {"student_features": restored, "teacher_features": teacher}
+        return {"student_features": translated, "teacher_features": jax.lax.stop_gradient(factor)}
+
+
+class Fusion(nn.Module):
+    """ReviewKD's fusion by attention: a stage of the student with what comes from deeper ones (Chen et al. 2021).
+
+    Attributes:
+      middle: channels inside.
+      channels: of the teacher's map.
+      size: height and width of the teacher's map.
+      train: whether batch statistics are used.
+    """
+
+    middle: int
+    channels: int
+    size: tuple[int, int]
+    train: bool
+
+    @nn.compact
+    def __call__(self, x: Array, deeper: Array | None) -> tuple[Array, Array]:
+        """Returns the map to compare with the teacher's, and what the next shallower stage fuses."""
+        norm = batch_norm(None, self.train)
+        x = norm(name="bn1")(conv1x1(self.middle, name="conv1")(x))
+        if deeper is not None:
+            deeper = _nearest(deeper, x.shape[1:3])
+            weights = nn.sigmoid(nn.Conv(2, (1, 1), name="attention")(jnp.concatenate([x, deeper], axis=-1)))
+            x = x * weights[..., :1] + deeper * weights[..., 1:]
+        x = _nearest(x, self.size)
+        return norm(name="bn2")(conv3x3(self.channels, name="conv2")(x)), x
+
+
+def _nearest(x: Array, size: tuple[int, int]) -> Array:
+    """Resizes as PyTorch's mode 'nearest': output pixel i reads input pixel floor(i * input / output)."""
+    rows, columns = (np.arange(after) * before // after for before, after in zip(x.shape[1:3], size, strict=True))
+    return x if x.shape[1:3] == tuple(size) else x[:, rows][:, :, columns]
+
+
+def kaiming_uniform_1(generator: np.random.Generator, shape: Any, kernel: Any) -> np.ndarray:
+    """Draws uniformly within ±√(3 / fan_in): PyTorch's kaiming_uniform_ with a = 1."""
+    del kernel
+    bound = math.sqrt(3 / math.prod(shape[:-1]))
+    return generator.uniform(-bound, bound, shape)
+
+
+class Review(Adapter):
+    """Fuses the student's stages from the deepest to the shallowest; the pooled vectors are maps of one pixel."""
+
+    INITIALIZERS = ((r".*/conv\d/kernel", kaiming_uniform_1), *TORCH_INITIALIZERS)
+
+    @nn.compact
+    def __call__(self, given: Arguments) -> dict:
+        """Returns the fused maps, shallow to deep, each of its teacher's shape."""
+        pairs = list(zip(given["student_features"], given["teacher_features"], strict=True))
+        middle, deeper, fused = min(512, pairs[-1][0].shape[-1]), None, []
+        for i, (student, teacher) in reversed(list(enumerate(pairs))):
+            fusion = Fusion(middle, teacher.shape[-1], teacher.shape[1:3], self.train, name=f"fusion{i + 1}")
+            out, deeper = fusion(student, deeper)
+            fused.insert(0, out)
+        return {"student_features": tuple(fused), "teacher_features": given["teacher_features"]}
+
+
+class Embeddings(Adapter):
+    """A linear embedding of each side (CC, Peng et al. 2019).
+
+    Attributes:
+      dim: of the embeddings.
+    """
+
+    dim: int = 128
+
+    @nn.compact
+    def __call__(self, given: Arguments) -> dict:
+        """Returns the embeddings [batch, dim]."""
+        return {
+            side: nn.Dense(self.dim, name=side.partition("_")[0])(given[side])
+            for side in ("student_embeddings", "teacher_embeddings")
+        }
+
+
+class Projection(Adapter):
+    """A linear map of the student's vector to the teacher's width (ITRD, Miles et al. 2022)."""
+
+    @nn.compact
+    def __call__(self, given: Arguments) -> dict:
+        """Returns the vectors, and the student's projected; the mutual term reads the projection if widths differ."""
+        student, teacher = given["student_embeddings"], given["teacher_embeddings"]
+        projected = nn.Dense(teacher.shape[-1], name="projection")(student)
+        return {
+            "student_embeddings": student if student.shape == teacher.shape else projected,
+            "teacher_embeddings": teacher,
+            "student_projections": projected,
+        }

@@ -1,42 +1,34 @@
 """What the experiments share: the embedded digits, the CIFAR recipe of the papers, and a tiny set for smoke runs.
 
 A config's argument says which: `FILE` or `FILE:digits`, `FILE:smoke`, `FILE:cifar100` for the papers' default pair,
-`FILE:cifar100,resnet56,resnet20` for another pair of teacher and student; `cifar10` likewise.
+`FILE:cifar100,resnet56,resnet20` for another pair of teacher and student; `cifar10`, `imagenet` and `digits` likewise.
 """
 
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
+from configs import published
 from kdjax.config import TEACHER, defaults
 from kdjax.errors import UserError, nearest
 
-DATASETS = ("digits", "smoke", "cifar10", "cifar100")
+# data set -> (teacher, student) where the argument names none
+DEFAULT_PAIRS = {
+    "digits": ("mlp", "mlp"),
+    "smoke": ("mlp", "mlp"),
+    "cifar10": ("resnet32x4", "resnet8x4"),
+    "cifar100": ("resnet32x4", "resnet8x4"),
+    "imagenet": ("resnet34", "resnet18"),
+}
+DATASETS = tuple(DEFAULT_PAIRS)
 NETWORKS = (
-    "resnet8",
-    "resnet14",
-    "resnet20",
-    "resnet32",
-    "resnet44",
-    "resnet56",
-    "resnet110",
-    "resnet8x4",
-    "resnet32x4",
-    "resnet50_cifar",
-    "wrn_16_1",
-    "wrn_16_2",
-    "wrn_40_1",
-    "wrn_40_2",
-    "vgg8",
-    "vgg11",
-    "vgg13",
-    "vgg16",
-    "vgg19",
-    "mobilenetv2_half",
-    "shufflenetv1",
-    "shufflenetv2",
-    "densenet100",
-    "densenet100_bc",
+    *("resnet8", "resnet14", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet8x4", "resnet32x4"),
+    *("resnet50_cifar", "wrn_16_1", "wrn_16_2", "wrn_40_1", "wrn_40_2", "vgg8", "vgg11", "vgg13", "vgg16", "vgg19"),
+    *("mobilenetv2_half", "shufflenetv1", "shufflenetv2", "densenet100", "densenet100_bc"),
+)
+IMAGENET_NETWORKS = (
+    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "mobilenetv1"),
+    *("deit_tiny", "deit3_small", "vit_b32"),
 )
 SLOW_RATE = ("mobilenetv2_half", "shufflenetv1", "shufflenetv2")  # trained at 0.01 instead of 0.05
 
@@ -49,15 +41,6 @@ class Setting(NamedTuple):
     student: str
 
 
-# (teacher, student): (TTM gamma, beta), (WTTM gamma, beta); Zheng & Yang 2024, Tables 8 to 10.
-PAIRS = {
-    ("resnet56", "resnet20"): ((0.3, 7.0), (0.3, 1.5)),
-    ("resnet110", "resnet20"): ((0.2, 8.0), (0.2, 2.0)),
-    ("resnet110", "resnet32"): ((0.1, 33.0), (0.1, 1.5)),
-    ("resnet32x4", "resnet8x4"): ((0.1, 100.0), (0.1, 3.0)),
-}
-
-
 def parse(argument: str | None) -> Setting:
     """Reads a config's argument; refuses one that it does not know."""
     dataset, *pair = (argument or "digits").split(",")
@@ -65,16 +48,15 @@ def parse(argument: str | None) -> Setting:
         raise UserError(
             f"config argument '{argument}' begins with none of {', '.join(DATASETS)}.{nearest(dataset, DATASETS)}"
         )
-    if not dataset.startswith("cifar"):
-        if pair:
-            raise UserError(f"config argument '{argument}': '{dataset}' takes no pair of networks.")
-        return Setting(dataset, "mlp", "mlp")
-    teacher, student = {0: ("resnet32x4", "resnet8x4"), 2: pair}.get(len(pair), (None, None))
+    if dataset == "smoke" and pair:
+        raise UserError(f"config argument '{argument}': '{dataset}' takes no pair of networks.")
+    default, networks = DEFAULT_PAIRS[dataset], IMAGENET_NETWORKS if dataset == "imagenet" else NETWORKS
+    teacher, student = {0: default, 2: pair}.get(len(pair), (None, None))
     for name in (teacher, student):
-        if name not in NETWORKS:
+        if name not in (*networks, *default):
             raise UserError(
                 f"config argument '{argument}' should be '{dataset}' or '{dataset},TEACHER,STUDENT'."
-                f"{nearest(name, NETWORKS)}"
+                f"{nearest(name, networks)}"
             )
     return Setting(dataset, teacher, student)
 
@@ -99,18 +81,24 @@ def student(argument: str | None) -> ConfigDict:
 
 def mse_teacher_run(argument: str | None) -> dict:
     """Returns the field of `config.teachers` for the run that configs/mse_teacher.py makes with the same argument."""
+    return teacher_run(argument, "mse")
+
+
+def teacher_run(argument: str | None, kind: str) -> dict:
+    """Returns the field of `config.teachers` for the run of configs/KIND_teacher.py, 'ce' or 'mse', and its command."""
     setting = parse(argument)
     dataset, smoke = ("gaussian", "-smoke") if setting.dataset == "smoke" else (setting.dataset, "")
-    run = f"{dataset}/{setting.teacher}-mse{smoke}-s0"
+    run = f"{dataset}/{setting.teacher}-{kind}{smoke}-s0"
     suffix = f":{argument}" if argument else ""
-    made_by = f"python -m kdjax.train_teacher --config=configs/mse_teacher.py{suffix} --run={run}"
+    made_by = f"python -m kdjax.train_teacher --config=configs/{kind}_teacher.py{suffix} --run={run}"
     return {**TEACHER, "run": run, "made_by": made_by}
 
 
 def pair(argument: str | None) -> tuple[tuple[float, float], tuple[float, float]] | None:
     """Returns ((TTM gamma, beta), (WTTM gamma, beta)) of the papers for the argument's pair, or None."""
     setting = parse(argument)
-    return PAIRS.get((setting.teacher, setting.student))
+    rows = [published.of_pair(row, setting.teacher, setting.student) for row in (published.TTM, published.WTTM)]
+    return None if None in rows else tuple(rows)
 
 
 def label_weight(argument: str | None) -> float:
@@ -131,9 +119,8 @@ def name(short: str, argument: str | None) -> str:
 def _common(setting: Setting, model: str) -> ConfigDict:
     config = defaults()
     config.model.name = model
-    {"digits": _digits, "smoke": _smoke, "cifar10": _cifar, "cifar100": _cifar}[setting.dataset](
-        config, setting.dataset
-    )
+    recipes = {"digits": _digits, "smoke": _smoke, "cifar10": _cifar, "cifar100": _cifar, "imagenet": _imagenet}
+    recipes[setting.dataset](config, setting.dataset)
     return config
 
 
@@ -171,3 +158,17 @@ def _cifar(config: ConfigDict, dataset: str) -> None:
     config.optimizer.weight_decay = 5e-4
     config.schedule.name = "step"
     config.schedule.milestones = (150, 180, 210)
+
+
+def _imagenet(config: ConfigDict, dataset: str) -> None:
+    """The recipe of mdistiller at batch 256 (its KD and DKD take twice batch and rate)."""
+    del dataset
+    config.data.name = "tfds:imagenet2012"
+    config.data.validation = 0.0
+    config.epochs = 100
+    config.batch_size = 256
+    config.optimizer.learning_rate = 0.1
+    config.optimizer.momentum = 0.9
+    config.optimizer.weight_decay = 1e-4
+    config.schedule.name = "step"
+    config.schedule.milestones = (30, 60, 90)

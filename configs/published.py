@@ -1,8 +1,8 @@
 """What the papers print: CIFAR-100 and ImageNet test accuracies, and the weights that their tables were made with.
 
-Accuracies: Zheng & Yang 2024, Tables 1 to 5, 11 and 12, which repeat the rows of Tian et al. 2020 (RepDistiller) and others;
-means of 5 runs for pairs of one architecture, of 3 for the others. Weights of TTM and WTTM: its Tables 8 to 10; where its
-rows run together the assignment is an inference, checked against two commands of its README. DKD's: mdistiller.
+Accuracies: Zheng & Yang 2024, Tables 1 to 5, 11 and 12, which repeat the rows of Tian et al. 2020 (RepDistiller);
+means of 5 runs for pairs of one architecture, of 3 for the others. TTM and WTTM: its Tables 8 to 10; where their
+rows run together the assignment is an inference, checked against two commands of its README. DKD: mdistiller.
 """
 
 # The 13 pairs in the order of the tables' columns: (teacher, student).

@@ -20,7 +20,7 @@ TEACHER = {
 TRACED = ("losses", "warmup", "optimizer", "schedule", "teachers", "seed")
 
 # Sections that may change under a run's name: they do not touch its numbers.
-OPERATIONAL = ("checkpoint",)
+OPERATIONAL = ("checkpoint", "published")
 
 
 def defaults() -> ConfigDict:
@@ -85,6 +85,8 @@ def defaults() -> ConfigDict:
     config.schedule.warmup_epochs = 0
     config.schedule.args = ConfigDict()  # what a schedule of your own takes
 
+    config.published = ConfigDict()  # what a paper prints for this run: accuracy (%), teacher, alone, protocol, source
+
     config.checkpoint = ConfigDict()
     config.checkpoint.every_epochs = 10  # and at the end; 0: at the end only
     return config
@@ -119,6 +121,7 @@ def _check_fields(config: ConfigDict, schema: ConfigDict, where: str) -> None:
         "config.teachers",
         "config.losses",
         "config.warmup.losses",
+        "config.published",
     )
     if free:
         return

@@ -5,7 +5,9 @@ import pytest
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags  # noqa: F401  (what a door parses configs with)
 
+from configs import published, student
 from kdjax.config import check, default_run_name
+from kdjax.errors import UserError
 from kdjax.store import Store
 from kdjax.studies.cross import make_jobs, run_jobs
 from kdjax.training.loop import train
@@ -22,8 +24,8 @@ def get(name: str, argument: str | None) -> ConfigDict:
 
 
 def test_no_config_is_forgotten(root):
-    names = {path.stem for path in (root / "configs").glob("*.py")} - {"common"}
-    assert names == {*TEACHERS, *STUDENTS}
+    names = {path.stem for path in (root / "configs").glob("*.py")} - {"common", "published"}
+    assert names == {*TEACHERS, *STUDENTS, "student"}
 
 
 @pytest.mark.parametrize("name", TEACHERS + STUDENTS)
@@ -50,6 +52,44 @@ def test_weights_of_the_papers_pairs():
     assert get("ttm_student", "cifar100").losses.ttm.to_dict() == {"weight": 100.0, "gamma": 0.1}
     assert get("wttm_student", "cifar100,resnet56,resnet20").losses.wttm.weight == 1.5
     assert get("kd_student", "cifar100").losses.cross_entropy.weight == 0.1
+
+
+@pytest.mark.parametrize("method", student.METHODS)
+def test_every_method_of_every_pair_passes_the_schema(method):
+    for dataset, pairs in (("cifar100", published.PAIRS), ("imagenet", published.IMAGENET_PAIRS)):
+        for pair in pairs:
+            config = get("student", ",".join([method, *pair, dataset]))
+            resolve(config)
+            slow = pair[1] in ("mobilenetv2_half", "shufflenetv1", "shufflenetv2")
+            assert config.optimizer.learning_rate == {"cifar100": 0.01 if slow else 0.05, "imagenet": 0.1}[dataset]
+            assert (config.teachers == {}) == (method == "alone")
+    resolve(get("student", method))
+
+
+def test_published_numbers_and_weights_stand_in_the_config():
+    config = get("student", "wttm_crd,resnet32x4,resnet8x4")
+    assert config.published.accuracy == 76.65 and config.published.teacher == 79.42
+    assert config.losses.wttm.to_dict() == {"weight": 4.0, "gamma": 0.2, "normalize": "none"}
+    assert get("student", "dkd,vgg13,vgg8").losses.dkd.beta == 6.0
+    assert get("student", "itrd,resnet50_cifar,vgg8").losses.itrd.mutual_weight == 0.0
+    assert get("student", "wttm,resnet50,mobilenetv1,imagenet").losses.wttm.to_dict()["gamma"] == 0.7
+    for rows in published.ACCURACY.values():
+        assert len(rows) == len(published.PAIRS)
+    for rows in published.IMAGENET_ACCURACY.values():
+        assert len(rows) == len(published.IMAGENET_PAIRS)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("wtm,resnet8,resnet8", "Did you mean 'ttm'|Did you mean 'wttm'"),
+        ("kd,resnet8", "should be METHOD"),
+        ("kd,resnet8,resnet9", "Did you mean 'resnet"),
+    ],
+)
+def test_a_wrong_argument_is_named(argument, message):
+    with pytest.raises(UserError, match=message):
+        get("student", argument)
 
 
 def test_every_smoke_config_trains(tmp_path, one_device):

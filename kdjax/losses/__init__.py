@@ -1,14 +1,50 @@
-"""Losses: pure functions of arrays, never reduced. The mean, the mask and the weight belong to the training step.
+"""Losses: pure functions of arrays. The mean, the mask and the weight belong to the training step.
 
     from kdjax import losses
     losses.wttm(student_logits, teacher_logits, gamma=0.1).mean()
 
-Every loss returns `[batch]`, computed in log space in the precision of its inputs, float32 at least. Labels are
-integers `[batch]` or probabilities `[batch, classes]`. Hyper-parameters are keyword-only; their ranges are in RANGES.
+Losses on logits return `[batch]`, never reduced, computed in log space; those on maps, embeddings and memories return
+the scalar of their papers' code. All in the precision of their inputs, float32 at least. Labels are integers
+`[batch]`, for losses on the student alone also probabilities `[batch, classes]`. Hyper-parameters are keyword-only;
+their ranges are in RANGES.
 """
 
 from kdjax.losses._checks import RANGES, check_range
-from kdjax.losses.logits import kd, power_transform, renyi_entropy, student_renyi, ttm, wttm
+from kdjax.losses._maps import adaptive_avg_pool
+from kdjax.losses.contrastive import contrast_loss, contrast_scores, crd, first_normalizer
+from kdjax.losses.decoupled import dist, dkd, nkd
+from kdjax.losses.features import (
+    activation_boundary,
+    attention,
+    factor_transfer,
+    fsp,
+    hint,
+    nst,
+    ofd,
+    ofd_margins,
+    paraphrase,
+    review,
+    vid,
+)
+from kdjax.losses.logits import (
+    kd,
+    power_transform,
+    renyi_entropy,
+    standardize_logits,
+    student_renyi,
+    ttm,
+    wttm,
+)
+from kdjax.losses.relations import (
+    correlation,
+    itrd,
+    itrd_correlation,
+    itrd_mutual,
+    pkt,
+    rkd,
+    similarity,
+)
+from kdjax.losses.singular import svd
 from kdjax.losses.supervised import confidence_penalty, cross_entropy, softmax_mse, tolerant, top_score_difference
 
 LOSSES = {
@@ -21,6 +57,41 @@ LOSSES = {
     "ttm": ttm,
     "wttm": wttm,
     "student_renyi": student_renyi,
+    "dkd": dkd,
+    "dist": dist,
+    "nkd": nkd,
+    "hint": hint,
+    "attention": attention,
+    "nst": nst,
+    "fsp": fsp,
+    "factor_transfer": factor_transfer,
+    "paraphrase": paraphrase,
+    "activation_boundary": activation_boundary,
+    "vid": vid,
+    "svd": svd,
+    "review": review,
+    "ofd": ofd,
+    "similarity": similarity,
+    "correlation": correlation,
+    "rkd": rkd,
+    "pkt": pkt,
+    "itrd": itrd,
+    "crd": crd,
 }
 
-__all__ = ["LOSSES", "RANGES", "check_range", "power_transform", "renyi_entropy", *LOSSES]
+__all__ = [
+    "LOSSES",
+    "RANGES",
+    "adaptive_avg_pool",
+    "check_range",
+    "contrast_loss",
+    "contrast_scores",
+    "first_normalizer",
+    "itrd_correlation",
+    "itrd_mutual",
+    "ofd_margins",
+    "power_transform",
+    "renyi_entropy",
+    "standardize_logits",
+    *LOSSES,
+]

@@ -14,13 +14,14 @@ from jax import Array, lax
 from kdjax.losses._checks import as_logit_pair, as_logits, as_mask, check_range, expectation
 
 
-def kd(student_logits: Array, teacher_logits: Array, *, temperature: float = 4.0) -> Array:
+def kd(student_logits: Array, teacher_logits: Array, *, temperature: float = 4.0, standardize: bool = False) -> Array:
     """Knowledge distillation, T^2 KL(p_T || q_T), both sides softened (Hinton et al., 2015).
 
     Args:
       student_logits: [batch, classes].
       teacher_logits: [batch, classes].
       temperature: T, above 0. The factor T^2 keeps the size of the gradient, T (q_T - p_T).
+      standardize: whether both sides' logits are standardised first (see `standardize_logits`).
 
     Returns:
       [batch] in nats.
@@ -29,11 +30,11 @@ def kd(student_logits: Array, teacher_logits: Array, *, temperature: float = 4.0
       ValueError: the shapes differ, or the temperature is out of range.
     """
     check_range("temperature", temperature)
-    student, teacher = as_logit_pair(student_logits, teacher_logits)
+    student, teacher = standardized(*as_logit_pair(student_logits, teacher_logits), standardize)
     return temperature**2 * _kl(jax.nn.log_softmax(teacher / temperature), jax.nn.log_softmax(student / temperature))
 
 
-def ttm(student_logits: Array, teacher_logits: Array, *, gamma: float) -> Array:
+def ttm(student_logits: Array, teacher_logits: Array, *, gamma: float, standardize: bool = False) -> Array:
     """Transformed teacher matching, KL(p^gamma / U || q): the student is not softened (Zheng & Yang, 2024).
 
     With T = 1 / gamma it is KD and a Rényi entropy: ttm = kd / T - (T - 1) H_{1/T}(q) + (T - 1) H(p_T). Its gradient is
@@ -43,6 +44,7 @@ def ttm(student_logits: Array, teacher_logits: Array, *, gamma: float) -> Array:
       student_logits: [batch, classes].
       teacher_logits: [batch, classes].
       gamma: above 0, the power of the transform; 1 / temperature.
+      standardize: whether both sides' logits are standardised first.
 
     Returns:
       [batch] in nats.
@@ -50,7 +52,7 @@ def ttm(student_logits: Array, teacher_logits: Array, *, gamma: float) -> Array:
     Raises:
       ValueError: the shapes differ, or gamma is out of range.
     """
-    student, teacher = as_logit_pair(student_logits, teacher_logits)
+    student, teacher = standardized(*as_logit_pair(student_logits, teacher_logits), standardize)
     return _kl(power_transform(teacher, gamma), jax.nn.log_softmax(student))
 
 
@@ -60,6 +62,7 @@ def wttm(
     *,
     gamma: float,
     normalize: str = "none",
+    standardize: bool = False,
     mask: Array | None = None,
     axis_name: str | None = None,
 ) -> Array:
@@ -74,6 +77,7 @@ def wttm(
       gamma: above 0, the power of the transform; 1 / temperature.
       normalize: 'none' is the paper's; 'batch_mean' divides U by its mean over the batch, which leaves the weighting of
         the examples and takes away the scale of the loss.
+      standardize: whether both sides' logits are standardised first.
       mask: [batch], the examples whose U counts in that mean; None for all. Values are returned for all of them.
       axis_name: of the devices that share the batch, where the mean is over all of them. Its `psum` is a sum over
         devices of what each holds: do not differentiate the teacher through it.
@@ -85,7 +89,7 @@ def wttm(
       ValueError: the shapes do not fit, or gamma or normalize is out of range.
     """
     check_range("normalize", normalize)
-    student, teacher = as_logit_pair(student_logits, teacher_logits)
+    student, teacher = standardized(*as_logit_pair(student_logits, teacher_logits), standardize)
     mask = as_mask(mask, student)
     divergence = ttm(student, teacher, gamma=gamma)
     weight = jnp.exp(jax.nn.logsumexp(gamma * jax.nn.log_softmax(teacher), axis=-1))
@@ -111,6 +115,33 @@ def student_renyi(student_logits: Array, *, order: float) -> Array:
       ValueError: student_logits are not [batch, classes], or the order is out of range.
     """
     return renyi_entropy(as_logits(student_logits, "student_logits"), order)
+
+
+def standardize_logits(logits: Array) -> Array:
+    """Z-scores of each row, (z - mean) / (deviation + 1e-7), deviation unbiased (Sun et al., CVPR 2024, eq. 16).
+
+    What is left has neither the scale nor the shift of the logits, so the temperature acts alike on all examples.
+
+    Args:
+      logits: [batch, classes], two classes at least.
+
+    Returns:
+      [batch, classes]; zeros for a constant row.
+
+    Raises:
+      ValueError: logits are not [batch, classes].
+    """
+    logits = as_logits(logits)
+    centred = logits - jnp.mean(logits, axis=-1, keepdims=True)
+    variance = jnp.sum(centred**2, axis=-1, keepdims=True) / max(logits.shape[-1] - 1, 1)
+    positive = variance > 0
+    deviation = jnp.where(positive, jnp.sqrt(jnp.where(positive, variance, 1.0)), 0.0)
+    return jnp.where(positive, centred / (deviation + 1e-7), 0.0)
+
+
+def standardized(student: Array, teacher: Array, standardize: bool) -> tuple[Array, Array]:
+    """Returns both sides' logits, standardised if asked."""
+    return (standardize_logits(student), standardize_logits(teacher)) if standardize else (student, teacher)
 
 
 def power_transform(logits: Array, gamma: float) -> Array:

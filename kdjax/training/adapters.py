@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdjax import losses
+from kdjax.losses._maps import same_size
 from kdjax.models.initialize import TORCH_INITIALIZERS, kaiming_normal_fan_out
 from kdjax.models.layers import batch_norm, conv1x1, conv3x3
 from kdjax.types import Array
@@ -129,34 +130,30 @@ class Variational(Adapter):
     first_variance: float = 5.0
     least_variance: float = 1e-5
 
+    @property
+    def INITIALIZERS(self) -> tuple:  # noqa: N802, a table as in the other adapters
+        """PyTorch's, and the variances at their first value."""
+        first = math.log(math.expm1(self.first_variance - self.least_variance))
+        return ((r"rho\d+", lambda generator, shape, kernel: np.full(shape, first)), *TORCH_INITIALIZERS)
+
     @nn.compact
     def __call__(self, given: Arguments) -> dict:
         """Returns predicted means, the teacher's maps and variances, pooled to the smaller size of each pair."""
         means, maps, variances = [], [], []
         for i, (student, teacher) in enumerate(zip(given["student_features"], given["teacher_features"], strict=True)):
-            student, teacher = _same_size(student, teacher)
+            student, teacher = same_size(student, teacher)
             channels = teacher.shape[-1]
             x = nn.relu(conv1x1(channels, name=f"regressor{i + 1}_conv1")(student))
             x = nn.relu(conv1x1(channels, name=f"regressor{i + 1}_conv2")(x))
             means.append(conv1x1(channels, name=f"regressor{i + 1}_conv3")(x))
             maps.append(teacher)
-            first = math.log(math.expm1(self.first_variance - self.least_variance))
-            rho = self.param(f"rho{i + 1}", nn.initializers.constant(first), (channels,))
+            rho = self.param(f"rho{i + 1}", nn.initializers.zeros, (channels,))
             variances.append(jax.nn.softplus(rho) + self.least_variance)
         return {
             "student_features": tuple(means),
             "teacher_features": tuple(maps),
             "variances": tuple(variances),
         }
-
-
-def _same_size(student: Array, teacher: Array) -> tuple[Array, Array]:
-    """Pools the larger map to the smaller one's size."""
-    if student.shape[1] > teacher.shape[1]:
-        return losses.adaptive_avg_pool(student, teacher.shape[1:3]), teacher
-    if student.shape[1] < teacher.shape[1]:
-        return student, losses.adaptive_avg_pool(teacher, student.shape[1:3])
-    return student, teacher
 
 
 class Encoder(nn.Module):

@@ -68,7 +68,7 @@ def _resolve(key: str, term: Mapping, teachers: Mapping) -> dict:
     function = lookup(losses.LOSSES, name, "loss")
     given = {field: value for field, value in term.items() if field not in FIELDS}
     own = _adapter_fields(name)
-    adapter = {**own, **term.get("adapter", {}), **{field: given.pop(field) for field in own if field in given}}
+    adapter = {**own, **dict(term.get("adapter", {})), **{field: given.pop(field) for field in own if field in given}}
     hyper = resolve_arguments(function, given, f"{where} ({name})", skip=INPUTS)
     for field, value in hyper.items():
         _check_range(where, field, value)
@@ -151,7 +151,7 @@ def make_distiller(terms: Mapping, warming_up: bool = False) -> Distiller:
 
 def _adapter(term: Mapping, warming_up: bool) -> nn.Module | None:
     build = method_of(term["loss"]).adapter
-    return None if build is None else build(warming_up=warming_up, **term.get("adapter", {}))
+    return None if build is None else build(warming_up=warming_up, **dict(term.get("adapter", ())))
 
 
 def _adapter_variables(terms: Mapping, make_inputs: Callable[[], Mapping]) -> dict[tuple[str, str], Any]:
@@ -218,7 +218,7 @@ def _run_adapter(adapter: nn.Module, variables: Mapping, offered: dict, inputs: 
 def _offer(key: str, term: Mapping, inputs: Mapping, teacher: Mapping) -> dict[str, Any]:
     """All arguments that a term may take, for one teacher."""
     function = lookup(losses.LOSSES, term["loss"], "loss")
-    offered = {name: inputs[name] for name in (*FROM_BATCH, "epoch", "seed") if name in inputs}
+    offered = {name: inputs[name] for name in (*FROM_BATCH, "classes", "epoch", "seed") if name in inputs}
     offered["teacher_logits"] = teacher["logits"]
     if _reads(function, FROM_MAPS):
         offered |= _maps(f"config.losses.{key}", term, inputs["output"], teacher)
@@ -265,9 +265,12 @@ def _gathered(offered: dict, axis_name: str | None, term: Mapping) -> dict:
     return {**offered, **whole}
 
 
-def kept_after_warmup(terms: Mapping) -> dict[str, tuple[str, ...]]:
-    """Term -> parts of its adapter that only the warm-up trains."""
-    return {key: method_of(term["loss"]).kept for key, term in terms.items() if method_of(term["loss"]).kept}
+def trained_parts(term: Mapping, parts: Mapping, phase: str) -> set[str]:
+    """Which parts of a term's adapter a phase trains: those of the warm-up in it, and all others afterwards."""
+    kept = set(method_of(term["loss"]).kept)
+    if not kept:
+        return set(parts)
+    return kept if phase == "warmup" else set(parts) - kept
 
 
 def diagnostics(inputs: Mapping, terms: Mapping) -> dict[str, jax.Array]:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from kdjax.errors import UserError, nearest
 from kdjax.training import adapters
+from kdjax.training.contrast import Contrast
 from kdjax.types import ModelOutput
 
 PREACT = "_preact"  # ends the name of a map before its ReLU
@@ -78,6 +79,7 @@ METHODS = {
     "similarity": Method(embeddings="last"),
     "correlation": Method(adapter=adapters.Embeddings),
     "itrd": Method(adapter=adapters.Projection),
+    "crd": Method(adapter=Contrast),
 }
 
 

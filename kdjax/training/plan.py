@@ -130,6 +130,11 @@ def traced(config: ConfigDict) -> dict:
     sections["teachers"] = {
         name: {"weight": float(teacher["weight"])} for name, teacher in sections["teachers"].items()
     }
+    # What shapes a loss's trainable part is structure, floats and all.
+    sections["losses"] = {
+        key: {**term, "adapter": tuple(sorted(term["adapter"].items()))} if "adapter" in term else term
+        for key, term in sections["losses"].items()
+    }
     weights = {name: float(weight) for name, weight in sections["warmup"]["losses"].items()}
     rate = float(sections["warmup"]["learning_rate"])
     sections["warmup"] = {**sections["warmup"], "losses": weights, "learning_rate": rate}

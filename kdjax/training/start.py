@@ -71,9 +71,9 @@ def scale_body(updates: Mapping[str, Any], head: str, factor: Any) -> dict[str, 
     return {name: scaled.get(name, tree) for name, tree in updates.items()}
 
 
-def hold(teachers: Mapping[str, Any], parts: tuple[str, ...]) -> dict[str, Any]:
-    """Returns the updates of a term's adapters, by teacher, with those of the named parts at zero."""
+def hold(teachers: Mapping[str, Any], trained: set[str]) -> dict[str, Any]:
+    """Returns the updates of a term's adapters, by teacher, with those of all but the trained parts at zero."""
     return {
-        name: {part: jax.tree.map(jax.numpy.zeros_like, t) if part in parts else t for part, t in tree.items()}
+        name: {part: t if part in trained else jax.tree.map(jax.numpy.zeros_like, t) for part, t in tree.items()}
         for name, tree in teachers.items()
     }

@@ -100,7 +100,7 @@ def train_step(state: TrainState, fixed: Fixed, batch: Batch, *, spec: Spec, axi
         inputs = {
             "logits": output.logits, "student_logits": output.logits, "labels": targets, "index": batch.index,
             "mask": batch.mask, "axis_name": axis_name, "teachers": teachers, "output": output,
-            "epoch": batch.epoch, "seed": config["seed"], "unbiased": spec.unbiased_variance,
+            "classes": labels, "epoch": batch.epoch, "seed": config["seed"], "unbiased": spec.unbiased_variance,
             "sync": axis_name if spec.sync_batch_norm else None,
         }  # fmt: skip
         carried = {"params": trainable["distiller"], "state": state.distiller["state"]}
@@ -139,10 +139,17 @@ def _run_teachers(fixed: Fixed, images, config: Mapping, spec: Spec) -> dict[str
         outputs[name] = {
             "logits": logits,
             "weight": config["teachers"][name]["weight"],
-            "output": jax.tree.map(lax.stop_gradient, output),
+            "output": _frozen(output),
             "norms": _norms(model, fixed.teachers[name]),
         }
     return outputs
+
+
+def _frozen(output):
+    """An output outside the gradient; by hand, since a tree's mappings come back in the order of their keys."""
+    pooled = None if output.pooled is None else lax.stop_gradient(output.pooled)
+    features = {name: lax.stop_gradient(leaf) for name, leaf in output.features.items()}
+    return output._replace(logits=lax.stop_gradient(output.logits), features=features, pooled=pooled)
 
 
 def _norms(model: nn.Module | models.Picked, variables: Mapping) -> dict[str, tuple]:
@@ -163,7 +170,14 @@ def example_inputs(spec: Spec, variables: Mapping, teachers: Mapping, numbers: M
     output, _ = models.call(spec.model, variables, images, train=False)
     batch = {"logits": output.logits, "student_logits": output.logits, "labels": two, "index": two, "mask": two == 0}
     taught = _run_teachers(Fixed(teachers, None, numbers), images, config, spec)
-    own = {"axis_name": None, "teachers": taught, "output": output, "epoch": two[0], "seed": config["seed"]}
+    own = {
+        "classes": two,
+        "axis_name": None,
+        "teachers": taught,
+        "output": output,
+        "epoch": two[0],
+        "seed": config["seed"],
+    }
     return {**batch, **own}
 
 
@@ -267,10 +281,13 @@ def _held(updates, config: Mapping, spec: Spec):
         }
     elif spec.moves == "distiller":
         model = jax.tree.map(jnp.zeros_like, model)
-    if spec.phase == "main":
-        for key, parts in distillers.kept_after_warmup(config["losses"]).items():
-            distiller = {**distiller, key: start.hold(distiller[key], parts)}
-    return {"model": model, "distiller": distiller}
+    held = {
+        key: start.hold(trees, distillers.trained_parts(config["losses"][key], next(iter(trees.values())), spec.phase))
+        if key in spec.terms
+        else jax.tree.map(jnp.zeros_like, trees)
+        for key, trees in distiller.items()
+    }
+    return {"model": model, "distiller": held}
 
 
 def _observe(total, terms: Mapping, inputs: Mapping, labels, batch: Batch, config: Mapping, spec: Spec):

@@ -120,7 +120,7 @@ def test_a_model_from_any_module():
         (f"{__name__}:TinyNet", {"widht": 5}, "Did you mean 'width'"),
         (f"{__name__}:TinyNett", {}, "Did you mean 'TinyNet'"),
         (f"{__name__}:TinyNet", {"dtype": "bfloat16"}, "takes no dtype"),
-        (f"{__name__}:COUNTS", {}, "not a flax.linen module"),
+        (f"{__name__}:ODD", {}, "not a flax.linen module"),
         (f"{__name__}:one_line", {}, "num_classes"),
         ("mlp", {"dtype": "float16"}, "'bfloat16'"),
     ],

@@ -1,0 +1,162 @@
+"""Every method of the papers' tables through the compiled step: it learns, on any devices alike, in any sum."""
+
+import jax
+import numpy as np
+import pytest
+from four_layers import FourLayers
+from ml_collections import ConfigDict
+from small_world import start
+from test_steps import batches_of, largest_difference
+
+from configs import student
+from kdjax import models
+from kdjax.data import load_dataset
+from kdjax.training import metrics, parallel, steps
+from kdjax.training.loop import compiled
+from kdjax.training.plan import plan_with, resolve
+from kdjax.training.teachers import Teacher
+
+METHODS = [method for method in student.METHODS if method != "alone"]
+WIDER = (6, 8, 12)  # of the teacher
+EQUAL = (4, 6, 8)  # for methods that compare channels one by one
+SAME_CHANNELS = ("fsp", "svd")
+
+
+def make_plan(config, num_devices, widths=WIDER):
+    """A plan whose teacher is a network of four layers with random weights, of random statistics too."""
+    config = resolve(config)
+    dataset, model = load_dataset(config.data, ""), FourLayers(4, widths)
+    variables = jax.tree.map(np.array, model.init(jax.random.key(7), np.zeros((1, 8, 8, 3))))
+    teacher = Teacher(model, variables, 4, "softmax", {}, None)
+    return plan_with(config, dataset, {"a": teacher}, tuple(jax.local_devices()[:num_devices]))
+
+
+def configured(config, *methods):
+    """The small world with the terms of some methods, at a learning rate that suits weights made for large networks."""
+    config.model.name, config.model.args = "four_layers:FourLayers", {}
+    terms, warmup = {"cross_entropy": {"weight": 1.0}}, {}
+    for method in methods:
+        chosen = student.get_config(method)
+        terms |= {key: term for key, term in chosen.losses.to_dict().items() if key != "cross_entropy"}
+        warmup |= chosen.warmup.losses.to_dict()
+        trains = chosen.warmup.trains if len(methods) == 1 else "all"
+    for term in terms.values():
+        if isinstance(term["weight"], dict):
+            term["weight"] = term["weight"]["value"]  # the schedule's end at once
+    if "crd" in terms:
+        terms["crd"]["negatives"] = 16
+    config.losses = terms
+    if warmup:
+        config.warmup = ConfigDict({**config.warmup.to_dict(), "epochs": 1, "losses": warmup, "trains": trains})
+    config.optimizer.learning_rate, config.optimizer.momentum = 0.005, 0.5
+    return config
+
+
+def run(plan, spec, num_steps):
+    """Makes steps of one phase; returns the state and each step's metrics."""
+    carry, fixed = parallel.replicate(start(plan), plan.devices)
+    step_once, batches, rows = compiled(spec, plan.devices), batches_of(plan, num_steps), []
+    for step in range(num_steps):
+        carry = step_once(carry, fixed, jax.tree.map(lambda leaf, step=step: leaf[:, step : step + 1], batches))
+        state, sums = jax.device_get(carry)
+        rows.append(metrics.means(sums.metrics))
+        carry = parallel.replicate((state, metrics.zeros(steps.train_metric_names(plan.spec))), plan.devices)
+    return state, rows
+
+
+def phases(plan):
+    return [spec for spec in (plan.warmup, plan.spec) if spec is not None]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_lowers_its_own_term(method, config):
+    config = configured(config, method)
+    own = [key for key in config.losses if key != "cross_entropy"]
+    config.losses["cross_entropy"]["weight"] = 0.0
+    config.optimizer.name, config.optimizer.learning_rate = "adamw", 0.003  # whatever the size of the weights
+    plan = make_plan(config, 1, EQUAL if method in SAME_CHANNELS else WIDER)
+    for spec in phases(plan):
+        terms = [f"losses/{key}" for key in own if key in spec.terms]
+        if not terms:
+            continue
+        _, rows = run(plan, spec, 30)
+        assert all(np.isfinite(list(row.values())).all() for row in rows)
+        for term in terms:
+            first, last = (np.mean([row[term] for row in part]) for part in (rows[:6], rows[-6:]))
+            assert last < first, (spec.phase, term, first, last)
+
+
+def test_all_methods_together_are_the_same_on_one_and_four_devices(config):
+    """Also: any sum of methods works, and what one adds does not stop another."""
+    config = configured(config, *METHODS)
+    with jax.enable_x64(True):
+        for name in ("warmup", "spec"):
+            results = []
+            for num_devices in (1, 4):
+                plan = make_plan(config, num_devices, EQUAL)
+                results.append(run(plan, getattr(plan, name), 3))
+            (one, one_rows), (four, four_rows) = results
+            assert largest_difference(one.trainable, four.trainable) < 1e-10
+            assert largest_difference(one.distiller["state"], four.distiller["state"]) < 1e-10
+            for a, b in zip(one_rows, four_rows, strict=True):
+                for term, value in a.items():
+                    assert value == pytest.approx(b[term], rel=1e-9, abs=1e-12), term
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_is_the_same_on_one_and_four_devices(method, config):
+    config = configured(config, method)
+    with jax.enable_x64(True):
+        widths = EQUAL if method in SAME_CHANNELS else WIDER
+        plans = [make_plan(config, num_devices, widths) for num_devices in (1, 4)]
+        for one, four in zip(phases(plans[0]), phases(plans[1]), strict=True):
+            states = [run(plan, spec, 3)[0] for plan, spec in zip(plans, (one, four), strict=True)]
+            assert largest_difference(states[0].trainable, states[1].trainable) < 1e-10
+
+
+def test_two_teachers_have_an_adapter_each(config):
+    config = configured(config, "vid")
+    config.teachers = {"a": {"run": "x"}, "b": {"run": "y", "weight": 3.0}}
+    config = resolve(config)
+    teachers = {}
+    for name, widths in (("a", WIDER), ("b", (5, 7, 9))):
+        model = FourLayers(4, widths)
+        variables = jax.tree.map(np.array, model.init(jax.random.key(7), np.zeros((1, 8, 8, 3))))
+        teachers[name] = Teacher(model, variables, 4, "softmax", {}, None)
+    plan = plan_with(config, load_dataset(config.data, ""), teachers, tuple(jax.local_devices()[:1]))
+    assert plan.distiller["params"]["vid"]["b"]["regressor3_conv3"]["kernel"].shape == (1, 1, 9, 9)
+    state, rows = run(plan, plan.spec, 2)
+    assert np.isfinite(rows[-1]["losses/vid"])
+    before, after = plan.distiller["params"]["vid"]["a"], state.distiller["params"]["vid"]["a"]
+    assert largest_difference(before, after) > 1e-6
+
+
+def test_adapters_are_drawn_from_seed_and_name_alone(config):
+    first = make_plan(configured(config, "correlation"), 1).distiller["params"]["correlation"]["a"]
+    again = make_plan(configured(config, "correlation", "vid"), 1).distiller["params"]["correlation"]["a"]
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+    config.seed = 1
+    other = make_plan(configured(config, "correlation"), 1).distiller["params"]["correlation"]["a"]
+    assert largest_difference(first, other) > 1e-3
+    assert models.count_parameters({"params": first}) == (8 + 1) * 128 + (12 + 1) * 128
+
+
+def test_the_paraphraser_learns_in_the_warmup_alone(config):
+    config = configured(config, "factor_transfer")
+    plan = make_plan(config, 1)
+    before = plan.distiller["params"]["factor_transfer"]["a"]
+    for spec, learns in ((plan.warmup, True), (plan.spec, False)):
+        state, _ = run(plan, spec, 2)
+        after = state.distiller["params"]["factor_transfer"]["a"]
+        moved = largest_difference(before["paraphraser"], after["paraphraser"]) > 0
+        assert moved == learns
+        assert (largest_difference(before["translator"], after["translator"]) > 0) == (not learns)
+        assert (largest_difference(plan.variables["params"], state.params) > 0) == (not learns)
+
+
+def test_a_warmup_of_the_body_leaves_the_head(config):
+    plan = make_plan(configured(config, "fsp"), 1, EQUAL)
+    state, _ = run(plan, plan.warmup, 2)
+    jax.tree.map(np.testing.assert_array_equal, state.params["fc"], plan.variables["params"]["fc"])
+    assert largest_difference(state.params["conv1"], plan.variables["params"]["conv1"]) > 1e-6

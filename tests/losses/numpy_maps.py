@@ -1,0 +1,216 @@
+"""The losses on maps, embeddings and memories restated in NumPy from their papers' formulas, loop by loop."""
+
+import math
+
+import numpy as np
+
+
+def pool(x, size):
+    """Means over cells floor(i h / n) to ceil((i + 1) h / n)."""
+    out = np.zeros((x.shape[0], size, size, x.shape[3]))
+    h, w = x.shape[1:3]
+    for i in range(size):
+        for j in range(size):
+            cell = x[:, i * h // size : math.ceil((i + 1) * h / size), j * w // size : math.ceil((j + 1) * w / size)]
+            out[:, i, j] = cell.mean((1, 2))
+    return out
+
+
+def alike(s, t):
+    size = min(s.shape[1], t.shape[1])
+    return (s if s.shape[1] == size else pool(s, size)), (t if t.shape[1] == size else pool(t, size))
+
+
+def unit(v):
+    return v / max(np.linalg.norm(v), 1e-12)
+
+
+def hint(s, t):
+    return np.mean((s - t) ** 2)
+
+
+def attention(s, t):
+    total = 0.0
+    for a, b in zip(s, t):
+        a, b = (np.stack([unit((f**2).mean(-1).ravel()) for f in x]) for x in alike(a, b))
+        total += np.mean((a - b) ** 2)
+    return total
+
+
+def nst(s, t):
+    def kernel(a, b):
+        return np.mean([[(x @ y) ** 2 for x in f for y in g] for f, g in zip(a, b)])
+
+    total = 0.0
+    for a, b in zip(s, t):
+        a, b = ([[unit(f[..., c].ravel()) for c in range(f.shape[-1])] for f in x] for x in alike(a, b))
+        total += kernel(b, b) + kernel(a, a) - 2 * kernel(a, b)
+    return total
+
+
+def fsp(s, t):
+    def gram(low, high):
+        low, high = alike(low, high)
+        positions = low.shape[1] * low.shape[2]
+        return np.stack(
+            [h.reshape(-1, h.shape[-1]).T @ x.reshape(-1, x.shape[-1]) / positions for x, h in zip(low, high)]
+        )
+
+    return sum(np.mean((gram(a, c) - gram(b, d)) ** 2) for a, c, b, d in zip(s, s[1:], t, t[1:]))
+
+
+def factor_transfer(s, t):
+    s, t = (np.stack([unit((f**2).mean(-1).ravel()) for f in x]) for x in alike(s, t))
+    return np.mean(np.abs(s - t))
+
+
+def activation_boundary(s, t, margin=1.0):
+    total = 0.0
+    for i, (a, b) in enumerate(zip(s, t)):
+        value = 0.0
+        for x, y in zip(a.ravel(), b.ravel()):
+            if y > 0 and x <= margin:
+                value += (x - margin) ** 2
+            elif y <= 0 and x > -margin:
+                value += (x + margin) ** 2
+        total += 2.0 ** (i - len(s) + 1) * value / len(a) / 1000 * 3
+    return total
+
+
+def vid(s, t, variances):
+    return sum(np.mean(0.5 * ((a - b) ** 2 / v + np.log(v))) for a, b, v in zip(s, t, variances))
+
+
+def review(s, t):
+    total = 0.0
+    for a, b in zip(s, t):
+        value, weights, weight = np.mean((a - b) ** 2), 1.0, 1.0
+        for level in (4, 2, 1):
+            if level < a.shape[1]:
+                weight /= 2
+                value, weights = value + weight * np.mean((pool(a, level) - pool(b, level)) ** 2), weights + weight
+        total += value / weights
+    return total
+
+
+def ofd(s, t, margins):
+    total = 0.0
+    for i, (a, b, m) in enumerate(zip(s, t, margins)):
+        target = np.where(b > 0, b, np.maximum(b, m))  # the margin ReLU
+        counts = (b > 0) | (a > target)
+        total += np.sum(np.where(counts, (a - target) ** 2, 0)) / len(a) / 2 ** (len(s) - i - 1)
+    return total
+
+
+def svd(s, t):
+    def leading(f, k):
+        vectors = [np.linalg.svd(x.reshape(-1, x.shape[-1]), full_matrices=False)[2][:k] for x in f]
+        return np.stack(vectors)
+
+    total, before = 0.0, None
+    for a, b in zip(s, t):
+        theirs, ours = leading(b, 1)[:, 0], leading(a, 4)
+        chosen = []
+        for vectors, other in zip(ours, theirs):
+            cosines = vectors @ other
+            best = np.argmax(np.abs(cosines))
+            chosen.append(np.sign(cosines[best]) * vectors[best])
+        now = np.stack(chosen), theirs
+        if before is not None:
+            kernels = [np.exp(-((x[:, :, None] - y[:, None]) ** 2) / 8) for x, y in zip(now, before)]
+            total += np.sum((kernels[0] - kernels[1]) ** 2) / len(a)
+        before = now
+    return total
+
+
+def similarity(s, t):
+    s, t = s.reshape(len(s), -1), t.reshape(len(t), -1)
+    a, b = (np.stack([unit(row) for row in f @ f.T]) for f in (s, t))
+    return np.sum((a - b) ** 2) / len(s) ** 2
+
+
+def correlation(s, t):
+    d = np.abs(s - t)
+    return np.mean([np.sum(d[i] * d[i + 1]) for i in range(len(d) - 1)])
+
+
+def huber(x):
+    return np.where(np.abs(x) < 1, 0.5 * x**2, np.abs(x) - 0.5)
+
+
+def rkd(s, t):
+    def distances(x):
+        d = np.array([[np.linalg.norm(a - b) for b in x] for a in x])
+        return d / d[d > 0].mean()
+
+    def angles(x):
+        n = len(x)
+        return np.array(
+            [[[unit(x[i] - x[a]) @ unit(x[j] - x[a]) for j in range(n)] for i in range(n)] for a in range(n)]
+        )
+
+    return 25 * huber(distances(s) - distances(t)).mean() + 50 * huber(angles(s) - angles(t)).mean()
+
+
+def pkt(s, t):
+    def neighbours(x):
+        x = np.stack([row / (np.linalg.norm(row) + 1e-7) for row in x])
+        similar = (x @ x.T + 1) / 2
+        return similar / similar.sum(1, keepdims=True)
+
+    q, p = neighbours(s), neighbours(t)
+    return np.mean(p * np.log((p + 1e-7) / (q + 1e-7)))
+
+
+def itrd(s, t, projections, alpha):
+    n = len(s)
+    c = [
+        np.sum((a - a.mean()) / a.std(ddof=1) * (b - b.mean()) / b.std(ddof=1)) / n for a, b in zip(projections.T, t.T)
+    ]
+    correlation_term = np.log2(np.sum(np.abs(np.array(c) - 1) ** (2 * alpha)))
+    a, b = (np.stack([unit(row) for row in x]) for x in (s, t))
+    own = a @ a.T
+    both = own * (b @ b.T)
+    own, both = own / np.trace(own), both / np.trace(both)
+    return 2 * correlation_term + np.sum(own**2 - both**2)
+
+
+def crd(student, teacher, normalizers, examples):
+    total = 0.0
+    for scores, z in zip((student, teacher), normalizers):
+        x, noise = np.exp(scores) / z, (scores.shape[1] - 1) / examples
+        total -= np.sum(np.log(x[:, 0] / (x[:, 0] + noise + 1e-7))) / len(x)
+        total -= np.sum(np.log(noise / (x[:, 1:] + noise + 1e-7))) / len(x)
+    return total
+
+
+def softmax(z):
+    e = np.exp(z - z.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def dkd(s, t, labels, alpha, beta, temperature):
+    values = []
+    for a, b, y in zip(s / temperature, t / temperature, labels):
+        q, p = softmax(a), softmax(b)
+        two = [(p[y], q[y]), (1 - p[y], 1 - q[y])]
+        target = sum(u * np.log(u / v) for u, v in two)
+        q, p = softmax(np.delete(a, y)), softmax(np.delete(b, y))
+        values.append(temperature**2 * (alpha * target + beta * np.sum(p * np.log(p / q))))
+    return np.array(values)
+
+
+def nkd(s, t, labels, gamma, temperature):
+    values = []
+    for a, b, y in zip(s, t, labels):
+        own = -softmax(b)[y] * np.log(softmax(a)[y])
+        q, p = softmax(np.delete(a, y) / temperature), softmax(np.delete(b, y) / temperature)
+        values.append(own - gamma * temperature**2 * np.sum(p * np.log(q)))
+    return np.array(values)
+
+
+def dist(s, t, temperature):
+    q, p = softmax(s / temperature), softmax(t / temperature)
+    inter = np.array([1 - np.corrcoef(a, b)[0, 1] for a, b in zip(q, p)])
+    intra = np.mean([1 - np.corrcoef(a, b)[0, 1] for a, b in zip(q.T, p.T)])
+    return temperature**2 * (inter + intra)

@@ -1,0 +1,258 @@
+"""Losses on maps, embeddings and memories, and the decoupled ones: against NumPy, and the laws of their definitions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from kdjax import losses
+from tests.losses import numpy_maps
+
+rng = np.random.default_rng(0)
+BATCH = 5
+
+
+def maps(*shapes):
+    return tuple(rng.normal(size=(BATCH, *shape)) for shape in shapes)
+
+
+S3, T3 = maps((8, 8, 4), (6, 6, 5), (3, 3, 6)), maps((8, 8, 6), (4, 4, 7), (3, 3, 8))  # other widths, one other size
+SAME_S, SAME_T = (maps((8, 8, 4), (4, 4, 6), (2, 2, 8)) for _ in range(2))
+EQUAL_S, EQUAL_T = (maps((8, 8, 6), (4, 4, 6), (4, 4, 6)) for _ in range(2))
+VARIANCES = tuple(rng.uniform(0.5, 2, width) for width in (4, 6, 8))
+MARGINS = tuple(-rng.uniform(0.1, 1, width) for width in (4, 6, 8))
+VECTORS = tuple(rng.normal(size=(BATCH, 7)) for _ in range(3))
+WIDER = rng.normal(size=(BATCH, 9))
+SCORES = tuple(rng.normal(size=(BATCH, 12)) for _ in range(2))
+LOGITS = tuple(2 * rng.normal(size=(BATCH, 6)) for _ in range(2))
+LABELS = rng.integers(0, 6, BATCH)
+
+# name -> (loss of the student's side alone, that side, its value by NumPy)
+CASES = {
+    "hint": (lambda s: losses.hint(s, SAME_T[1]), SAME_S[1], numpy_maps.hint(SAME_S[1], SAME_T[1])),
+    "attention": (lambda s: losses.attention(s, T3), S3, numpy_maps.attention(S3, T3)),
+    "nst": (lambda s: losses.nst(s, T3), S3, numpy_maps.nst(S3, T3)),
+    "fsp": (lambda s: losses.fsp(s, EQUAL_T), EQUAL_S, numpy_maps.fsp(EQUAL_S, EQUAL_T)),
+    "factor_transfer": (
+        lambda s: losses.factor_transfer(s, T3[1]), S3[1], numpy_maps.factor_transfer(S3[1], T3[1])),
+    "paraphrase": (lambda s: losses.paraphrase(s, SAME_T[1]), SAME_S[1], numpy_maps.hint(SAME_S[1], SAME_T[1])),
+    "activation_boundary": (
+        lambda s: losses.activation_boundary(s, SAME_T), SAME_S, numpy_maps.activation_boundary(SAME_S, SAME_T)),
+    "vid": (lambda s: losses.vid(s, SAME_T, VARIANCES), SAME_S, numpy_maps.vid(SAME_S, SAME_T, VARIANCES)),
+    "review": (lambda s: losses.review(s, SAME_T), SAME_S, numpy_maps.review(SAME_S, SAME_T)),
+    "ofd": (lambda s: losses.ofd(s, SAME_T, MARGINS), SAME_S, numpy_maps.ofd(SAME_S, SAME_T, MARGINS)),
+    "svd": (lambda s: losses.svd(s, EQUAL_T), EQUAL_S, None),
+    "similarity": (lambda s: losses.similarity(s, T3[2]), S3[2], numpy_maps.similarity(S3[2], T3[2])),
+    "correlation": (
+        lambda s: losses.correlation(s, VECTORS[1]), VECTORS[0], numpy_maps.correlation(VECTORS[0], VECTORS[1])),
+    "rkd": (lambda s: losses.rkd(s, WIDER), VECTORS[0], numpy_maps.rkd(VECTORS[0], WIDER)),
+    "pkt": (lambda s: losses.pkt(s, WIDER), VECTORS[0], numpy_maps.pkt(VECTORS[0], WIDER)),
+    "itrd": (
+        lambda s: losses.itrd(s, VECTORS[1], VECTORS[2], alpha=1.5), VECTORS[0],
+        numpy_maps.itrd(VECTORS[0], VECTORS[1], VECTORS[2], 1.5)),
+    "crd": (
+        lambda s: losses.crd(s, SCORES[1], (3.0, 5.0), examples=40), SCORES[0],
+        numpy_maps.crd(SCORES[0], SCORES[1], (3.0, 5.0), 40)),
+    "dkd": (
+        lambda s: losses.dkd(s, LOGITS[1], LABELS, alpha=0.7, beta=3.0, temperature=2.0), LOGITS[0],
+        numpy_maps.dkd(LOGITS[0], LOGITS[1], LABELS, 0.7, 3.0, 2.0)),
+    "nkd": (
+        lambda s: losses.nkd(s, LOGITS[1], LABELS, gamma=1.2, temperature=2.0), LOGITS[0],
+        numpy_maps.nkd(LOGITS[0], LOGITS[1], LABELS, 1.2, 2.0)),
+    "dist": (lambda s: losses.dist(s, LOGITS[1], temperature=2.0), LOGITS[0],
+        numpy_maps.dist(LOGITS[0], LOGITS[1], 2.0)),
+}  # fmt: skip
+OLDER = {"cross_entropy", "softmax_mse", "tolerant", "top_score_difference", "confidence_penalty", "student_renyi"}
+OLDER |= {"kd", "ttm", "wttm"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def exact():
+    with jax.enable_x64(True):
+        yield
+
+
+def test_no_loss_is_forgotten():
+    assert set(CASES) | OLDER == set(losses.LOSSES)
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case[2] is not None])
+def test_equals_numpy(name):
+    loss, student, expected = CASES[name]
+    value = np.asarray(loss(student))
+    assert value.shape == np.shape(expected) and value.dtype == np.float64
+    np.testing.assert_allclose(value, expected, rtol=1e-6 if name == "dist" else 1e-10)
+
+
+def test_svd_equals_numpy_under_one_sign_of_the_vectors():
+    """The kernel of two stages depends on the sign of the library's vectors; one map twice has one sign."""
+    student, teacher = (EQUAL_S[0], EQUAL_S[0]), (EQUAL_T[0], EQUAL_T[0])
+    np.testing.assert_allclose(losses.svd(student, teacher), numpy_maps.svd(student, teacher), rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gradients_are_those_of_finite_differences(name):
+    loss, student, _ = CASES[name]
+    weights = np.random.default_rng(1).uniform(0.5, 1.5, BATCH)  # tells a per-example loss's examples apart
+    check_grads(lambda s: jnp.sum(loss(s) * weights[: np.size(loss(s))]), (student,), 1, ["rev"], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("value", [0.0, 1.0, -1e4])
+def test_constant_features_have_finite_values_and_gradients(name, value):
+    loss, student, _ = CASES[name]
+    flat = jax.tree.map(lambda leaf: jnp.full_like(leaf, value, dtype=jnp.float32), student)
+    result, gradient = jax.value_and_grad(lambda s: jnp.sum(loss(s)))(flat)
+    assert np.isfinite(result)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+AT_EQUALITY = {
+    "hint": lambda: losses.hint(SAME_T[0], SAME_T[0]),
+    "attention": lambda: losses.attention(T3, T3),
+    "nst": lambda: losses.nst(T3, T3),
+    "fsp": lambda: losses.fsp(EQUAL_T, EQUAL_T),
+    "factor_transfer": lambda: losses.factor_transfer(T3[1], T3[1]),
+    "review": lambda: losses.review(SAME_T, SAME_T),
+    "similarity": lambda: losses.similarity(WIDER, WIDER),
+    "correlation": lambda: losses.correlation(WIDER, WIDER),
+    "rkd": lambda: losses.rkd(WIDER, WIDER),
+    "pkt": lambda: losses.pkt(WIDER, WIDER),
+    "dkd": lambda: losses.dkd(LOGITS[1], LOGITS[1], LABELS),
+    "dist": lambda: losses.dist(LOGITS[1], LOGITS[1]),
+    "svd": lambda: losses.svd(EQUAL_T, EQUAL_T),
+}
+
+
+@pytest.mark.parametrize("name", AT_EQUALITY)
+def test_zero_at_equality(name):
+    # DIST's correlation has 1e-8 in its denominator, beside which softened probabilities hardly vary.
+    np.testing.assert_allclose(AT_EQUALITY[name](), 0, atol=1e-4 if name == "dist" else 1e-7)
+
+
+def test_known_minima():
+    n = BATCH
+    equal = 7 * (1 / n) ** 2.02  # deviations are unbiased, the mean is not: c = (n - 1) / n
+    np.testing.assert_allclose(losses.itrd_correlation(VECTORS[0], VECTORS[0], alpha=1.01), np.log2(equal))
+    np.testing.assert_allclose(losses.vid(SAME_T, SAME_T, [np.ones(w) for w in (4, 6, 8)]), 0)
+    beyond = tuple(np.sign(t) * 1.5 for t in SAME_T)
+    np.testing.assert_allclose(losses.activation_boundary(beyond, SAME_T), 0)
+    clipped = tuple(np.maximum(t, m) - 0.2 * (t < 0) for t, m in zip(SAME_T, MARGINS, strict=True))
+    np.testing.assert_allclose(losses.ofd(clipped, SAME_T, MARGINS), 0, atol=1e-12)
+
+
+rotation = np.linalg.qr(rng.normal(size=(7, 7)))[0]
+INVARIANCES = {
+    "attention, scale": (lambda s: losses.attention(s, T3), S3, lambda s: tuple(3 * f for f in s)),
+    "attention, channels": (lambda s: losses.attention(s, T3), S3, lambda s: tuple(f[..., ::-1] for f in s)),
+    "nst, scale of a channel": (
+        lambda s: losses.nst(s, T3), S3, lambda s: tuple(f * np.arange(1, f.shape[-1] + 1) for f in s)),
+    "factor_transfer, scale": (lambda s: losses.factor_transfer(s, T3[1]), S3[1], lambda s: 2 * s),
+    "similarity, rotation": (lambda s: losses.similarity(s, WIDER), VECTORS[0], lambda s: 2 * s @ rotation),
+    "rkd, shift, scale, rotation": (lambda s: losses.rkd(s, WIDER), VECTORS[0], lambda s: 3 * s @ rotation + 5),
+    "pkt, scale of an example": (lambda s: losses.pkt(s, WIDER), VECTORS[0], lambda s: s * np.arange(1, 6)[:, None]),
+    "itrd_mutual, rotation": (lambda s: losses.itrd_mutual(s, WIDER), VECTORS[0], lambda s: 2 * s @ rotation),
+    "itrd_correlation, scale and shift": (
+        lambda s: losses.itrd_correlation(s, VECTORS[1]), VECTORS[0], lambda s: s * np.arange(1, 8) + 3),
+    "dkd, shift": (lambda s: losses.dkd(s, LOGITS[1], LABELS), LOGITS[0], lambda s: s + 4),
+    "kd standardised, scale and shift": (
+        lambda s: losses.kd(s, LOGITS[1], standardize=True), LOGITS[0], lambda s: 3 * s + 4),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", INVARIANCES)
+def test_invariance(name):
+    loss, student, change = INVARIANCES[name]
+    np.testing.assert_allclose(loss(change(student)), loss(student), rtol=1e-5, atol=1e-9)
+
+
+def test_order_of_examples_matters_to_correlation_alone():
+    order = np.array([2, 0, 4, 1, 3])
+    for name in ("similarity", "rkd", "pkt", "itrd_mutual"):
+        loss = getattr(losses, name)
+        np.testing.assert_allclose(loss(VECTORS[0][order], WIDER[order]), loss(VECTORS[0], WIDER), rtol=1e-9)
+    shuffled = losses.correlation(VECTORS[0][order], VECTORS[1][order])
+    assert abs(shuffled - losses.correlation(VECTORS[0], VECTORS[1])) > 1e-3
+
+
+def test_dkd_is_kd_taken_apart():
+    """KD = target's term + (1 - p_T(label)) times the others' (Zhao et al., 2022, eq. 6)."""
+    temperature = 2.0
+    p = numpy_maps.softmax(LOGITS[1] / temperature)[np.arange(BATCH), LABELS]
+    parts = [
+        losses.dkd(*LOGITS, LABELS, alpha=alpha, beta=beta, temperature=temperature)
+        for alpha, beta in ((1.0, 0.0), (0.0, 1.0))
+    ]
+    np.testing.assert_allclose(parts[0] + (1 - p) * parts[1], losses.kd(*LOGITS, temperature=temperature), rtol=1e-10)
+
+
+def test_dist_masks_the_columns_and_gathers_them_over_devices():
+    student, teacher = (2 * rng.normal(size=(8, 6)) for _ in range(2))
+    mask = np.array([1, 1, 0, 1, 1, 1, 0, 1], bool)
+    kept = losses.dist(student[mask], teacher[mask])
+    np.testing.assert_allclose(losses.dist(student, teacher, mask=mask)[mask], kept, rtol=1e-9)
+    shards = [x.reshape(4, 2, *x.shape[1:]) for x in (student, teacher, mask)]
+    spread = jax.vmap(lambda s, t, m: losses.dist(s, t, mask=m, axis_name="d"), axis_name="d")(*shards)
+    np.testing.assert_allclose(spread.reshape(8), losses.dist(student, teacher, mask=mask), rtol=1e-9)
+
+
+def test_standardised_logits():
+    z = losses.standardize_logits(LOGITS[0])
+    np.testing.assert_allclose(z.mean(-1), 0, atol=1e-12)
+    np.testing.assert_allclose(z.std(-1, ddof=1), 1, rtol=1e-6)
+    for name, arguments in (("kd", {}), ("ttm", {"gamma": 0.5}), ("wttm", {"gamma": 0.5})):
+        loss = getattr(losses, name)
+        plain = loss(*(losses.standardize_logits(x) for x in LOGITS), **arguments)
+        np.testing.assert_allclose(loss(*LOGITS, standardize=True, **arguments), plain, rtol=1e-12)
+    gradient = jax.grad(lambda s: losses.kd(s, LOGITS[1], standardize=True).sum())(np.ones_like(LOGITS[0]))
+    assert np.isfinite(gradient).all()
+
+
+def test_margins_are_means_of_what_is_below_zero():
+    scale, bias = np.array([1.0, -2.0, 0.5]), np.array([0.3, -1.0, 0.0])
+    for s, b, margin in zip(scale, bias, losses.ofd_margins(scale, bias), strict=True):
+        draws = np.random.default_rng(0).normal(b, abs(s), 400_000)
+        np.testing.assert_allclose(margin, draws[draws < 0].mean(), rtol=0.01)
+    np.testing.assert_allclose(losses.ofd_margins(np.array([0.1]), np.array([5.0])), -0.3)  # hardly ever below
+
+
+def test_scores_by_one_product_equal_scores_by_gathering():
+    embeddings, rows = rng.normal(size=(3, 4)), rng.integers(0, 50, (3, 6))
+    for memory in (rng.normal(size=(24, 4)), rng.normal(size=(50, 4))):
+        rows_there = rows % len(memory)
+        expected = np.einsum("bd,bkd->bk", embeddings, memory[rows_there]) / 0.1
+        np.testing.assert_allclose(losses.contrast_scores(embeddings, memory, rows_there, temperature=0.1), expected)
+    z = losses.first_normalizer(SCORES[0], examples=40)
+    np.testing.assert_allclose(z, np.exp(SCORES[0]).mean() * 40)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (
+            lambda: losses.hint(S3[0], T3[0]),
+            r"stage 1: student \[5, 8, 8, 4\] and teacher \[5, 8, 8, 6\].*equal shapes",
+        ),
+        (lambda: losses.attention(S3, T3[:2]), "3 maps and teacher_features 2"),
+        (lambda: losses.fsp(S3, T3), "stage 1: .*equal channels"),
+        (lambda: losses.fsp(S3[:1], S3[:1]), "two maps at least"),
+        (lambda: losses.nst([VECTORS[0]], [VECTORS[1]]), "must be .batch, height, width, channels"),
+        (lambda: losses.vid(SAME_S, SAME_T, VARIANCES[:2]), "2 entries for 3 stages"),
+        (
+            lambda: losses.correlation(VECTORS[0], WIDER),
+            r"\[5, 7\] and teacher_embeddings \[5, 9\] must have one shape",
+        ),
+        (lambda: losses.rkd(VECTORS[0], WIDER[:3]), "of one batch"),
+        (lambda: losses.dkd(*LOGITS, np.ones(3, int)), r"integers \[batch\], not int64 \[3\] beside logits \[5, 6\]"),
+        (lambda: losses.contrast_loss(np.zeros(3), 1.0, examples=3), r"\[batch, 1 \+ negatives\], not \[3\]"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_printed(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
+
+
+def test_uneven_grids_are_averaged_as_in_pytorch():
+    x = rng.normal(size=(2, 7, 5, 3))
+    np.testing.assert_allclose(losses.adaptive_avg_pool(x, (3, 3)), numpy_maps.pool(x, 3), rtol=1e-12)

@@ -140,7 +140,7 @@ def _run_teachers(fixed: Fixed, images, config: Mapping, spec: Spec) -> dict[str
             "logits": logits,
             "weight": config["teachers"][name]["weight"],
             "output": _frozen(output),
-            "norms": _norms(model, fixed.teachers[name]),
+            "norms": norms(model, fixed.teachers[name]),
         }
     return outputs
 
@@ -152,15 +152,15 @@ def _frozen(output):
     return output._replace(logits=lax.stop_gradient(output.logits), features=features, pooled=pooled)
 
 
-def _norms(model: nn.Module | models.Picked, variables: Mapping) -> dict[str, tuple]:
+def norms(model: nn.Module | models.Picked, variables: Mapping) -> dict[str, tuple]:
     """Stage -> (scale, bias) of the BatchNorm before its ReLU, for a network that names them."""
     module = model.module if isinstance(model, models.Picked) else model
     paths = module.preact_norms() if hasattr(module, "preact_norms") else {}
-    norms = {}
+    found = {}
     for stage, path in paths.items():
         layer = functools.reduce(lambda tree, part: tree[part], path.split("/"), variables["params"])
-        norms[stage] = layer["scale"], layer["bias"]
-    return norms
+        found[stage] = layer["scale"], layer["bias"]
+    return found
 
 
 def example_inputs(spec: Spec, variables: Mapping, teachers: Mapping, numbers: Mapping, input_shape: tuple) -> dict:

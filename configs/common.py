@@ -30,6 +30,7 @@ IMAGENET_NETWORKS = (
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "mobilenetv1"),
     *("deit_tiny", "deit3_small", "vit_b32"),
 )
+WITH_BRANCHES = ("resnet20", "resnet56", "resnet8x4", "resnet32x4")  # that HSAKD's auxiliary classifiers are built for
 SLOW_RATE = ("mobilenetv2_half", "shufflenetv1", "shufflenetv2")  # trained at 0.01 instead of 0.05
 
 
@@ -172,3 +173,13 @@ def _imagenet(config: ConfigDict, dataset: str) -> None:
     config.optimizer.weight_decay = 1e-4
     config.schedule.name = "step"
     config.schedule.milestones = (30, 60, 90)
+
+
+def with_branches(network: str, argument: str | None) -> str:
+    """Returns the name of a network with HSAKD's auxiliary classifiers; refuses one that they are not built for."""
+    if network not in WITH_BRANCHES:
+        raise UserError(
+            f"config argument '{argument}': HSAKD's auxiliary classifiers are built for {', '.join(WITH_BRANCHES)}, "
+            f"not for {network}."
+        )
+    return f"{network}_aux"

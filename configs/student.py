@@ -37,6 +37,7 @@ METHODS = {
     "pkt": {"pkt": {"weight": 30000.0}},
     "itrd": {"itrd": {"weight": 1.0, "alpha": 1.01}},
     "crd": {"crd": {"weight": 0.8}},
+    "hsakd": {"hsakd": {"weight": 1.0, "temperature": 3.0}},
     "wttm_crd": {"wttm": {"weight": 1.0, "gamma": 0.1}, "crd": {"weight": 0.8}},
     "wttm_itrd": {"wttm": {"weight": 1.0, "gamma": 0.1}, "itrd": {"weight": 1.0, "alpha": 1.01}},
 }
@@ -68,6 +69,8 @@ def get_config(argument: str | None = None):
     config.name = common.name(method, common_argument)
     if method != "alone":
         config.teachers = {"a": common.teacher_run(common_argument, "ce")}
+    if method == "hsakd":
+        _add_auxiliary_classifiers(config, argument, common_argument)
     config.losses = _terms(method, common.parse(common_argument))
     if method in WARMUPS:
         _add_warmup(config, method)
@@ -99,6 +102,17 @@ def _terms(method: str, setting: common.Setting) -> dict:
         terms["kd"] = {"weight": 0.5, "temperature": 1.0}
     labels = {"kd": 0.5 if imagenet else 0.1}.get(method, 1.0)
     return {"cross_entropy": {"weight": labels, "label_smoothing": 0.0}, **terms}
+
+
+def _add_auxiliary_classifiers(config: ConfigDict, argument: str, common_argument: str) -> None:
+    """Makes student and teacher networks that also tell rotations, the teacher that of configs/hsakd_teacher.py."""
+    setting = common.parse(common_argument)
+    config.model.name = common.with_branches(setting.student, argument)
+    teacher = common.with_branches(setting.teacher, argument)
+    run = f"{setting.dataset}/{teacher}-hsakd-s0"
+    made_by = f"python -m kdjax.train_teacher --config=configs/hsakd_teacher.py:{common_argument} --run={run}"
+    config.teachers = {"a": {**common.teacher_run(common_argument, "ce"), "run": run, "made_by": made_by}}
+    config.optimizer.nesterov = True
 
 
 def _add_warmup(config: ConfigDict, method: str) -> None:

@@ -14,6 +14,7 @@ from kdjax.training.loop import train
 from kdjax.training.plan import make_plan, resolve
 
 TEACHERS = ("ce_teacher", "mse_teacher", "tolerant_teacher")
+BRANCHED = ("hsakd_teacher",)  # for networks with auxiliary classifiers only
 STUDENTS = ("alone_student", "kd_student", "ttm_student", "wttm_student")
 
 
@@ -25,7 +26,7 @@ def get(name: str, argument: str | None) -> ConfigDict:
 
 def test_no_config_is_forgotten(root):
     names = {path.stem for path in (root / "configs").glob("*.py")} - {"common", "published"}
-    assert names == {*TEACHERS, *STUDENTS, "student"}
+    assert names == {*TEACHERS, *BRANCHED, *STUDENTS, "student"}
 
 
 @pytest.mark.parametrize("name", TEACHERS + STUDENTS)
@@ -37,7 +38,20 @@ def test_every_config_passes_the_schema(name, argument):
     assert config.name in default_run_name(config) or config.teachers
 
 
-@pytest.mark.parametrize("name", TEACHERS + STUDENTS)
+def test_hsakds_networks_have_auxiliary_classifiers():
+    for pair in (("resnet56", "resnet20"), ("resnet32x4", "resnet8x4")):
+        teacher = get("hsakd_teacher", ",".join(["cifar100", *pair]))
+        config = get("student", ",".join(["hsakd", *pair]))
+        resolve(teacher)
+        resolve(config)
+        assert (teacher.model.name, config.model.name) == tuple(f"{name}_aux" for name in pair)
+        assert config.teachers.a.run == default_run_name(teacher)
+        assert config.teachers.a.made_by.endswith(f"--run={config.teachers.a.run}")
+    with pytest.raises(UserError, match="are built for resnet20, .* not for vgg"):
+        get("student", "hsakd,vgg13,vgg8")
+
+
+@pytest.mark.parametrize("name", TEACHERS + BRANCHED + STUDENTS)
 def test_every_config_opens_like_a_lab_notebook(name):
     import importlib
 
@@ -54,7 +68,7 @@ def test_weights_of_the_papers_pairs():
     assert get("kd_student", "cifar100").losses.cross_entropy.weight == 0.1
 
 
-@pytest.mark.parametrize("method", student.METHODS)
+@pytest.mark.parametrize("method", [method for method in student.METHODS if method != "hsakd"])
 def test_every_method_of_every_pair_passes_the_schema(method):
     for dataset, pairs in (("cifar100", published.PAIRS), ("imagenet", published.IMAGENET_PAIRS)):
         for pair in pairs:

@@ -1,7 +1,7 @@
 """Does an MSE teacher make better students, whatever the distillation loss? CE and MSE teachers under every method.
 
 Paper:    Hamidi, Deng, Tan, Ye & Salamah, How to Train the Teacher Model for Effective Knowledge Distillation, ECCV
-          2024, Table 1, but for HSAKD, whose auxiliary networks are not built here.
+          2024, Table 1, but for HSAKD, which needs teachers of its own (configs/hsakd_teacher.py).
 Command:  ./launch/study.sh teacher_loss_table:resnet32x4,resnet8x4
           or python -m kdjax.run_study --config=configs/studies/teacher_loss_table.py:resnet32x4,resnet8x4
 Expect:   the paper reports gains of the MSE teacher up to 2.67 points, more for pairs of different architectures.
@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from configs import ce_teacher, mse_teacher, student
 
-METHODS = tuple(method for method in student.METHODS if method != "alone")
+METHODS = tuple(method for method in student.METHODS if method not in ("alone", "hsakd"))
 
 
 def get_config(argument: str | None = None):

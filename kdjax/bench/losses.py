@@ -37,7 +37,7 @@ def show(flag: Any) -> None:
     import importlib
 
     student = importlib.import_module("configs.student")  # on the path since --config was read
-    methods = flag.only or [method for method in student.METHODS if method != "alone"]
+    methods = flag.only or [method for method in student.METHODS if method not in ("alone", "hsakd")]
     for method in methods:
         lookup(student.METHODS, method, "method")
     seconds = _step_seconds(_plan(student.get_config(f"kd,{TEACHER},{STUDENT}")), flag.rounds)

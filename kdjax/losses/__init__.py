@@ -44,6 +44,7 @@ from kdjax.losses.relations import (
     rkd,
     similarity,
 )
+from kdjax.losses.self_supervised import auxiliary_cross_entropy, hsakd
 from kdjax.losses.singular import svd
 from kdjax.losses.supervised import confidence_penalty, cross_entropy, softmax_mse, tolerant, top_score_difference
 
@@ -77,6 +78,8 @@ LOSSES = {
     "pkt": pkt,
     "itrd": itrd,
     "crd": crd,
+    "hsakd": hsakd,
+    "auxiliary_cross_entropy": auxiliary_cross_entropy,
 }
 
 __all__ = [

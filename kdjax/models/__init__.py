@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from kdjax.errors import UserError, lookup, nearest
 from kdjax.models.apply import batch_norm_scope, batch_statistics, call, check_features, feature_shapes
+from kdjax.models.auxiliary import AuxiliaryResNet
 from kdjax.models.densenet import DenseNet
 from kdjax.models.describe import Description, describe
 from kdjax.models.initialize import (
@@ -63,6 +64,10 @@ MODELS = {
     "resnet110": partial(CifarResNet, depth=110),
     "resnet8x4": partial(CifarResNet, depth=8, widths=(32, 64, 128, 256)),
     "resnet32x4": partial(CifarResNet, depth=32, widths=(32, 64, 128, 256)),
+    "resnet20_aux": partial(AuxiliaryResNet, depth=20),
+    "resnet56_aux": partial(AuxiliaryResNet, depth=56),
+    "resnet8x4_aux": partial(AuxiliaryResNet, depth=8, widths=(32, 64, 128, 256)),
+    "resnet32x4_aux": partial(AuxiliaryResNet, depth=32, widths=(32, 64, 128, 256)),
     "resnet50_cifar": partial(ResNet, depth=50, small_images=True),
     "wrn": WideResNet,
     "wrn_16_1": partial(WideResNet, depth=16, width=1),

@@ -49,9 +49,10 @@ def match_state_dict(model_name: str, state_dict: Mapping[str, Any], /, **args: 
 
     state = {key: value for key, value in unwrap(state_dict).items() if key.rpartition(".")[2] not in IGNORED}
     probe = create_model(model_name, 1, **args)
-    heads = [name for rules in _dialects(probe).values() if (name := _torch_name(rules, "fc/kernel")) in state]
+    head = f"{getattr(probe, 'HEAD', 'fc')}/kernel"
+    heads = [name for rules in _dialects(probe).values() if (name := _torch_name(rules, head)) in state]
     if not heads:
-        wanted = sorted({_torch_name(rules, "fc/kernel") for rules in _dialects(probe).values()})
+        wanted = sorted({_torch_name(rules, head) for rules in _dialects(probe).values()})
         raise UserError(
             f"the state dict is not one of {model_name}: it has no {' or '.join(wanted)}, but {_listed(sorted(state))}."
         )

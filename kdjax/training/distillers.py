@@ -23,8 +23,9 @@ FROM_BATCH = ("logits", "student_logits", "labels", "index", "mask", "axis_name"
 FROM_TEACHER = ("teacher_logits",)
 FROM_MAPS = ("student_features", "teacher_features", "margins")
 FROM_VECTORS = ("student_embeddings", "teacher_embeddings")
+FROM_BRANCHES = ("auxiliary", "student_auxiliary", "teacher_auxiliary")  # of rotated images
 FROM_ADAPTER = ("variances", "student_projections", "student_scores", "teacher_scores", "normalizers", "examples")
-INPUTS = FROM_BATCH + FROM_TEACHER + FROM_MAPS + FROM_VECTORS + FROM_ADAPTER
+INPUTS = FROM_BATCH + FROM_TEACHER + FROM_MAPS + FROM_VECTORS + FROM_BRANCHES + FROM_ADAPTER
 # A term's own fields beside its hyper-parameters.
 FIELDS = ("loss", "weight", "teacher", "stages", "adapter")
 
@@ -111,12 +112,12 @@ def _reads(function: Callable, names: tuple[str, ...]) -> bool:
 
 def reads_teacher(function: Callable) -> bool:
     """Whether a loss takes an argument that comes from a teacher."""
-    return _reads(function, (*FROM_TEACHER, "teacher_features", "teacher_embeddings", *FROM_ADAPTER))
+    return _reads(function, (*(name for name in INPUTS if name.startswith("teacher_")), *FROM_ADAPTER))
 
 
 def reads_teacher_logits(function: Callable) -> bool:
     """Whether a loss compares logits with a teacher's, so that their classes must agree."""
-    return _reads(function, FROM_TEACHER)
+    return _reads(function, (*FROM_TEACHER, "teacher_auxiliary"))
 
 
 def make_distiller(terms: Mapping, warming_up: bool = False) -> Distiller:
@@ -188,7 +189,8 @@ def _evaluate(key: str, term: Mapping, variables: Mapping, inputs: Mapping, warm
     fields = {field: value for field, value in term.items() if field not in FIELDS and field in names}
     chosen = _teachers_of(term, inputs)
     if not chosen:
-        return function(**{name: inputs[name] for name in names if name in inputs}, **fields), {}
+        offered = {**inputs, "auxiliary": _branches(inputs["output"])[:-1]}
+        return function(**{name: offered[name] for name in names if name in offered}, **fields), {}
     total = sum(teacher["weight"] for teacher in chosen.values())
     parts, states = [], {}
     for teacher_name, teacher in chosen.items():
@@ -220,12 +222,20 @@ def _offer(key: str, term: Mapping, inputs: Mapping, teacher: Mapping) -> dict[s
     function = lookup(losses.LOSSES, term["loss"], "loss")
     offered = {name: inputs[name] for name in (*FROM_BATCH, "classes", "epoch", "seed") if name in inputs}
     offered["teacher_logits"] = teacher["logits"]
+    offered["student_auxiliary"] = _branches(inputs["output"])
+    offered["teacher_auxiliary"] = _branches(teacher["output"])
     if _reads(function, FROM_MAPS):
         offered |= _maps(f"config.losses.{key}", term, inputs["output"], teacher)
     if _reads(function, FROM_VECTORS) or "student_scores" in inspect.signature(function).parameters:
         sides = {"student_embeddings": inputs["output"], "teacher_embeddings": teacher["output"]}
         offered |= {name: _vector(f"config.losses.{key}", term, name, output) for name, output in sides.items()}
     return offered
+
+
+def _branches(output: ModelOutput) -> tuple:
+    """What a network tells of rotated images: its auxiliary classifiers by depth, and its own logits last."""
+    names = [name for name in output.features if name.startswith("auxiliary")]
+    return (*(output.features[name] for name in names), *([output.features["rotated"]] if names else []))
 
 
 def _maps(where: str, term: Mapping, student: ModelOutput, teacher: Mapping) -> dict[str, Any]:
@@ -244,7 +254,7 @@ def _maps(where: str, term: Mapping, student: ModelOutput, teacher: Mapping) -> 
 
 def _vector(where: str, term: Mapping, name: str, output: ModelOutput):
     if method_of(term["loss"]).embeddings == "last":
-        maps = [leaf for stage, leaf in output.features.items() if not stage.endswith("_preact")]
+        maps = [x for stage, x in output.features.items() if not stage.endswith("_preact") and x.ndim > 3]
         if maps:
             return maps[-1]
     if output.pooled is None:

@@ -214,3 +214,18 @@ def dist(s, t, temperature):
     inter = np.array([1 - np.corrcoef(a, b)[0, 1] for a, b in zip(q, p)])
     intra = np.mean([1 - np.corrcoef(a, b)[0, 1] for a, b in zip(q.T, p.T)])
     return temperature**2 * (inter + intra)
+
+
+def hsakd(s, t, temperature):
+    total = np.zeros(len(s[0]))
+    for a, b in zip(s, t):
+        q, p = softmax(a / temperature), softmax(b / temperature)
+        total += temperature**2 * np.sum(p * np.log(p / q), -1).mean(1)
+    return total
+
+
+def auxiliary_cross_entropy(branches, labels):
+    values = [
+        [[-np.log(softmax(z)[i, j, 4 * y + j]) for j in range(4)] for i, y in enumerate(labels)] for z in branches
+    ]
+    return np.sum(np.mean(values, axis=2), axis=0)

@@ -27,6 +27,7 @@ WIDER = rng.normal(size=(BATCH, 9))
 SCORES = tuple(rng.normal(size=(BATCH, 12)) for _ in range(2))
 LOGITS = tuple(2 * rng.normal(size=(BATCH, 6)) for _ in range(2))
 LABELS = rng.integers(0, 6, BATCH)
+BRANCHES = [tuple(rng.normal(size=(BATCH, 4, width)) for width in (24, 24, 6)) for _ in range(2)]
 
 # name -> (loss of the student's side alone, that side, its value by NumPy)
 CASES = {
@@ -60,6 +61,11 @@ CASES = {
     "nkd": (
         lambda s: losses.nkd(s, LOGITS[1], LABELS, gamma=1.2, temperature=2.0), LOGITS[0],
         numpy_maps.nkd(LOGITS[0], LOGITS[1], LABELS, 1.2, 2.0)),
+    "hsakd": (
+        lambda s: losses.hsakd(s, BRANCHES[1], temperature=2.0), BRANCHES[0], numpy_maps.hsakd(*BRANCHES, 2.0)),
+    "auxiliary_cross_entropy": (
+        lambda s: losses.auxiliary_cross_entropy(s, LABELS), BRANCHES[0][:2],
+        numpy_maps.auxiliary_cross_entropy(BRANCHES[0][:2], LABELS)),
     "dist": (lambda s: losses.dist(s, LOGITS[1], temperature=2.0), LOGITS[0],
         numpy_maps.dist(LOGITS[0], LOGITS[1], 2.0)),
 }  # fmt: skip
@@ -122,6 +128,7 @@ AT_EQUALITY = {
     "dkd": lambda: losses.dkd(LOGITS[1], LOGITS[1], LABELS),
     "dist": lambda: losses.dist(LOGITS[1], LOGITS[1]),
     "svd": lambda: losses.svd(EQUAL_T, EQUAL_T),
+    "hsakd": lambda: losses.hsakd(BRANCHES[0], BRANCHES[0]),
 }
 
 
@@ -245,6 +252,8 @@ def test_scores_by_one_product_equal_scores_by_gathering():
         ),
         (lambda: losses.rkd(VECTORS[0], WIDER[:3]), "of one batch"),
         (lambda: losses.dkd(*LOGITS, np.ones(3, int)), r"integers \[batch\], not int64 \[3\] beside logits \[5, 6\]"),
+        (lambda: losses.hsakd(BRANCHES[0], BRANCHES[1][:2]), "must have one shape each"),
+        (lambda: losses.hsakd((), ()), "must be branches of"),
         (lambda: losses.contrast_loss(np.zeros(3), 1.0, examples=3), r"\[batch, 1 \+ negatives\], not \[3\]"),
     ],
 )

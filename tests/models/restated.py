@@ -211,3 +211,39 @@ def vision_transformer(sd, x, *, patch, depth, heads):
             maps[f"stage{(i + 1) // (depth // 4)}"] = x[:, 1:].swapaxes(1, 2).reshape(stem.shape)
     pooled = layer_norm(x, sd, "norm")[:, 0]
     return linear(pooled, sd, "head"), maps, pooled
+
+
+def basic_block(sd, x, name, stride):
+    y = relu(batch_norm(conv(x, sd, f"{name}.conv1", stride, 1), sd, f"{name}.bn1"))
+    y = batch_norm(conv(y, sd, f"{name}.conv2", 1, 1), sd, f"{name}.bn2")
+    if f"{name}.downsample.0.weight" in sd:
+        x = batch_norm(conv(x, sd, f"{name}.downsample.0", stride), sd, f"{name}.downsample.1")
+    return x + y
+
+
+def auxiliary_resnet(sd, x):
+    """HSAKD's: a ResNet on each rotation, and branches that go on from its stages."""
+    rotated, told, first = [], {}, None
+    for turns in range(4):
+        y = batch_norm(conv(np.rot90(x, turns, (2, 3)), sd, "backbone.conv1", 1, 1), sd, "backbone.bn1")
+        maps = {"stem_preact": y, "stem": relu(y)}
+        y = relu(y)
+        for stage in (1, 2, 3):
+            for block in range(sum(f"backbone.layer{stage}.{i}.conv1.weight" in sd for i in range(20))):
+                before = basic_block(sd, y, f"backbone.layer{stage}.{block}", 2 if stage > 1 and block == 0 else 1)
+                y = relu(before)
+            maps |= {f"stage{stage}_preact": before, f"stage{stage}": y}
+        rotated.append(linear(mean(y), sd, "backbone.fc"))
+        first = first or (maps, mean(y))
+        for branch in (1, 2, 3):
+            z, part = maps[f"stage{branch}"], 0
+            while f"auxiliary_classifier.block_extractor{branch}.{part}.0.conv1.weight" in sd:
+                name, block = f"auxiliary_classifier.block_extractor{branch}.{part}", 0
+                while f"{name}.{block}.conv1.weight" in sd:
+                    z = relu(basic_block(sd, z, f"{name}.{block}", 2 if branch < 3 and block == 0 else 1))
+                    block += 1
+                part += 1
+            told.setdefault(f"auxiliary{branch}", []).append(linear(mean(z), sd, f"auxiliary_classifier.fc{branch}"))
+    maps, pooled = first
+    maps = {**maps, "rotated": np.stack(rotated, 1), **{name: np.stack(parts, 1) for name, parts in told.items()}}
+    return rotated[0], maps, pooled

@@ -44,6 +44,10 @@ COUNTS = {
     "mobilenetv2_half": (812_836, 18_368),
     "shufflenetv1": (949_258, 23_736),
     "shufflenetv2": (1_355_528, 16_180),
+    "resnet20_aux": (1_041_316, 4_576),  # `auxiliary_parameters` below
+    "resnet56_aux": (3_067_684, 12_640),
+    "resnet8x4_aux": (4_790_836, 7_616),
+    "resnet32x4_aux": (26_340_916, 29_120),
     "resnet50_cifar": (23_705_252, 53_120),
     "resnet18": (11_227_812, 9_600),
     "resnet34": (21_335_972, 17_024),
@@ -115,6 +119,32 @@ def test_densenet_parameters(name, bottleneck):
     assert COUNTS[name][0] == densenet_parameters(100, 12, bottleneck, 100)
 
 
+def auxiliary_parameters(depth, widths, classes):
+    """A ResNet's, and those of three branches that go on from its stages with 4 classes each; statistics likewise."""
+    blocks, name = (depth - 2) // 6, {16: f"resnet{depth}", 32: f"resnet{depth}x4"}[widths[0]]
+    total, scalars = COUNTS[name]
+    for stages, strided in ((widths[1:], True), (widths[2:], True), ((widths[3], widths[3]), False)):
+        for before, after in zip(stages, stages[1:]):
+            total += 9 * before * after + 9 * after * after + 4 * after + strided * (before * after + 2 * after)
+            total += (blocks - 1) * (18 * after * after + 4 * after)
+            scalars += 4 * after * blocks + strided * 2 * after
+        total += (widths[3] + 1) * 4 * classes
+    return total, scalars
+
+
+@pytest.mark.parametrize(
+    ("name", "depth", "widths"),
+    [
+        ("resnet20_aux", 20, (16, 16, 32, 64)),
+        ("resnet56_aux", 56, (16, 16, 32, 64)),
+        ("resnet8x4_aux", 8, (32, 64, 128, 256)),
+        ("resnet32x4_aux", 32, (32, 64, 128, 256)),
+    ],
+)
+def test_parameters_of_auxiliary_classifiers(name, depth, widths):
+    assert COUNTS[name] == auxiliary_parameters(depth, widths, 100)
+
+
 # name, constructor's arguments, restatement, image (height, width, channels); small members, one or more a family
 FORWARD = [
     ("wrn", {"depth": 16, "width": 1}, partial(restated.wide_resnet, blocks=2), (16, 12, 3)),
@@ -145,6 +175,7 @@ FORWARD = [
     ),
     ("densenet100_bc", {"depth": 22, "growth": 6}, partial(restated.densenet, layers=3), (8, 8, 3)),
     ("densenet100", {"depth": 13, "growth": 4}, partial(restated.densenet, layers=3), (8, 8, 3)),
+    ("resnet20_aux", {"widths": (4, 4, 6, 8)}, restated.auxiliary_resnet, (8, 8, 3)),
     (
         "deit_tiny",
         {"patch": 4, "dim": 24, "depth": 8},
@@ -176,7 +207,8 @@ def test_logits_and_features_equal_numpy(name, args, forward, image):
     close(output.pooled, pooled, atol=1e-5 * np.abs(pooled).max())
     assert set(output.features) == set(features)
     for stage, value in features.items():
-        close(output.features[stage], to_nhwc(value), atol=1e-5 * np.abs(value).max(), err_msg=stage)
+        value = to_nhwc(value) if value.ndim == 4 else value
+        close(output.features[stage], value, atol=1e-5 * np.abs(value).max(), err_msg=stage)
 
 
 SMALL = {name: args for name, args, _, _ in FORWARD} | {"resnet8": {"widths": (4, 4, 6, 8)}}
@@ -191,7 +223,8 @@ def test_bfloat16_keeps_parameters_and_logits_in_float32(name):
         lambda v, x: models.call(module, v, x, train=True), variables, jax.ShapeDtypeStruct(shape, np.float32)
     )
     assert output.logits.dtype == output.pooled.dtype == jnp.float32
-    assert {leaf.dtype for leaf in jax.tree.leaves(output.features)} == {np.dtype(jnp.bfloat16)}
+    maps = [leaf for leaf in output.features.values() if leaf.ndim == 4]  # others are logits of branches
+    assert {leaf.dtype for leaf in maps} == {np.dtype(jnp.bfloat16)}
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype(np.float32)}
 
 

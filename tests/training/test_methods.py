@@ -16,7 +16,7 @@ from kdjax.training.loop import compiled
 from kdjax.training.plan import plan_with, resolve
 from kdjax.training.teachers import Teacher
 
-METHODS = [method for method in student.METHODS if method != "alone"]
+METHODS = [method for method in student.METHODS if method not in ("alone", "hsakd")]  # hsakd: networks of its own
 WIDER = (6, 8, 12)  # of the teacher
 EQUAL = (4, 6, 8)  # for methods that compare channels one by one
 SAME_CHANNELS = ("fsp", "svd")
@@ -160,3 +160,23 @@ def test_a_warmup_of_the_body_leaves_the_head(config):
     state, _ = run(plan, plan.warmup, 2)
     jax.tree.map(np.testing.assert_array_equal, state.params["fc"], plan.variables["params"]["fc"])
     assert largest_difference(state.params["conv1"], plan.variables["params"]["conv1"]) > 1e-6
+
+
+def test_hsakd_teaches_from_a_teacher_that_was_trained_to(config, one_device, tmp_path):
+    from kdjax.store import Store
+    from kdjax.training.loop import train
+
+    store = Store(tmp_path)
+    config.model.name, config.model.args, config.epochs = "resnet20_aux", {"depth": 8, "widths": (4, 4, 6, 8)}, 2
+    config.optimizer.learning_rate, config.schedule.milestones = 0.02, ()
+    teacher = config.copy_and_resolve_references()
+    teacher.teachers = {}
+    teacher.losses = {"cross_entropy": {"weight": 1.0}, "auxiliary_cross_entropy": {"weight": 1.0}}
+    train(teacher, store, name="teacher", devices=one_device, show=False)
+    told = [row["train"]["losses/auxiliary_cross_entropy"] for row in store.find("teacher").metrics()]
+    assert told[1] < told[0]
+    config.teachers, config.seed = {"a": {"run": "teacher"}}, 1
+    config.losses = {"cross_entropy": {"weight": 1.0}, "hsakd": {"weight": 1.0}}
+    train(config, store, name="student", devices=one_device, show=False)
+    told = [row["train"]["losses/hsakd"] for row in store.find("student").metrics()]
+    assert told[1] < told[0]

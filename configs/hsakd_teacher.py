@@ -1,0 +1,24 @@
+"""A teacher for HSAKD: cross-entropy on the images, and class and rotation together from every stage.
+
+Paper:    Yang, An, Cai & Xu, Hierarchical Self-supervised Augmented Knowledge Distillation, IJCAI 2021.
+Command:  python -m kdjax.train_teacher --config=configs/hsakd_teacher.py:cifar100,resnet32x4,resnet8x4
+          then python -m kdjax.train_student --config=configs/student.py:hsakd,resnet32x4,resnet8x4
+Expect:   not run here.
+Hardware: a GPU or TPU; a step runs four rotations of the batch.
+"""
+
+from configs import common
+
+
+def get_config(argument: str | None = None):
+    """Argument: cifar10 | cifar100 | digits [,TEACHER,STUDENT]; networks with auxiliary classifiers only."""
+    argument = argument or "cifar100"
+    config = common.teacher(argument)
+    config.name = common.name("hsakd", argument)
+    config.model.name = common.with_branches(common.parse(argument).teacher, argument)
+    config.optimizer.nesterov = True
+    config.losses = {
+        "cross_entropy": {"weight": 1.0, "label_smoothing": 0.0},
+        "auxiliary_cross_entropy": {"weight": 1.0},
+    }
+    return config

@@ -24,6 +24,7 @@ setup(
         "jax>=0.10",
         "matplotlib>=3.9",
         "ml_collections>=1.0",
+        "ml_dtypes>=0.5",
         "numpy>=2.0",
         "optax>=0.2.5",
         "orbax-checkpoint>=0.12",
@@ -42,6 +43,7 @@ setup(
             "tensorboardX>=2.6",
         ],
         "tensorboard": ["tensorboardX>=2.6"],
+        "torch": ["torch>=2.2"],  # for the tests that compare with it
         "tf": ["tensorflow-cpu>=2.16"],
     },
 )

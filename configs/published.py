@@ -90,6 +90,9 @@ WTTM_ITRD = (
 IMAGENET_WTTM = ((0.8, 1.6), (0.8, 1.6), (0.8, 1.6), (0.8, 1.6), (0.7, 3.5))
 DKD_BETA = (6.0, 6.0, 2.0, 8.0, 2.0, 8.0, 6.0, 6.0, 8.0, 8.0, 8.0, 8.0, 8.0)
 IMAGENET_DKD_BETA = (0.5, 0.5, 0.5, 0.5, 2.0)
+# ReviewKD's weight by pair, of its authors' CIFAR-100 script; 5 where that has none.
+REVIEW = (5.0, 5.0, 0.6, 5.0, 1.0, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0, 8.0, 5.0)
+IMAGENET_REVIEW = (1.0, 1.0, 1.0, 1.0, 8.0)  # mdistiller
 # ITRD's mutual term is left out for these pairs.
 WITHOUT_MUTUAL = (("resnet50_cifar", "mobilenetv2_half"), ("resnet50_cifar", "vgg8"), ("wrn_40_2", "shufflenetv1"))
 

@@ -12,6 +12,8 @@ from ml_collections import ConfigDict
 from configs import common, published
 from kdjax.errors import UserError, nearest
 
+CRD = {"weight": 0.8, "negatives": 16384, "dim": 128, "momentum": 0.5, "temperature": 0.07, "dtype": "float32"}
+
 # method -> the terms beside cross-entropy of weight 1; a pair's own weights are put in by `_terms`.
 METHODS = {
     "alone": {},
@@ -19,8 +21,8 @@ METHODS = {
     "ttm": {"ttm": {"weight": 1.0, "gamma": 0.1}},
     "wttm": {"wttm": {"weight": 1.0, "gamma": 0.1, "normalize": "none"}},
     "dkd": {"dkd": {"weight": 1.0, "alpha": 1.0, "beta": 8.0, "temperature": 4.0}},
-    "dist": {"dist": {"weight": 1.0, "temperature": 4.0}},
-    "nkd": {"nkd": {"weight": 1.0}},
+    "dist": {"dist": {"weight": 1.0, "inter_weight": 1.0, "intra_weight": 1.0, "temperature": 4.0}},
+    "nkd": {"nkd": {"weight": 1.0, "gamma": 1.5, "temperature": 1.0}},
     "hint": {"hint": {"weight": 100.0}},
     "attention": {"attention": {"weight": 1000.0}},
     "nst": {"nst": {"weight": 50.0}},
@@ -32,13 +34,13 @@ METHODS = {
     "review": {"review": {"weight": {"schedule": "warmup", "value": 5.0, "epochs": 20}}},
     "ofd": {"ofd": {"weight": 0.001}},
     "similarity": {"similarity": {"weight": 3000.0}},
-    "correlation": {"correlation": {"weight": 0.02}},
-    "rkd": {"rkd": {"weight": 1.0}},
+    "correlation": {"correlation": {"weight": 0.02, "dim": 128}},
+    "rkd": {"rkd": {"weight": 1.0, "distance_weight": 25.0, "angle_weight": 50.0}},
     "pkt": {"pkt": {"weight": 30000.0}},
     "itrd": {"itrd": {"weight": 1.0, "alpha": 1.01}},
-    "crd": {"crd": {"weight": 0.8}},
+    "crd": {"crd": CRD},
     "hsakd": {"hsakd": {"weight": 1.0, "temperature": 3.0}},
-    "wttm_crd": {"wttm": {"weight": 1.0, "gamma": 0.1}, "crd": {"weight": 0.8}},
+    "wttm_crd": {"wttm": {"weight": 1.0, "gamma": 0.1}, "crd": CRD},
     "wttm_itrd": {"wttm": {"weight": 1.0, "gamma": 0.1}, "itrd": {"weight": 1.0, "alpha": 1.01}},
 }
 # method -> the phase that it begins with: (weight of its loss there, what is trained, learning rate, 0 for the usual).
@@ -94,6 +96,11 @@ def _terms(method: str, setting: common.Setting) -> dict:
         epochs = 1 if imagenet else 20
         terms["dkd"] |= {"beta": published.of_pair(rows, *pair, pairs) or 8.0, "temperature": 1.0 if imagenet else 4.0}
         terms["dkd"]["weight"] = {"schedule": "warmup", "value": 1.0, "epochs": epochs}
+    if method == "review":
+        rows, pairs = (published.IMAGENET_REVIEW, published.IMAGENET_PAIRS) if imagenet else (
+            published.REVIEW, published.PAIRS)  # fmt: skip
+        value = published.of_pair(rows, *pair, pairs) or 5.0
+        terms["review"]["weight"] = {"schedule": "warmup", "value": value, "epochs": 1 if imagenet else 20}
     if "itrd" in terms:
         same_family = pair in published.PAIRS[:7] or setting.teacher == setting.student
         mutual = 0.0 if pair in published.WITHOUT_MUTUAL else 1.0

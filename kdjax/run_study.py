@@ -16,7 +16,7 @@ def main() -> None:
     jobs = make_jobs(study)
     results = run_jobs(jobs, store, cli.FLAGS.data_dir, cli.job_counter(len(jobs)))
     scores = [
-        Score(job.student, job.teacher, job.seed, job.split, job.losses, result)
+        Score(job.student, job.teacher, job.seed, job.split, job.losses, result, job.published)
         for job, result in zip(jobs, results, strict=True)
     ]
     report = study_report(study.title, study.baseline, study.contrasts, scores)

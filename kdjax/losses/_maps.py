@@ -17,7 +17,7 @@ def as_pairs(student_features: Sequence[Any], teacher_features: Sequence[Any]) -
     Raises:
       ValueError: lists of different length or none at all, a map that is not [batch, h, w, channels], or another batch.
     """
-    if len(student_features) != len(teacher_features) or not student_features:
+    if len(student_features) != len(teacher_features) or len(student_features) == 0:
         raise ValueError(
             f"student_features has {len(student_features)} maps and teacher_features {len(teacher_features)}; "
             "there must be as many of both, and one at least."

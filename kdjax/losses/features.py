@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.stats import norm
 
+from kdjax.losses._checks import as_float, check_range
 from kdjax.losses._maps import adaptive_avg_pool, as_pair, as_pairs, normalized, same_shape, same_size
 
 Maps = Sequence[Array]
@@ -38,14 +39,15 @@ def attention(student_features: Maps, teacher_features: Maps, *, exponent: float
     Args:
       student_features: maps, of any widths; the larger of a pair is averaged down to the smaller one's size.
       teacher_features: maps.
-      exponent: p, above 0.
+      exponent: p, above 0, of |f| as in the paper; RepDistiller takes f^p, which differs for odd p and signed maps.
 
     Returns:
       [] sum over stages of the means over positions and examples.
 
     Raises:
-      ValueError: lists that do not pair.
+      ValueError: lists that do not pair, or an exponent out of range.
     """
+    check_range("exponent", exponent)
     total = 0.0
     for student, teacher in as_pairs(student_features, teacher_features):
         ours, theirs = (_attention_map(f, exponent) for f in same_size(student, teacher))
@@ -191,8 +193,7 @@ def vid(student_features: Maps, teacher_features: Maps, variances: Sequence[Arra
       ValueError: lists that do not pair, or maps of other shapes.
     """
     pairs = same_shape(as_pairs(student_features, teacher_features))
-    if len(variances) != len(pairs):
-        raise ValueError(f"variances has {len(variances)} entries for {len(pairs)} stages.")
+    variances = _of_channels("variances", variances, pairs)
     terms = [
         jnp.mean(0.5 * ((mean - teacher) ** 2 / variance + jnp.log(variance)))
         for (mean, teacher), variance in zip(pairs, variances, strict=True)
@@ -241,8 +242,7 @@ def ofd(student_features: Maps, teacher_features: Maps, margins: Sequence[Array]
       ValueError: lists that do not pair, or maps of other shapes.
     """
     pairs, total = same_shape(as_pairs(student_features, teacher_features)), 0.0
-    if len(margins) != len(pairs):
-        raise ValueError(f"margins has {len(margins)} entries for {len(pairs)} stages.")
+    margins = _of_channels("margins", margins, pairs)
     for i, ((student, teacher), margin) in enumerate(zip(pairs, margins, strict=True), start=1):
         to_margin = (student > margin) & (teacher <= margin)
         to_teacher = ((student > teacher) & (teacher > margin) & (teacher <= 0)) | (teacher > 0)
@@ -250,6 +250,17 @@ def ofd(student_features: Maps, teacher_features: Maps, margins: Sequence[Array]
         distance = jnp.where(to_margin | to_teacher, (student - target) ** 2, 0.0)
         total += 2.0 ** (i - len(pairs)) * jnp.sum(distance) / student.shape[0]
     return total
+
+
+def _of_channels(name: str, vectors: Sequence[Array], pairs: list[tuple[Array, Array]]) -> list[Array]:
+    """Returns one vector [channels] for each pair; refuses others."""
+    if len(vectors) != len(pairs):
+        raise ValueError(f"{name} has {len(vectors)} entries for {len(pairs)} stages.")
+    vectors = [as_float(vector) for vector in vectors]
+    for stage, (vector, (_, teacher)) in enumerate(zip(vectors, pairs, strict=True), start=1):
+        if vector.shape != teacher.shape[3:]:
+            raise ValueError(f"stage {stage}: {name} {list(vector.shape)} beside maps {list(teacher.shape)}.")
+    return vectors
 
 
 def ofd_margins(scale: Array, bias: Array) -> Array:
@@ -264,6 +275,6 @@ def ofd_margins(scale: Array, bias: Array) -> Array:
     """
     scale = jnp.abs(scale)
     ratio = bias / jnp.where(scale > 0, scale, 1.0)
-    share = norm.cdf(-ratio)
+    share = jnp.where(scale > 0, norm.cdf(-ratio), bias < 0)
     margin = bias - scale * norm.pdf(ratio) / jnp.where(share > 0.001, share, 1.0)
     return jnp.where(share > 0.001, margin, -3 * scale)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from kdjax.losses._checks import check_range
 from kdjax.losses._maps import as_pairs, normalized, same_shape
 
 
@@ -27,6 +28,7 @@ def svd(student_features: Sequence[Array], teacher_features: Sequence[Array], *,
     Raises:
       ValueError: lists that do not pair, fewer than two maps, or other channels.
     """
+    check_range("k", k)
     pairs = same_shape(as_pairs(student_features, teacher_features), (3,))
     if len(pairs) < 2:
         raise ValueError(f"svd needs two maps at least, not {len(pairs)}.")
@@ -47,7 +49,7 @@ def _aligned(student: Array, teacher: Array, k: int) -> tuple[Array, Array]:
     values, theirs = _leading(teacher, k)
     _, ours = _leading(student, k + 3)
     cosine = jnp.einsum("bci,bcj->bij", ours, theirs, precision="highest")
-    closest = jnp.max(jnp.abs(cosine), axis=1, keepdims=True) == jnp.abs(cosine)
+    closest = jax.nn.one_hot(jnp.argmax(jnp.abs(cosine), axis=1), cosine.shape[1], axis=1, dtype=bool)
     ours = jnp.einsum("bci,bij->bcj", ours, jnp.where(closest, jnp.sign(cosine), 0.0), precision="highest")
     scale = normalized(values)[:, None]
     return ours * scale, theirs * scale

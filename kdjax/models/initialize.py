@@ -60,6 +60,12 @@ def torch_layer(generator: np.random.Generator, shape: Shape, kernel: Shape | No
     return np.zeros(shape) if kernel is None else torch_linear(generator, shape, kernel)
 
 
+def torch_transposed(generator: np.random.Generator, shape: Shape, kernel: Shape | None) -> np.ndarray:
+    """Draws a transposed convolution as PyTorch does, uniformly within ±1/√(kernel positions x output channels)."""
+    bound = 1 / math.sqrt(math.prod(kernel[:-2]) * kernel[-1])
+    return generator.uniform(-bound, bound, shape)
+
+
 # PyTorch's defaults for every layer; a leaf of another name (a class token) keeps to the network's own table.
 TORCH_INITIALIZERS = ((r".*/(scale|var)", ones), (r".*/mean", zeros), (r".*/(kernel|bias)", torch_layer))
 

@@ -18,6 +18,7 @@ class Score(NamedTuple):
       split: seed of the data split; with the seed it pairs runs across rows.
       losses: names of the losses it was trained with.
       result: its result.json.
+      published: accuracy (%) that a paper prints for it, None for none.
     """
 
     student: str
@@ -26,6 +27,7 @@ class Score(NamedTuple):
     split: int
     losses: tuple[str, ...]
     result: dict
+    published: float | None = None
 
 
 Groups = dict[tuple[str, str], list[Score]]  # (student, teacher) -> its runs
@@ -36,7 +38,8 @@ def study_report(title: str, baseline: str, contrasts: Sequence, scores: Sequenc
 
     A row of the first: test accuracy of the last and of the best-by-validation checkpoint, mean ± standard deviation
     over runs, and the mean difference of last to the baseline student's, with a 95 % interval. A row of the second: the
-    same difference between two other rows. Differences are between runs of one seed and one split.
+    same difference between two other rows. Differences are between runs of one seed and one split. What papers print
+    stands beside, where a run knows it.
 
     Args:
       title: of the study.
@@ -50,20 +53,22 @@ def study_report(title: str, baseline: str, contrasts: Sequence, scores: Sequenc
     tables = [_rows_table(groups, baseline)]
     if contrasts:
         tables.append(_contrasts_table(groups, contrasts))
-    note = "Test accuracy in %; ± is the standard deviation over runs, [ ] a 95 % t interval over the splits' means."
+    means = "the splits' means" if len({score.split for score in scores}) > 1 else "seeds, for one test set"
+    note = f"Test accuracy in %; ± is the standard deviation over runs, [ ] a 95 % t interval over {means}."
     return f"# {title}\n\n{note}\n\n" + "\n\n".join(tables) + "\n"
 
 
 def _rows_table(groups: Groups, baseline: str) -> str:
-    rows = []
+    rows, published = [], any(score.published is not None for group in groups.values() for score in group)
     for (student, teacher), group in groups.items():
         plain = student in ("", baseline)
         difference = "" if plain else _difference(group, groups[baseline, ""])
         spreads = [_spread(group, checkpoint) for checkpoint in ("last", "best")]
-        rows.append(
-            (student or "(teacher)", teacher or "-", " + ".join(group[0].losses), *spreads, difference, len(group))
-        )
-    return markdown(("student", "teacher", "loss", "last", "best", f"last − {baseline}", "n"), rows)
+        printed = (("-" if group[0].published is None else f"{group[0].published:.2f}"),) if published else ()
+        name, losses = student or "(teacher)", " + ".join(group[0].losses)
+        rows.append((name, teacher or "-", losses, *spreads, *printed, difference, len(group)))
+    header = ("last", "best", *(("published",) if published else ()), f"last − {baseline}", "n")
+    return markdown(("student", "teacher", "loss", *header), rows)
 
 
 def _contrasts_table(groups: Groups, contrasts: Sequence) -> str:
@@ -97,12 +102,15 @@ def _difference(group: Sequence[Score], other: Sequence[Score]) -> str:
     """The mean paired difference with its interval, marked where the interval holds zero.
 
     Runs on one split share their test images and are no independent draws: the interval is that of the splits' means.
+    With one split it is that of the seeds, and says nothing of other test images.
     """
     base = {(score.split, score.seed): _test(score, "last") for score in other}
-    by_split: dict[int, list[float]] = {}
+    several = len({score.split for score in group}) > 1
+    draws: dict[int, list[float]] = {}
     for score in group:
-        by_split.setdefault(score.split, []).append(_test(score, "last") - base[score.split, score.seed])
-    means = [np.mean(differences) for differences in by_split.values()]
+        draw = score.split if several else score.seed
+        draws.setdefault(draw, []).append(_test(score, "last") - base[score.split, score.seed])
+    means = [np.mean(differences) for differences in draws.values()]
     mean, half = np.mean(means), _half_width(means)
     noise = " (noise)" if abs(mean) <= half else ""
     return f"{mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}]{noise}"

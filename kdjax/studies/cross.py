@@ -37,6 +37,11 @@ class Job(NamedTuple):
         return default_run_name(self.config)
 
     @property
+    def published(self) -> float | None:
+        """The accuracy (%) that a paper prints for the run, None for none."""
+        return self.config.published.get("accuracy")
+
+    @property
     def losses(self) -> tuple[str, ...]:
         """Names of the losses that the run is trained with."""
         return tuple(self.config.losses)

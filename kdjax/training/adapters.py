@@ -16,7 +16,7 @@ import numpy as np
 
 from kdjax import losses
 from kdjax.losses._maps import same_size
-from kdjax.models.initialize import TORCH_INITIALIZERS, kaiming_normal_fan_out
+from kdjax.models.initialize import TORCH_INITIALIZERS, kaiming_normal_fan_out, torch_transposed
 from kdjax.models.layers import batch_norm, conv1x1, conv3x3
 from kdjax.types import Array
 
@@ -34,7 +34,7 @@ class Adapter(nn.Module):
     train: bool = True
     warming_up: bool = False
 
-    INITIALIZERS = TORCH_INITIALIZERS
+    INITIALIZERS = ((r".*(transposed|paraphraser_decoder/conv\d)/(kernel|bias)", torch_transposed), *TORCH_INITIALIZERS)
 
     def first_memory(self, seed: int, context: Any) -> dict[str, np.ndarray]:
         """Returns what it remembers before the first step, {} for nothing; `context` tells of the data."""
@@ -66,7 +66,7 @@ class Regressor(nn.Module):
         if height == 2 * to_height:
             x = nn.Conv(channels, (3, 3), strides=2, padding=1, name="conv")(x)
         elif 2 * height == to_height:  # padding 2 of the spread input is PyTorch's padding 1 of the output
-            x = nn.ConvTranspose(channels, (4, 4), strides=(2, 2), padding=((2, 2), (2, 2)), name="conv")(x)
+            x = nn.ConvTranspose(channels, (4, 4), strides=(2, 2), padding=((2, 2), (2, 2)), name="transposed")(x)
         elif height >= to_height and width >= to_width:
             size = (1 + height - to_height, 1 + width - to_width)
             x = nn.Conv(channels, size, padding="VALID", name="conv")(x)

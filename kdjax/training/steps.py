@@ -251,7 +251,7 @@ def _mean(key: str, value, batch: Batch, config: Mapping, axis_name: str):
 def _update(state: TrainState, gradients, batch_stats, distiller_state, config: Mapping, spec: Spec) -> TrainState:
     optimizer = train_state.optimizer(config, rate(state.step, config, spec))
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.trainable)
-    updates = _held(updates, config, spec)
+    updates = _held(updates, gradients, config, spec)
     trainable = optax.apply_updates(state.trainable, updates)
     return TrainState(
         step=state.step + 1,
@@ -270,8 +270,13 @@ def rate(step, config: Mapping, spec: Spec):
     return train_state.rate_at(step - spec.first_epoch * spec.steps_per_epoch, config, spec.steps_per_epoch)
 
 
-def _held(updates, config: Mapping, spec: Spec):
-    """An optimizer's updates without those of the parts that this phase does not train."""
+def _held(updates, gradients, config: Mapping, spec: Spec):
+    """An optimizer's updates without those of the parts that this phase does not train.
+
+    In a warm-up that is whatever its losses do not reach: weight decay alone would wear the later layers away.
+    """
+    if spec.phase == "warmup":
+        updates = jax.tree.map(lambda update, gradient: update * jnp.any(gradient != 0), updates, gradients)
     model, distiller = updates["model"], updates["distiller"]
     factor = 0.0 if spec.trainable == "head" else config["optimizer"]["body_factor"]
     model = start.scale_body(model, spec.head, factor)

@@ -222,6 +222,7 @@ def test_margins_are_means_of_what_is_below_zero():
         draws = np.random.default_rng(0).normal(b, abs(s), 400_000)
         np.testing.assert_allclose(margin, draws[draws < 0].mean(), rtol=0.01)
     np.testing.assert_allclose(losses.ofd_margins(np.array([0.1]), np.array([5.0])), -0.3)  # hardly ever below
+    np.testing.assert_allclose(losses.ofd_margins(np.zeros(2), np.array([5.0, -2.0])), [0, -2])
 
 
 def test_scores_by_one_product_equal_scores_by_gathering():
@@ -246,6 +247,10 @@ def test_scores_by_one_product_equal_scores_by_gathering():
         (lambda: losses.fsp(S3[:1], S3[:1]), "two maps at least"),
         (lambda: losses.nst([VECTORS[0]], [VECTORS[1]]), "must be .batch, height, width, channels"),
         (lambda: losses.vid(SAME_S, SAME_T, VARIANCES[:2]), "2 entries for 3 stages"),
+        (lambda: losses.vid(SAME_S, SAME_T, [np.ones(1)] * 3), r"stage 1: variances \[1\] beside maps \[5, 8, 8, 4\]"),
+        (lambda: losses.ofd(SAME_S, SAME_T, MARGINS[::-1]), r"stage 1: margins \[8\] beside maps"),
+        (lambda: losses.attention(S3, T3, exponent=0.0), "exponent must be above 0"),
+        (lambda: losses.svd(EQUAL_S, EQUAL_T, k=0), "k must be an integer, at least 1"),
         (
             lambda: losses.correlation(VECTORS[0], WIDER),
             r"\[5, 7\] and teacher_embeddings \[5, 9\] must have one shape",

@@ -1,10 +1,15 @@
 """Every method of the papers' tables through the compiled step: it learns, on any devices alike, in any sum."""
 
+import io
+import os
+import pathlib
+
 import jax
 import numpy as np
 import pytest
 from four_layers import FourLayers
 from ml_collections import ConfigDict
+from PIL import Image
 from small_world import start
 from test_steps import batches_of, largest_difference
 
@@ -180,3 +185,81 @@ def test_hsakd_teaches_from_a_teacher_that_was_trained_to(config, one_device, tm
     train(config, store, name="student", devices=one_device, show=False)
     told = [row["train"]["losses/hsakd"] for row in store.find("student").metrics()]
     assert told[1] < told[0]
+
+
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory) -> str:
+    """The first 512 CIFAR-10 test images, where the tests find them beside the project."""
+    default = pathlib.Path(__file__).parents[3] / "shared" / "data"
+    file = pathlib.Path(os.environ.get("KDJAX_SHARED_DATA", default)) / "cifar10_test_jpeg.npz"
+    if not file.is_file():
+        pytest.skip("no folder of real images (KDJAX_SHARED_DATA)")
+    with np.load(file) as stored:
+        ends, labels = np.cumsum(stored["length"][:512]), stored["label"][:512]
+        jpeg = stored["jpeg"][: ends[-1]].tobytes()
+    files = [io.BytesIO(jpeg[start:end]) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+    images = np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files])
+    path = tmp_path_factory.mktemp("cifar") / "photographs.npz"
+    np.savez(path, images=images, labels=labels.astype(np.int64), test_images=images[:8], test_labels=labels[:8])
+    return str(path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_a_convolutional_pair_learns_from_photographs(method, config, photographs):
+    """resnet14 -> resnet8 of few channels, 30 steps; the term's mean over the last steps is below that of the first."""
+    config = configured(config, method)
+    widths = (8, 8, 12, 16)
+    config.model.name, config.model.args = "resnet8", {"widths": widths}
+    config.data.args, config.data.view = {"path": photographs}, "crop_flip"
+    config.batch_size, config.optimizer.name, config.optimizer.learning_rate = 32, "adamw", 0.003
+    config.losses["cross_entropy"]["weight"] = 0.0
+    config = resolve(config)
+    dataset = load_dataset(config.data, "")
+    model = models.create_model("resnet14", 10, widths=widths if method in SAME_CHANNELS else (8, 12, 16, 24))
+    variables = models.init_variables(model, (1, 32, 32, 3), 3)
+    plan = plan_with(
+        config, dataset, {"a": Teacher(model, variables, 10, "softmax", {}, None)}, tuple(jax.local_devices()[:1])
+    )
+    for spec in phases(plan):
+        terms = [f"losses/{key}" for key in spec.terms if key != "cross_entropy"]
+        if not terms:
+            continue
+        _, rows = run(plan, spec, 30)
+        for term in terms:
+            first, last = (np.mean([row[term] for row in part]) for part in (rows[:6], rows[-6:]))
+            assert last < first, (spec.phase, term, first, last)
+
+
+def test_stages_that_are_not_equally_many_are_paired_by_the_config_alone(config):
+    from kdjax.errors import UserError
+
+    config = configured(config, "attention")
+    config.model.args = {"widths": (4, 8)}  # two stages, the teacher has three
+    with pytest.raises(UserError, match="the maps stage1, stage2, the teacher stage1, stage2, stage3; say which"):
+        run(plan := make_plan(config, 1), plan.spec, 1)
+    config.losses.attention.stages = (("stage1", "stage1"), ("stage2", "stage3"))
+    plan = make_plan(config, 1)
+    _, rows = run(plan, plan.spec, 1)
+    assert rows[0]["losses/attention"] > 0
+    config.losses.attention.stages = (("stage1", "stage4"),)
+    with pytest.raises(UserError, match="the teacher has no map 'stage4'. Did you mean 'stage"):
+        run(plan := make_plan(config, 1), plan.spec, 1)
+
+
+def test_a_warmup_spares_the_layers_that_its_losses_do_not_reach(config):
+    """Weight decay alone would wear them away."""
+    config = configured(config, "activation_boundary")
+    config.losses.activation_boundary.stages = ("stage1", "stage2")
+    plan = make_plan(config, 1)
+    state, _ = run(plan, plan.warmup, 2)
+    for layer, moves in (("conv1", True), ("conv2", True), ("conv3", False), ("bn3", False)):
+        before, after = plan.variables["params"][layer], state.params[layer]
+        assert (largest_difference(before, after) > 0) == moves, layer
+
+
+def test_transposed_convolutions_are_drawn_as_pytorch_draws_them(config):
+    from kdjax.models.initialize import torch_transposed
+
+    drawn = torch_transposed(np.random.default_rng(0), (4, 4, 16, 64), (4, 4, 16, 64))
+    assert 0.98 / 32 < np.abs(drawn).max() <= 1 / 32

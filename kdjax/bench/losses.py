@@ -12,14 +12,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from kdjax import models
-from kdjax.bench.step import machine
+from kdjax.bench.step import machine, one_step
 from kdjax.data import Dataset
 from kdjax.data.dataset import Stored
 from kdjax.errors import lookup
 from kdjax.reporting.tables import markdown
-from kdjax.training import distillers, metrics, parallel, steps
-from kdjax.training import state as train_state
-from kdjax.training.evaluation import make_batches, resident
+from kdjax.training import distillers, forward, steps
 from kdjax.training.plan import Plan, plan_with, resolve, traced
 from kdjax.training.teachers import Teacher
 from kdjax.types import ModelOutput
@@ -86,7 +84,7 @@ def _compiled(plan: Plan, spec: steps.Spec, terms: dict) -> tuple[Callable, tupl
         return jax.tree.map(lambda leaf: generator.normal(size=leaf.shape).astype(np.float32), shapes)
 
     teacher = plan.teachers["a"]
-    norms = steps.norms(teacher.model, teacher.variables)
+    norms = forward.norms(teacher.model, teacher.variables)
     student, taught = output(STUDENT), output(TEACHER)
     labels = generator.integers(0, CLASSES, BATCH).astype(np.int32)
     distiller = distillers.make_distiller(terms, warming_up=spec.phase == "warmup")
@@ -138,18 +136,11 @@ def _blank() -> Dataset:
 
 
 def _step_seconds(plan: Plan, rounds: int) -> float:
-    state = train_state.create_state(plan.variables, plan.distiller, traced(plan.config))
-    sums = metrics.zeros(steps.train_metric_names(plan.spec))
-    taught = {name: teacher.variables for name, teacher in plan.teachers.items()}
-    taught, numbers, *carry = parallel.replicate((taught, plan.numbers, state, sums), plan.devices)
-    fixed = steps.Fixed(taught, resident(plan.dataset, plan.devices), numbers)
-    index = np.arange(BATCH, dtype=np.int32)[None]
-    batches = make_batches(index, np.ones(index.shape, bool), 0, plan.devices)
-    body = functools.partial(steps.train_steps, spec=plan.spec, axis_name=parallel.AXIS)
-    step, carried = parallel.data_parallel(body, plan.devices), [tuple(carry)]
+    lowered, (carry, fixed, batches) = one_step(plan, BATCH)
+    compiled, carried = lowered.compile(), [carry]
 
     def run() -> None:
-        carried[0] = jax.block_until_ready(step(carried[0], fixed, batches))
+        carried[0] = jax.block_until_ready(compiled(carried[0], fixed, batches))
 
     run()
     return statistics.median(_time(run) for _ in range(rounds))

@@ -11,15 +11,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from kdjax import models
-from kdjax.bench.step import machine
+from kdjax.bench.step import machine, one_step
 from kdjax.data import Dataset
 from kdjax.data.dataset import Stored
 from kdjax.errors import lookup
 from kdjax.reporting.tables import markdown
-from kdjax.training import metrics, parallel, steps
-from kdjax.training import state as train_state
-from kdjax.training.evaluation import make_batches, resident
-from kdjax.training.plan import plan_with, resolve, traced
+from kdjax.training.plan import plan_with, resolve
 
 SIZE, CLASSES, BATCH = 32, 100, 64
 HEADER = ("network", "parameters", "running statistics", "init s", "compile s", "ms a step", "images/s")
@@ -70,20 +67,12 @@ def row(config: ConfigDict, name: str, rounds: int, num_steps: int) -> tuple:
 
 def _compile(config: ConfigDict) -> tuple[Callable[[], None], float]:
     """Returns a function that makes one update and waits for it, and the seconds that compiling it took."""
-    devices = jax.local_devices()[:1]
-    plan = plan_with(config, _generated(), {}, devices)
-    state = train_state.create_state(plan.variables, plan.distiller, traced(config))
-    sums = metrics.zeros(steps.train_metric_names(plan.spec))
-    numbers, *carry = parallel.replicate((plan.numbers, state, sums), devices)
-    fixed = steps.Fixed({}, resident(plan.dataset, devices), numbers)
-    index = np.arange(BATCH, dtype=np.int32)[None]
-    batches = make_batches(index, np.ones(index.shape, bool), 0, devices)
-    body = functools.partial(steps.train_steps, spec=plan.spec, axis_name=parallel.AXIS)
-    lowered = parallel.data_parallel(body, devices).lower(tuple(carry), fixed, batches)
+    plan = plan_with(config, _generated(), {}, jax.local_devices()[:1])
+    lowered, (carry, fixed, batches) = one_step(plan, BATCH)
     began = time.perf_counter()
     compiled = lowered.compile()
     compile_seconds = time.perf_counter() - began
-    carried = [tuple(carry)]
+    carried = [carry]
 
     def step() -> None:
         carried[0] = jax.block_until_ready(compiled(carried[0], fixed, batches))

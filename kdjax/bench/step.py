@@ -1,5 +1,6 @@
 """Times a train step of a config on 1, 2, ... devices, in turn."""
 
+import functools
 import os
 import platform
 import statistics
@@ -18,7 +19,7 @@ from kdjax.training import loop, metrics, parallel, steps
 from kdjax.training import state as train_state
 from kdjax.training.evaluation import make_batches, resident
 from kdjax.training.manifest import versions
-from kdjax.training.plan import plan_with, resolve, traced
+from kdjax.training.plan import Plan, plan_with, resolve, traced
 from kdjax.training.teachers import Teacher
 
 
@@ -73,14 +74,10 @@ def _runner(config: ConfigDict, data_dir: str, devices, num_steps: int) -> Calla
     dataset = load_dataset(config.data, data_dir)
     teachers = {name: _fresh_teacher(config, fields, dataset) for name, fields in config.teachers.items()}
     plan = plan_with(config, dataset, teachers, devices)
-    state = train_state.create_state(plan.variables, plan.distiller, traced(config))
-    sums = metrics.zeros(steps.train_metric_names(plan.spec))
     chunk = min(loop.steps_a_dispatch(plan.variables, plan.spec.steps_per_epoch), num_steps)
     index = _indices(dataset.splits["train"], num_steps, config.batch_size)
-    variables = {name: teacher.variables for name, teacher in teachers.items()}
-    teacher_variables, numbers, state, sums = parallel.replicate((variables, plan.numbers, state, sums), devices)
-    fixed = steps.Fixed(teacher_variables, resident(dataset, devices), numbers)
-    compiled, carry = loop.compiled(plan.spec, tuple(devices)), [(state, sums)]
+    placed, fixed = place(plan)
+    compiled, carry = loop.compiled(plan.spec, tuple(devices)), [placed]
 
     def run() -> None:
         for start in range(0, num_steps, chunk):
@@ -90,6 +87,24 @@ def _runner(config: ConfigDict, data_dir: str, devices, num_steps: int) -> Calla
         jax.block_until_ready(carry[0])
 
     return run
+
+
+def place(plan: Plan) -> tuple[tuple, steps.Fixed]:
+    """Returns on the plan's devices what a step carries on before the first one, and what it only reads."""
+    state = train_state.create_state(plan.variables, plan.distiller, traced(plan.config))
+    sums = metrics.zeros(steps.train_metric_names(plan.spec))
+    taught = {name: teacher.variables for name, teacher in plan.teachers.items()}
+    taught, numbers, *carry = parallel.replicate((taught, plan.numbers, state, sums), plan.devices)
+    return tuple(carry), steps.Fixed(taught, resident(plan.dataset, plan.devices), numbers)
+
+
+def one_step(plan: Plan, batch_size: int) -> tuple[Any, tuple]:
+    """Returns the compiled step's lowering for the first rows of the data, and its arguments."""
+    carry, fixed = place(plan)
+    index = np.arange(batch_size, dtype=np.int32)[None]
+    batches = make_batches(index, np.ones(index.shape, bool), 0, plan.devices)
+    body = functools.partial(steps.train_steps, spec=plan.spec, axis_name=parallel.AXIS)
+    return parallel.data_parallel(body, plan.devices).lower(carry, fixed, batches), (carry, fixed, batches)
 
 
 def _indices(rows: np.ndarray, num_steps: int, batch_size: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from kdjax import config as schema
 from kdjax import models
 from kdjax.data import Dataset, load_dataset, resolve_view, train_batches
 from kdjax.store import Store
-from kdjax.training import distillers, parallel, steps
+from kdjax.training import distillers, forward, parallel, steps
 from kdjax.training import state as train_state
 from kdjax.training.manifest import make_manifest
 from kdjax.training.networks import Network, build, load_network
@@ -117,7 +117,7 @@ def _first_distiller(
 ) -> dict:
     def make_inputs():
         taught = {name: teacher.variables for name, teacher in teachers.items()}
-        return steps.example_inputs(spec, variables, taught, numbers, dataset.input_shape)
+        return forward.example_inputs(spec, variables, taught, numbers, dataset.input_shape)
 
     return distillers.make_distiller(config.losses.to_dict()).init(config.seed, make_inputs, dataset)
 

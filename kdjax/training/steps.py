@@ -1,6 +1,5 @@
 """Train and eval steps: per-device bodies that know an axis name and nothing of devices."""
 
-import functools
 import inspect
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -14,66 +13,13 @@ from jax import lax
 from kdjax import losses, models
 from kdjax.data import augment
 from kdjax.errors import UserError, lookup
-from kdjax.training import distillers, metrics, schedules, start
+from kdjax.training import distillers, forward, metrics, schedules, start
 from kdjax.training import state as train_state
 from kdjax.training.metrics import Sums
+from kdjax.training.spec import Fixed, Spec
 from kdjax.training.state import TrainState
-from kdjax.training.structure import Structure, join
+from kdjax.training.structure import join
 from kdjax.types import Batch
-
-
-class Fixed(NamedTuple):
-    """What a step reads and never changes, the same on every device.
-
-    Attributes:
-      teachers: name -> variables.
-      arrays: the resident data set {'images', 'labels', 'soft'}, or None when batches carry their arrays.
-      numbers: the config's floats and the seed, as the structure's holes want them.
-    """
-
-    teachers: dict
-    arrays: Any
-    numbers: dict
-
-
-class Spec(NamedTuple):
-    """What shapes a compiled step: hashable, equal for two runs that may share one compilation.
-
-    Attributes:
-      model: the network that is trained.
-      teachers: (name, network, output space) each.
-      structure: the traced sections of the config with holes for their numbers.
-      stored: how the data's stored values become network inputs.
-      view: the augmentation.
-      targets: 'labels' or 'soft'.
-      phase: 'main' or 'warmup', in which other terms count and other parts move.
-      terms: names of the losses of this phase.
-      first_epoch: that the phase begins with.
-      moves: what the phase trains: 'all', the student's 'body', or the 'distiller' alone.
-      steps_per_epoch: full batches in an epoch.
-      sync_batch_norm: whether batch statistics are those of the global batch.
-      unbiased_variance: whether BatchNorm's running variance is PyTorch's.
-      trainable: 'all' or 'head'.
-      head: name of the classifier among the parameters.
-      diagnostics: whether to log entropies and weights.
-    """
-
-    model: nn.Module | models.Picked
-    teachers: tuple[tuple[str, nn.Module | models.Picked, str], ...]
-    structure: Structure
-    stored: Any
-    view: str
-    targets: str
-    phase: str
-    terms: tuple[str, ...]
-    first_epoch: int
-    moves: str
-    steps_per_epoch: int
-    sync_batch_norm: bool
-    unbiased_variance: bool
-    trainable: str
-    head: str
-    diagnostics: bool
 
 
 def train_step(state: TrainState, fixed: Fixed, batch: Batch, *, spec: Spec, axis_name: str) -> tuple[TrainState, Sums]:
@@ -90,13 +36,13 @@ def train_step(state: TrainState, fixed: Fixed, batch: Batch, *, spec: Spec, axi
       The state after the update and the step's sums, both the same on every device.
     """
     config = join(spec.structure, fixed.numbers)
-    images, labels, targets = _inputs(fixed, batch, config, spec)
-    teachers = _run_teachers(fixed, images, config, spec)
+    images, labels, targets = forward.see(fixed, batch, config, spec)
+    teachers = forward.run_teachers(fixed, images, config, spec)
     chosen = {key: config["losses"][key] for key in spec.terms}
     distiller = distillers.make_distiller(chosen, warming_up=spec.phase == "warmup")
 
     def objective(trainable):
-        output, batch_stats = _run_student(trainable["model"], state, images, batch, config, spec, axis_name)
+        output, batch_stats = forward.run_student(trainable["model"], state, images, batch, config, spec, axis_name)
         inputs = {
             "logits": output.logits, "student_logits": output.logits, "labels": targets, "index": batch.index,
             "mask": batch.mask, "axis_name": axis_name, "teachers": teachers, "output": output,
@@ -117,98 +63,6 @@ def train_step(state: TrainState, fixed: Fixed, batch: Batch, *, spec: Spec, axi
     seen = _observe(total, terms, inputs, labels, batch, config, spec)
     bad = jnp.where(jnp.isfinite(total), metrics.NEVER, state.step).astype(jnp.int32)
     return new_state, Sums(lax.psum(seen, axis_name), bad)
-
-
-def _inputs(fixed: Fixed, batch: Batch, config: Mapping, spec: Spec):
-    """Makes resident and streamed batches alike: augmented images, integer labels, and what label losses see."""
-    images, rows, labels, soft = augment.materialize(fixed.arrays, batch)
-    images = augment.render(
-        images, rows, batch.index, batch.epoch, config["seed"], view=spec.view, stored=spec.stored, train=True
-    )
-    return images, labels, soft if spec.targets == "soft" else labels
-
-
-def _run_teachers(fixed: Fixed, images, config: Mapping, spec: Spec) -> dict[str, dict]:
-    """Teachers see the student's view, in eval mode and outside the gradient."""
-    outputs = {}
-    for name, model, output_space in spec.teachers:
-        output, _ = models.call(model, fixed.teachers[name], images, train=False)
-        logits = lax.stop_gradient(output.logits)
-        if output_space == "clipped_logits":  # the outputs themselves estimate probabilities
-            logits = jnp.log(jnp.clip(logits, 1e-6, 1.0))
-        outputs[name] = {
-            "logits": logits,
-            "weight": config["teachers"][name]["weight"],
-            "output": _frozen(output),
-            "norms": norms(model, fixed.teachers[name]),
-        }
-    return outputs
-
-
-def _frozen(output):
-    """An output outside the gradient; by hand, since a tree's mappings come back in the order of their keys."""
-    pooled = None if output.pooled is None else lax.stop_gradient(output.pooled)
-    features = {name: lax.stop_gradient(leaf) for name, leaf in output.features.items()}
-    return output._replace(logits=lax.stop_gradient(output.logits), features=features, pooled=pooled)
-
-
-def norms(model: nn.Module | models.Picked, variables: Mapping) -> dict[str, tuple]:
-    """Stage -> (scale, bias) of the BatchNorm before its ReLU, for a network that names them."""
-    module = model.module if isinstance(model, models.Picked) else model
-    paths = module.preact_norms() if hasattr(module, "preact_norms") else {}
-    found = {}
-    for stage, path in paths.items():
-        layer = functools.reduce(lambda tree, part: tree[part], path.split("/"), variables["params"])
-        found[stage] = layer["scale"], layer["bias"]
-    return found
-
-
-def example_inputs(spec: Spec, variables: Mapping, teachers: Mapping, numbers: Mapping, input_shape: tuple) -> dict:
-    """Returns what losses are offered for two blank images: to be traced for its shapes."""
-    images, two = jnp.zeros((2, *input_shape)), jnp.zeros(2, jnp.int32)
-    config = join(spec.structure, numbers)
-    output, _ = models.call(spec.model, variables, images, train=False)
-    batch = {"logits": output.logits, "student_logits": output.logits, "labels": two, "index": two, "mask": two == 0}
-    taught = _run_teachers(Fixed(teachers, None, numbers), images, config, spec)
-    own = {
-        "classes": two,
-        "axis_name": None,
-        "teachers": taught,
-        "output": output,
-        "epoch": two[0],
-        "seed": config["seed"],
-    }
-    return {**batch, **own}
-
-
-def _run_student(params, state: TrainState, images, batch: Batch, config: Mapping, spec: Spec, axis_name: str):
-    """Runs the network that is trained; one of which only the head is trained runs as in evaluation."""
-    if spec.trainable == "head":
-        params = start.freeze_body(params, spec.head)
-    return models.call(
-        spec.model,
-        {"params": params, "batch_stats": state.batch_stats},
-        images,
-        train=spec.trainable == "all" and spec.moves != "distiller",
-        axis_name=axis_name if spec.sync_batch_norm else None,
-        rngs={"dropout": _dropout_key(config["seed"], state.step, axis_name)},
-        keys=_example_keys(config["seed"], batch),
-        unbiased=spec.unbiased_variance,
-    )
-
-
-def _example_keys(seed, batch: Batch):
-    """One key an example, from (seed, epoch, example) alone, for what a network draws inside (drop-path)."""
-    key = jax.random.key(jnp.asarray(seed, jnp.uint32), impl="threefry2x32")
-    key = jax.random.fold_in(jax.random.fold_in(key, 0xD809), batch.epoch)  # apart from the keys of the views
-    return jax.vmap(lambda example: jax.random.fold_in(key, example))(batch.index)
-
-
-def _dropout_key(seed, step, axis_name: str):
-    """Dropout inside a network of the user's own is the one draw that depends on the device."""
-    key = jax.random.fold_in(jax.random.key(seed), 0xD809)  # apart from the keys of the views
-    key = jax.random.fold_in(key, step)
-    return jax.random.fold_in(key, lax.axis_index(axis_name))
 
 
 def _weight(key: str, epoch, config: Mapping, spec: Spec):

@@ -1,5 +1,7 @@
 """Benchmarks run and print their tables; they assert no times."""
 
+import pytest
+
 
 def test_bench_step_prints_a_row_for_each_count_of_devices(command):
     config = "--config=configs/kd_student.py:smoke"
@@ -13,3 +15,15 @@ def test_bench_step_prints_a_row_for_each_count_of_devices(command):
 def test_an_unknown_benchmark_is_one_line(command):
     done = command("kdjax.bench", "stop", "--config=configs/kd_student.py:smoke")
     assert done.returncode == 2 and "Did you mean 'step'" in done.stderr
+
+
+@pytest.mark.slow
+def test_bench_losses_prints_a_row_for_a_method(command):
+    done = command("kdjax.bench", "losses", "--config=configs/student.py", "--only=dist", "--rounds=1")
+    assert done.returncode == 0 and "| dist " in done.stdout, done.stderr
+
+
+def test_bench_models_prints_a_row_for_a_network(command):
+    config = "--config=configs/ce_teacher.py:smoke"
+    done = command("kdjax.bench", "models", config, "--only=mlp", "--rounds=1", "--steps=1")
+    assert done.returncode == 0 and "1,887,332" in done.stdout, done.stderr

@@ -14,12 +14,14 @@ INSIDE = {
     "temperature": (0.1, 4, 4.0, np.float64(3), jnp.float32(2)), "gamma": (0.1, 1, 2.5), "order": (0.25, 1, 1.0, 7),
     "eta": (0, 0.6, 1), "label_smoothing": (0, 0.0, 0.999), "num_top": (2, 5, np.int64(3)),
     "space": ("probs", "logits"), "reduction": ("class_sum", "class_mean"), "normalize": ("none", "batch_mean"),
+    "exponent": (0.5, 2, 3.0), "p1": (1, 2.0), "p2": (1, 2.0), "margin": (0.1, 1), "k": (1, 4, np.int64(2)),
 }  # fmt: skip
 OUTSIDE = {
     "temperature": (0, -1.0, float("nan"), float("inf"), "4", None, True, np.ones(2)),
     "gamma": (0.0, -0.1, "soft"), "order": (0, -2.0, float("inf")), "eta": (-0.01, 1.01, "0.5"),
     "label_smoothing": (-0.1, 1, 1.0), "num_top": (1, 0, 5.0, True, "5"),
     "space": ("prob", 1, None), "reduction": ("sum", "mean"), "normalize": ("batch", True, np.ones(2)),
+    "exponent": (0, -1.0), "p1": (0.0, "2"), "p2": (-1, None), "margin": (0, float("inf")), "k": (0, 1.0, True),
 }  # fmt: skip
 
 

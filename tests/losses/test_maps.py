@@ -105,7 +105,7 @@ def test_gradients_are_those_of_finite_differences(name):
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("value", [0.0, 1.0, -1e4])
+@pytest.mark.parametrize("value", [0.0, -1e4])
 def test_constant_features_have_finite_values_and_gradients(name, value):
     loss, student, _ = CASES[name]
     flat = jax.tree.map(lambda leaf: jnp.full_like(leaf, value, dtype=jnp.float32), student)

@@ -1,5 +1,7 @@
 """State dicts in and out, for every network of the table."""
 
+import itertools
+
 import jax
 import numpy as np
 import pytest
@@ -14,9 +16,13 @@ NAMES = sorted(set(models.MODELS) - {"mlp"})
 
 def drawn(module, shape, seed=0):
     """Variables of the right shapes with every value different."""
-    generator = np.random.default_rng(seed)
-    shapes = models.variable_shapes(module, shape)
-    return jax.tree.map(lambda leaf: generator.uniform(0.5, 1.5, leaf.shape).astype(np.float32), shapes)
+    counter, shapes = itertools.count(seed + 1), models.variable_shapes(module, shape)
+
+    def ramp(leaf):
+        size = int(np.prod(leaf.shape))
+        return (np.arange(size, dtype=np.float32) / size + next(counter)).reshape(leaf.shape)
+
+    return jax.tree.map(ramp, shapes)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -25,15 +25,20 @@ METHODS = [method for method in student.METHODS if method not in ("alone", "hsak
 WIDER = (6, 8, 12)  # of the teacher
 EQUAL = (4, 6, 8)  # for methods that compare channels one by one
 SAME_CHANNELS = ("fsp", "svd")
+# Every kind of loss, adapter and phase; the other methods are run with the slow tests.
+OFTEN = ("dkd", "hint", "fsp", "factor_transfer", "vid", "svd", "review", "ofd", "rkd", "itrd", "crd")
+
+
+def random_teacher(widths):
+    model = FourLayers(4, widths)
+    return Teacher(model, models.init_variables(model, (1, 8, 8, 3), 7), 4, "softmax", {}, None)
 
 
 def make_plan(config, num_devices, widths=WIDER):
-    """A plan whose teacher is a network of four layers with random weights, of random statistics too."""
+    """A plan whose teacher is a network of four layers with random weights."""
     config = resolve(config)
-    dataset, model = load_dataset(config.data, ""), FourLayers(4, widths)
-    variables = jax.tree.map(np.array, model.init(jax.random.key(7), np.zeros((1, 8, 8, 3))))
-    teacher = Teacher(model, variables, 4, "softmax", {}, None)
-    return plan_with(config, dataset, {"a": teacher}, tuple(jax.local_devices()[:num_devices]))
+    dataset = load_dataset(config.data, "")
+    return plan_with(config, dataset, {"a": random_teacher(widths)}, tuple(jax.local_devices()[:num_devices]))
 
 
 def configured(config, *methods):
@@ -73,7 +78,9 @@ def phases(plan):
     return [spec for spec in (plan.warmup, plan.spec) if spec is not None]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", [method if method in OFTEN else pytest.param(method, marks=pytest.mark.slow) for method in METHODS]
+)
 def test_a_method_lowers_its_own_term(method, config):
     config = configured(config, method)
     own = [key for key in config.losses if key != "cross_entropy"]
@@ -91,11 +98,23 @@ def test_a_method_lowers_its_own_term(method, config):
             assert last < first, (spec.phase, term, first, last)
 
 
+# One of each kind: adapters with statistics, gathered vectors, memories, a column's mean, margins.
+KINDS = ("hint", "vid", "ofd", "itrd", "rkd", "crd", "dist")
+
+
+def test_a_sum_of_all_kinds_is_the_same_on_one_and_four_devices(config):
+    assert_the_same_on_one_and_four_devices(configured(config, *KINDS), ("spec",))
+
+
+@pytest.mark.slow
 def test_all_methods_together_are_the_same_on_one_and_four_devices(config):
     """Also: any sum of methods works, and what one adds does not stop another."""
-    config = configured(config, *METHODS)
+    assert_the_same_on_one_and_four_devices(configured(config, *METHODS), ("warmup", "spec"))
+
+
+def assert_the_same_on_one_and_four_devices(config, names):
     with jax.enable_x64(True):
-        for name in ("warmup", "spec"):
+        for name in names:
             results = []
             for num_devices in (1, 4):
                 plan = make_plan(config, num_devices, EQUAL)
@@ -121,19 +140,17 @@ def test_a_method_is_the_same_on_one_and_four_devices(method, config):
 
 
 def test_two_teachers_have_an_adapter_each(config):
-    config = configured(config, "vid")
+    config = configured(config, "correlation")
     config.teachers = {"a": {"run": "x"}, "b": {"run": "y", "weight": 3.0}}
     config = resolve(config)
     teachers = {}
     for name, widths in (("a", WIDER), ("b", (5, 7, 9))):
-        model = FourLayers(4, widths)
-        variables = jax.tree.map(np.array, model.init(jax.random.key(7), np.zeros((1, 8, 8, 3))))
-        teachers[name] = Teacher(model, variables, 4, "softmax", {}, None)
+        teachers[name] = random_teacher(widths)
     plan = plan_with(config, load_dataset(config.data, ""), teachers, tuple(jax.local_devices()[:1]))
-    assert plan.distiller["params"]["vid"]["b"]["regressor3_conv3"]["kernel"].shape == (1, 1, 9, 9)
+    assert plan.distiller["params"]["correlation"]["b"]["teacher"]["kernel"].shape == (9, 128)
     state, rows = run(plan, plan.spec, 2)
-    assert np.isfinite(rows[-1]["losses/vid"])
-    before, after = plan.distiller["params"]["vid"]["a"], state.distiller["params"]["vid"]["a"]
+    assert np.isfinite(rows[-1]["losses/correlation"])
+    before, after = plan.distiller["params"]["correlation"]["a"], state.distiller["params"]["correlation"]["a"]
     assert largest_difference(before, after) > 1e-6
 
 
@@ -167,6 +184,7 @@ def test_a_warmup_of_the_body_leaves_the_head(config):
     assert largest_difference(state.params["conv1"], plan.variables["params"]["conv1"]) > 1e-6
 
 
+@pytest.mark.slow
 def test_hsakd_teaches_from_a_teacher_that_was_trained_to(config, one_device, tmp_path):
     from kdjax.store import Store
     from kdjax.training.loop import train

@@ -38,9 +38,8 @@ def assert_trains(config, name, args, dtype):
     assert largest_difference(state.params, start) > 1e-4
 
 
-@pytest.mark.parametrize("name", ["wrn", "shufflenetv1", "deit_tiny"])
-def test_networks_of_three_families_train(own, name):
-    assert_trains(own, name, FAMILIES[name], "bfloat16")
+def test_a_network_with_drop_path_trains_in_bfloat16(own):
+    assert_trains(own, "deit_tiny", FAMILIES["deit_tiny"], "bfloat16")
 
 
 @pytest.mark.slow

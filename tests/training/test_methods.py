@@ -25,8 +25,9 @@ METHODS = [method for method in student.METHODS if method not in ("alone", "hsak
 WIDER = (6, 8, 12)  # of the teacher
 EQUAL = (4, 6, 8)  # for methods that compare channels one by one
 SAME_CHANNELS = ("fsp", "svd")
-# Every kind of loss, adapter and phase; the other methods are run with the slow tests.
-OFTEN = ("dkd", "hint", "fsp", "factor_transfer", "vid", "svd", "review", "ofd", "rkd", "itrd", "crd")
+# Every kind of adapter and phase; the other methods are run together, and one by one with the slow tests.
+OFTEN = ("hint", "fsp", "activation_boundary", "factor_transfer", "vid", "svd", "review", "ofd", "itrd", "crd")
+TOGETHER = ("kd", "ttm", "wttm", "dkd", "dist", "nkd", "attention", "nst", "similarity", "correlation", "rkd", "pkt")
 
 
 def random_teacher(widths):
@@ -96,6 +97,26 @@ def test_a_method_lowers_its_own_term(method, config):
         for term in terms:
             first, last = (np.mean([row[term] for row in part]) for part in (rows[:6], rows[-6:]))
             assert last < first, (spec.phase, term, first, last)
+
+
+def test_methods_without_maps_of_their_own_lower_their_terms_together(config):
+    """Each term weighs as much as the others at the first step; weights are values, so one compilation serves both."""
+    config = configured(config, *TOGETHER)
+    config.losses["cross_entropy"]["weight"] = 0.0
+    config.optimizer.name, config.optimizer.learning_rate = "adamw", 0.003
+    plan = make_plan(config, 1)
+    _, (first,) = run(plan, plan.spec, 1)
+    for method in TOGETHER:
+        config.losses[method]["weight"] = 1 / abs(first[f"losses/{method}"])
+    plan = make_plan(config, 1)
+    _, rows = run(plan, plan.spec, 30)
+    for method in TOGETHER:
+        before, after = (np.mean([row[f"losses/{method}"] for row in part]) for part in (rows[:6], rows[-6:]))
+        assert after < before, (method, before, after)
+
+
+def test_every_method_is_run_in_one_of_the_two_ways():
+    assert {*OFTEN, *TOGETHER, "wttm_crd", "wttm_itrd"} == set(METHODS)
 
 
 # One of each kind: adapters with statistics, gathered vectors, memories, a column's mean, margins.

@@ -1,5 +1,6 @@
 """MobileNets: V1 (Howard et al. 2017) for ImageNet, and the V2 (Sandler et al. 2018) of CIFAR distillation tables."""
 
+import math
 from functools import partial
 from typing import Any
 
@@ -87,7 +88,7 @@ class MobileNetV2(nn.Module):
     }
 
     def __post_init__(self):
-        if not isinstance(self.width, int | float) or not self.width >= 1 / 16:
+        if not isinstance(self.width, int | float) or not 1 / 16 <= self.width < math.inf:
             raise UserError(f"mobilenetv2: width must be a factor of at least 1/16, such as 0.5, not {self.width!r}.")
         super().__post_init__()
 

@@ -118,8 +118,10 @@ class ShuffleNetV1(nn.Module):
 
     def __post_init__(self):
         _check_stages("shufflenetv1", self.widths, self.repeats)
+        if not isinstance(self.groups, int) or self.groups < 1:
+            raise UserError(f"shufflenetv1: groups must be a whole number of at least 1, not {self.groups!r}.")
         before = (STEM_WIDTH, *self.widths)
-        if any(w % self.groups or (w - b) // 4 % self.groups or w <= b for b, w in zip(before, self.widths)):
+        if not all(_divides(self.groups, *stage) for stage in zip(before, self.widths, self.repeats)):
             raise UserError(
                 f"shufflenetv1: widths {self.widths} with {self.groups} groups leave channels over; "
                 "(240, 480, 960) goes with 3."
@@ -222,6 +224,8 @@ class ShuffleNetV2(nn.Module):
 
     def __post_init__(self):
         _check_stages("shufflenetv2", self.widths[:-1], self.repeats)
+        if not isinstance(self.widths[-1], int) or self.widths[-1] < 1:
+            raise UserError(f"shufflenetv2: the last width must be a positive channel count, not {self.widths[-1]!r}.")
         if any(width % 2 for width in self.widths[:-1]):
             raise UserError(f"shufflenetv2: the stages' widths must be even, not {self.widths[:-1]}.")
         super().__post_init__()
@@ -258,6 +262,13 @@ class ShuffleNetV2(nn.Module):
 def _stem(images: Array, dtype: Any, train: bool) -> tuple[Array, dict[str, Array]]:
     preact = batch_norm(dtype, train)(name="stem_bn")(conv1x1(STEM_WIDTH, dtype=dtype, name="stem")(images))
     return nn.relu(preact), {"stem": nn.relu(preact), "stem_preact": preact}
+
+
+def _divides(groups: int, before: int, width: int, repeats: int) -> bool:
+    """Whether a stage's grouped convolutions, into `width - before` channels at first, leave no channel over."""
+    added = width - before  # beside the concatenated shortcut
+    inside = [added // 4, *[width // 4] * (repeats > 1)]
+    return added >= 4 and not any(channels % groups for channels in (width, added, *inside))
 
 
 def _check_stages(name: str, widths: tuple[int, ...], repeats: tuple[int, ...]) -> None:

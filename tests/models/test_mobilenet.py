@@ -6,6 +6,7 @@ import pytest
 from flax import traverse_util
 
 from kdjax import models
+from kdjax.errors import UserError
 from kdjax.models.torch_weights import to_state_dict
 
 SHAPE = (3, 32, 32, 3)
@@ -168,3 +169,9 @@ def test_initial_weights_of_the_first_are_pytorchs():
             bound = 1 / np.sqrt(np.prod(leaf.shape[:-1]))  # depthwise: 1 / 3
             assert 0.9 * bound < np.abs(leaf).max() <= bound, path
     assert 0.9 / 32 < np.abs(params["fc/bias"]).max() <= 1 / 32
+
+
+@pytest.mark.parametrize("width", [0, float("nan"), float("inf"), "0.5"])
+def test_a_bad_width_is_answered_in_one_line(width):
+    with pytest.raises(UserError, match="width must be a factor of at least 1/16"):
+        models.create_model(V2, 5, width=width)

@@ -8,6 +8,7 @@ import pytest
 from flax import traverse_util
 
 from kdjax import models
+from kdjax.errors import UserError
 from kdjax.models.shufflenet import Grouped1x1, SplitBlock, shuffle
 from kdjax.models.torch_weights import to_state_dict
 from tests.models.numpy_layers import avg_pool, to_nhwc
@@ -207,3 +208,35 @@ def test_initial_weights_are_pytorchs(name):
         if path.endswith("kernel"):
             bound = 1 / np.sqrt(np.prod(leaf.shape[:-1]))  # the inputs of one group
             assert 0.9 * bound < np.abs(leaf).max() <= bound, path
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "message"),
+    [
+        (V1, {"groups": 0}, "groups must be a whole number"),
+        (V1, {"groups": -3}, "groups must be a whole number"),
+        (V1, {"groups": 1.5}, "groups must be a whole number"),
+        (V1, {"groups": 5, "widths": (45,), "repeats": (1,)}, "leave channels over"),  # 45 - 24 into 5 groups
+        (V1, {"groups": 4, "widths": (40,), "repeats": (2,)}, "leave channels over"),  # 40 / 4 into 4 groups
+        (V1, {"groups": 3, "widths": (27,), "repeats": (1,)}, "leave channels over"),  # (27 - 24) / 4: none
+        (V2, {"widths": (116, 232, 464, 0)}, "the last width must be a positive"),
+        (V2, {"widths": (116, 232, 464, 10.5)}, "the last width must be a positive"),
+    ],
+)
+def test_a_bad_field_is_answered_in_one_line(name, args, message):
+    with pytest.raises(UserError, match=message):
+        models.create_model(name, 5, **args)
+
+
+@pytest.mark.parametrize("repeats", [1, 2])
+@pytest.mark.parametrize("groups", [1, 2, 3, 4, 5])
+def test_what_is_not_refused_can_be_built(groups, repeats):
+    built = 0
+    for width in range(25, 70):
+        try:
+            module = models.create_model(V1, 5, groups=groups, widths=(width,), repeats=(repeats,))
+        except UserError:
+            continue
+        models.variable_shapes(module, (1, 4, 4, 3))
+        built += 1
+    assert built or groups > 3  # beside a shortcut of 24 channels no width goes with 5, nor with 4 and more units

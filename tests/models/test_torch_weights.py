@@ -11,7 +11,11 @@ from kdjax.errors import UserError
 from kdjax.models.state_dict import unwrap
 from kdjax.models.torch_weights import from_state_dict, to_state_dict
 
-NAMES = sorted(set(models.MODELS) - {"mlp"})
+LARGE = ("vit_b32", "resnet152", "resnet101", "resnet50_cifar", "densenet100", "resnet32x4_aux", "vgg19", "deit3_small")
+NAMES = [
+    pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name
+    for name in sorted(set(models.MODELS) - {"mlp"})
+]
 
 
 def drawn(module, shape, seed=0):

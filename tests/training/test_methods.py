@@ -239,7 +239,8 @@ def photographs(tmp_path_factory) -> str:
     files = [io.BytesIO(jpeg[start:end]) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
     images = np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files])
     path = tmp_path_factory.mktemp("cifar") / "photographs.npz"
-    np.savez(path, images=images, labels=labels.astype(np.int64), test_images=images[:8], test_labels=labels[:8])
+    labels = labels.astype(np.int64)
+    np.savez(path, images=images, labels=labels, test_images=images[:8], test_labels=labels[:8])
     return str(path)
 
 

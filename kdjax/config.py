@@ -1,5 +1,6 @@
 """The defaults of every field, which are the schema: a field that they lack is refused. No jax in here."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -274,4 +275,4 @@ def _protocol_name(name: str, arguments: Mapping) -> str:
     """'+long_tailed-100': a protocol with its plain arguments, short enough for a folder's name."""
     plain = [value for value in arguments.values() if isinstance(value, int | float | str)]
     words = [f"{value:g}" if isinstance(value, float) else str(value).rsplit("/", 1)[-1] for value in plain]
-    return "-".join([f"+{name}", *words])
+    return "-".join([f"+{name.replace(':', '.')}", *(re.sub(r"[^A-Za-z0-9._-]", "_", word) for word in words)])

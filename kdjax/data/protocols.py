@@ -263,7 +263,7 @@ def apply_protocols(dataset: Dataset, protocols: Mapping[str, Mapping], split_se
         dataset = function(dataset, **{"seed": split_seed, **arguments})
         if not len(dataset.splits["train"]):
             raise UserError(f"config.data.protocols.{name} leaves no training example.")
-        record = {"protocol": name, **arguments, **_counts(dataset)}
+        record = {"protocol": name, "arguments": arguments, **_counts(dataset)}
         dataset = dataclasses.replace(dataset, protocols=(*dataset.protocols, record))
     return dataset
 
@@ -283,14 +283,13 @@ def _check_arguments(function: Callable, name: str, arguments: Mapping) -> None:
 def _counts(dataset: Dataset) -> dict[str, Any]:
     labels = _train_labels(dataset)
     counts = np.bincount(labels[labels >= 0], minlength=dataset.num_classes)
-    return {"train": len(labels), "labelled": int(counts.sum()), "per_class": counts.tolist()}
+    return {"train": len(labels), "labelled": int(counts.sum()), "of_class": counts.tolist()}
 
 
 def describe(record: Mapping) -> str:
     """Returns in one line what a protocol did, from its record in `Dataset.protocols`."""
-    counts = record["per_class"]
-    arguments = {k: v for k, v in record.items() if k not in ("protocol", "train", "labelled", "per_class")}
-    said = ", ".join(f"{name} {value}" for name, value in arguments.items())
+    counts = record["of_class"]
+    said = ", ".join(f"{name} {value}" for name, value in record["arguments"].items())
     shown = " ".join(map(str, counts))
     if len(counts) > 20:
         shown = f"{' '.join(map(str, counts[:5]))} ... {' '.join(map(str, counts[-3:]))}"

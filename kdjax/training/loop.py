@@ -2,6 +2,7 @@
 
 import functools
 import math
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from ml_collections import ConfigDict
 
 from kdjax.config import default_run_name
 from kdjax.data import make_order
+from kdjax.data.protocols import describe
 from kdjax.errors import RunError
 from kdjax.store import Run, Store
 from kdjax.training import metrics, parallel, steps
@@ -67,6 +69,9 @@ def train(
         run.begin(manifest_of(plan))
         if run.result is not None:  # another process was faster
             return run.result
+        if show:
+            for record in plan.dataset.protocols:
+                print(f"{run.name} {describe(record)}", file=sys.stderr, flush=True)
         with StopSignals() as stop:
             return Trainer(plan, run, stop, show, sink).fit()
 

@@ -162,8 +162,7 @@ class Trainer:
         began = time.perf_counter()
         for start in range(first, spec.steps_per_epoch, self.chunk):
             end = min(start + self.chunk, spec.steps_per_epoch)
-            batches = self.feed.batches(epoch, start, end - start)
-            self.state, self.sums = compiled(spec, self.devices)((self.state, self.sums), self.fixed, batches)
+            self._dispatch(spec, epoch, start, end)
             if self.stop.signum and end < spec.steps_per_epoch:  # at its end the epoch is finished first
                 self._stop(end)
         sums = self._fetch_sums()
@@ -193,6 +192,10 @@ class Trainer:
         if self.plan.warmup is not None:
             fresh = train_state.optimizer(traced(self.config), rate=0.0).init(self.state.trainable)
             self.state = self.state.replace(opt_state=parallel.replicate(jax.device_get(fresh), self.devices))
+
+    def _dispatch(self, spec: steps.Spec, epoch: int, start: int, end: int) -> None:
+        batches = self.feed.batches(epoch, start, end - start)
+        self.state, self.sums = compiled(spec, self.devices)((self.state, self.sums), self.fixed, batches)
 
     def _fed(self) -> dict:
         """What the epoch's batches were, where that is more than all examples once, with their labels."""

@@ -1,4 +1,4 @@
-"""Protocols: exact counts, nothing but the training split moved, the same from one seed, refused where they make no sense."""
+"""Protocols: exact counts, nothing but training moved, the same from one seed, refused where they make no sense."""
 
 import dataclasses
 import json

@@ -2,6 +2,7 @@
 
 python -m kdjax.bench step --config=configs/kd_student.py:cifar10,resnet20,resnet8 --cpu_devices=2
 python -m kdjax.bench models --config=configs/ce_teacher.py:smoke --only=resnet20,vgg8
+python -m kdjax.bench data --config=configs/kd_student.py:cifar10,resnet20,resnet8
 python -m kdjax.bench losses --config=configs/student.py --only=kd,crd
 """
 
@@ -12,13 +13,15 @@ from absl import flags
 from kdjax import cli
 from kdjax.errors import UserError, nearest
 
-BENCHMARKS = {"losses": "kdjax.bench.losses", "models": "kdjax.bench.models", "step": "kdjax.bench.step"}
+BENCHMARKS = {name: f"kdjax.bench.{name}" for name in ("data", "losses", "models", "step")}
 
 cli.define_common_flags()
 cli.define_config_flag()
 cli.define(flags.DEFINE_integer, "rounds", 5, "Rounds; everything is measured once a round, in turn.", lower_bound=1)
 cli.define(flags.DEFINE_integer, "steps", 20, "Train steps a round.", lower_bound=1)
-cli.define(flags.DEFINE_list, "only", [], "Of `models` and `losses`: what to measure; all by default.")
+cli.define(
+    flags.DEFINE_list, "only", [], "Of `models`, `losses` and the views of `data`: what to measure; all by default."
+)
 
 
 def main(name: str) -> None:

@@ -72,7 +72,7 @@ def _runner(config: ConfigDict, data_dir: str, devices, num_steps: int) -> Calla
     """Returns a function that makes `num_steps` updates, in dispatches as a run makes them, and waits for them."""
     config = resolve(config)
     dataset = load_dataset(config.data, data_dir)
-    teachers = {name: _fresh_teacher(config, fields, dataset) for name, fields in config.teachers.items()}
+    teachers = {name: fresh_teacher(config, fields, dataset) for name, fields in config.teachers.items()}
     plan = plan_with(config, dataset, teachers, devices)
     chunk = min(loop.steps_a_dispatch(plan.variables, plan.spec.steps_per_epoch), num_steps)
     index = _indices(dataset.splits["train"], num_steps, config.batch_size)
@@ -111,7 +111,8 @@ def _indices(rows: np.ndarray, num_steps: int, batch_size: int) -> np.ndarray:
     return np.resize(rows, num_steps * batch_size).astype(np.int32).reshape(num_steps, batch_size)
 
 
-def _fresh_teacher(config: ConfigDict, fields: ConfigDict, dataset):
+def fresh_teacher(config: ConfigDict, fields: ConfigDict, dataset) -> Teacher:
+    """Returns a teacher of fresh weights with the network that a run's name says."""
     name = fields.run.rsplit("/", 1)[-1].partition("-")[0]
     model = models.create_model(name, dataset.num_classes, dtype=config.model.dtype)
     variables = models.init_variables(model, (1, *dataset.input_shape), 1)

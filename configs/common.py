@@ -163,9 +163,9 @@ def _cifar(config: ConfigDict, dataset: str) -> None:
 
 def _imagenet(config: ConfigDict, dataset: str) -> None:
     """The recipe of mdistiller at batch 256 (its KD and DKD take twice batch and rate)."""
-    del dataset
-    config.data.name = "tfds:imagenet2012"
+    config.data.name = dataset
     config.data.validation = 0.0
+    config.data.view, config.data.size, config.data.interpolation = "rrc_flip", 224, "bilinear"
     config.epochs = 100
     config.batch_size = 256
     config.optimizer.learning_rate = 0.1

@@ -15,7 +15,7 @@ from kdjax.training.plan import make_plan, resolve
 
 TEACHERS = ("ce_teacher", "mse_teacher", "tolerant_teacher")
 BRANCHED = ("hsakd_teacher",)  # for networks with auxiliary classifiers only
-STUDENTS = ("alone_student", "kd_student", "ttm_student", "wttm_student")
+STUDENTS = ("alone_student", "kd_student", "ttm_student", "wttm_student", "function_matching")
 
 
 def get(name: str, argument: str | None) -> ConfigDict:

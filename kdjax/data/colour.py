@@ -54,6 +54,12 @@ def solarize(images: Array, amount: Array) -> Array:
     return jnp.where(images.astype(jnp.int32) < _spread(amount), images, 255 - images)
 
 
+def solarize_add(images: Array, amount: Array) -> Array:
+    """Returns images whose values below 128 are raised by `amount` [batch], cut off to bytes."""
+    raised = jnp.clip(images.astype(jnp.int32) + _spread(amount), 0, 255).astype(jnp.uint8)
+    return jnp.where(images < 128, raised, images)
+
+
 def invert(images: Array, amount: Array) -> Array:
     """Returns negatives."""
     return 255 - images
@@ -95,6 +101,7 @@ OPERATIONS: dict[str, Callable[[Array, Array], Array]] = {
     "sharpness": sharpness,
     "posterize": posterize,
     "solarize": solarize,
+    "solarize_add": solarize_add,
     "invert": invert,
     "autocontrast": autocontrast,
     "equalize": equalize,

@@ -40,6 +40,22 @@ RANDAUGMENT = (
     "sharpness", "posterize", "solarize", "autocontrast", "equalize",
 )  # fmt: skip
 RANDAUGMENT_LEVELS = 30  # magnitudes go from 0 to this
+# timm's RandAugment ('rand-mM-nN-mstd0.5'), which Guo et al. (2024) take for ImageNet: every operation with probability
+# 1/2, at a magnitude drawn around M and cut off at 10; amounts by magnitude, geometry of either sign.
+TIMM_LEVELS, TIMM_SPREAD, TIMM_PROBABILITY = 10, 0.5, 0.5
+TIMM = {
+    "autocontrast": lambda part: 0, "equalize": lambda part: 0, "invert": lambda part: 0,
+    "rotate": lambda part: 30 * part,
+    "posterize": lambda part: int(4 * part),
+    "solarize": lambda part: min(256, int(256 * part)),
+    "solarize_add": lambda part: min(128, int(110 * part)),
+    "colour": lambda part: 1.8 * part + 0.1, "contrast": lambda part: 1.8 * part + 0.1,
+    "brightness": lambda part: 1.8 * part + 0.1, "sharpness": lambda part: 1.8 * part + 0.1,
+    "shear_x": lambda part: 0.3 * part, "shear_y": lambda part: 0.3 * part,
+    "translate_x": lambda part: 0.45 * part, "translate_y": lambda part: 0.45 * part,
+}  # fmt: skip
+FACTORS = ("colour", "contrast", "brightness", "sharpness")  # whose amounts are factors
+QUANTILES = 16  # magnitudes that stand for the normal distribution
 
 # What the largest magnitude means; 0 means nothing for these. Every second time the other direction is taken.
 SIGNED = {
@@ -84,6 +100,29 @@ def randaugment(height: int, width: int, count: int, magnitude: int) -> Tables:
     """Returns `count` slots of any operation at `magnitude` of RANDAUGMENT_LEVELS; what a warp uncovers is black."""
     slot = [(name, 1.0, magnitude / RANDAUGMENT_LEVELS) for name in RANDAUGMENT]
     return _tables([slot] * count, height, width, together=False, fill=0)
+
+
+def randaugment_timm(height: int, width: int, count: int, magnitude: int) -> Tables:
+    """Returns `count` slots of TIMM's operations around `magnitude` of 10; what a warp uncovers is timm's grey."""
+    from scipy.special import ndtri
+
+    drawn = magnitude + TIMM_SPREAD * ndtri((np.arange(QUANTILES) + 0.5) / QUANTILES)
+    parts = np.clip(drawn, 0, TIMM_LEVELS) / TIMM_LEVELS
+    choices = [(name, amount(part)) for name, amount in TIMM.items() for part in parts]
+    rows = [_timm_row(name, amount, height, width) for name, amount in choices]
+    warps, codes, amounts = (np.array([[row[i] for row in rows]] * count, np.int32) for i in range(3))
+    likely = np.full((count, len(rows)), round(TIMM_PROBABILITY * (1 << 24)), np.uint32)
+    names = tuple(name for name in colour.OPERATIONS if name in TIMM)
+    return Tables(likely, warps, codes, amounts, (names,) * count, together=False, fill=116)
+
+
+def _timm_row(name: str, amount: float, height: int, width: int) -> tuple[list, int, list]:
+    """One operation with its amount: maps of both signs, code, amounts."""
+    warp = geometry.WARPS.get(name, geometry.WARPS["translate_x"])
+    signs = (1, -1) if name in geometry.WARPS else (0, 0)
+    maps = [geometry.fixed(warp(sign * amount, height, width)) for sign in signs]
+    whole = round(colour.THOUSAND * amount) if name in FACTORS else int(amount)
+    return maps, colour.CODES.get(name, colour.NOTHING), [whole] * 2
 
 
 def _tables(slots: list, height: int, width: int, together: bool, fill: int) -> Tables:

@@ -16,7 +16,8 @@ class View(NamedTuple):
       flip: mirrors every second image.
       rotate: the largest angle in degrees, either way; corners become black.
       jitter: by how much brightness, contrast and colour vary, in random order.
-      policy: '', 'autoaugment_cifar10' or 'randaugment'; its geometric steps come first, in the same gather.
+      policy: '' or one of 'autoaugment_cifar10', 'randaugment', 'randaugment_timm'; its geometric steps come first, in the
+        same gather.
       count, magnitude: of RandAugment's operations; magnitude up to 30.
       hole: side of one square of zeros, in pixels, or below 1 in parts of the view's side; centred anywhere, cut off
         at the edges.
@@ -52,6 +53,7 @@ VIEWS = {
     ),  # 16 pixels of 224
     "autoaugment": View(policy="autoaugment_cifar10"),
     "randaugment": View(policy="randaugment"),
+    "randaugment_timm": View(policy="randaugment_timm"),  # magnitude up to 10
     "rotate": View(rotate=15.0),
     "jitter": View(jitter=0.4),
     "cutout": View(hole=1 / 2),
@@ -65,6 +67,7 @@ ARGUMENTS = {
     "rrc_flip_rotate": ("smallest", "rotate"),
     "autoaugment_cifar10": ("smallest", "hole"),
     "randaugment": ("count", "magnitude"),
+    "randaugment_timm": ("count", "magnitude"),
     "rotate": ("rotate",),
     "jitter": ("jitter",),
     "cutout": ("hole",),

@@ -86,6 +86,8 @@ def _warps(view: View, tables: policies.Tables | None, choice: list, words: Call
 
 @functools.lru_cache(maxsize=64)
 def _tables(view: View, height: int, width: int) -> policies.Tables | None:
+    if view.policy == "randaugment_timm":
+        return policies.randaugment_timm(height, width, view.count, view.magnitude)
     if view.policy == "randaugment":
         return policies.randaugment(height, width, view.count, view.magnitude)
     return policies.autoaugment_cifar10(height, width) if view.policy else None

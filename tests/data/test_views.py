@@ -57,11 +57,12 @@ PILLOW = {
     "sharpness": (enhanced("Sharpness"), (100, 700, 1000, 1300, 1900)),
     "posterize": (ImageOps.posterize, (1, 4, 5, 8)),
     "solarize": (lambda image, amount: ImageOps.solarize(image, amount), (0, 57, 128, 256)),
+    "solarize_add": (lambda image, amount: image.point(lambda v: min(255, v + amount) if v < 128 else v), (0, 60, 110)),
     "invert": (lambda image, amount: ImageOps.invert(image), (0,)),
     "autocontrast": (lambda image, amount: ImageOps.autocontrast(image), (0,)),
     "equalize": (lambda image, amount: ImageOps.equalize(image), (0,)),
 }
-EXACT = ("posterize", "solarize", "invert", "equalize")
+EXACT = ("posterize", "solarize", "solarize_add", "invert", "equalize")
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -259,6 +260,27 @@ def test_randaugment_draws_every_operation_equally_often_and_slots_apart():
     same = [(a == b).all() for a, b in zip(still, images, strict=True)]
     unmoved = (12 / 14) ** 2  # at magnitude 0 only autocontrast and equalize do anything
     assert abs(np.mean(same) - unmoved) < 0.15
+
+
+def test_timms_randaugment_applies_each_of_its_fifteen_operations_every_second_time():
+    tables = policies.randaugment_timm(32, 32, 2, 10)
+    assert tables.codes.shape == (2, 15 * policies.QUANTILES)
+    amounts = {
+        name: tables.amounts[0][i * policies.QUANTILES :][: policies.QUANTILES, 0]
+        for i, name in enumerate(policies.TIMM)
+    }
+    assert (
+        amounts["solarize"].max() == 256
+        and set(amounts["posterize"]) == {3, 4}
+        and amounts["solarize_add"].max() == 110
+    )
+    assert amounts["colour"].max() == 1900 and 1700 < amounts["colour"].min() < 1800
+    choice = views._choose(tables, jnp.asarray(words("policy", 20000, 6)))
+    for name in ("equalize", "solarize_add"):
+        share = np.mean(np.asarray(choice[1][1]) == colour.CODES[name])
+        assert abs(share - 0.5 / 15) < 5 * np.sqrt(0.5 / 15 / 20000)
+    moved = np.mean((np.asarray(choice[0][0]) != views.STILL).any(axis=1))
+    assert abs(moved - 0.5 * 5 / 15) < 5 * np.sqrt(1 / 6 / 20000)
 
 
 def test_a_hole_is_cut_anywhere_and_off_at_the_edges():

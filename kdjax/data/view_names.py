@@ -16,7 +16,7 @@ class View(NamedTuple):
       flip: mirrors every second image.
       rotate: the largest angle in degrees, either way; corners become black.
       jitter: by how much brightness, contrast and colour vary, in random order.
-      policy: '' or one of 'autoaugment_cifar10', 'randaugment', 'randaugment_timm'; its geometric steps come first, in the
+      policy: '' or 'autoaugment_cifar10', 'randaugment', 'randaugment_timm'; its geometric steps come first, in the
         same gather.
       count, magnitude: of RandAugment's operations; magnitude up to 30.
       hole: side of one square of zeros, in pixels, or below 1 in parts of the view's side; centred anywhere, cut off

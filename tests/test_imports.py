@@ -17,7 +17,16 @@ ROWS = [
     {"studies", "reporting"},
     {"cli", "bench"},
 ]
-DOORS = {"train_teacher", "train_student", "evaluate", "run_study", "import_torch", "export", "show_model"}
+DOORS = {
+    "train_teacher",
+    "train_student",
+    "evaluate",
+    "run_study",
+    "import_torch",
+    "export",
+    "show_model",
+    "prepare_data",
+}
 
 
 def room_of(path: pathlib.Path, package: pathlib.Path) -> str:

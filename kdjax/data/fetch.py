@@ -156,10 +156,10 @@ def _download(file: File, path: pathlib.Path) -> None:
     try:
         pooch.retrieve(file.url, file.hash, fname=path.name, path=path.parent, downloader=Resumed(part))
     except (requests.RequestException, EOFError) as error:
-        have = (
-            f"{part.stat().st_size:,} bytes are kept, run this again to go on" if part.is_file() else "run this again"
-        )
-        raise UserError(f"{file.url} could not be fetched ({_short(error)}): {have}.") from error
+        how = f"run this again, or put it there by hand as {path}"
+        if part.is_file():
+            how = f"{part.stat().st_size:,} bytes are kept, run this again to go on"
+        raise UserError(f"{file.url} could not be fetched ({_short(error)}): {how}.") from error
     except ValueError as error:  # pooch's word for another hash
         raise UserError(f"{file.url} is not what was published ({_short(error)}): it was removed.") from error
     if file.check:

@@ -13,6 +13,7 @@ from kdjax.data.encoded import Encoded, Files
 from kdjax.errors import UserError
 
 TAIL = 1024  # bytes at the end of a file, which nearly always tell two images of one length apart
+BATCH = 256  # files a task, since a task costs as much as a file
 READERS = 16  # threads, since reading many small files is waiting
 
 
@@ -77,10 +78,15 @@ def _keys_of_files(paths: Sequence[str], splits: Mapping[str, Sequence[int]]) ->
     """Returns for the rows that may be in two splits what tells them apart: finer keys, for fewer rows each time."""
     with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
         for key in (_length, _tail, _whole):
-            found = {name: pool.map(key, [paths[row] for row in rows]) for name, rows in splits.items()}
-            keys = {name: dict(zip(rows, found[name], strict=True)) for name, rows in splits.items()}
+            keys = {name: _map(pool, key, paths, rows) for name, rows in splits.items()}
             splits = _in_two(keys)
     return keys
+
+
+def _map(pool, key: Callable[[str], Hashable], paths: Sequence[str], rows: Sequence[int]) -> dict[int, Hashable]:
+    batches = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
+    found = pool.map(lambda batch: [key(paths[row]) for row in batch], batches)
+    return dict(zip(rows, itertools.chain.from_iterable(found), strict=True))
 
 
 def _length(path: str) -> int:

@@ -65,6 +65,7 @@ LICENCE = (
     "CIFAR-10H (Peterson et al., 2019): CC BY-NC-SA 4.0, for research, not to be redistributed with other software."
 )
 
+CHUNK = 1 << 14  # bytes; of a connection that breaks, less than this is lost
 NO_TENSORFLOW = "No module named 'tensorflow"
 
 RECIPES: dict[str, Recipe] = {
@@ -106,9 +107,7 @@ def prepare(name: str, data_dir: str, say: Callable[[str], None] = print) -> Non
       UserError: an unknown name, no network, a download that broke off (the next call goes on with it) or is not what
         was published, an archive that would write outside its folder, or TensorFlow is needed.
     """
-    recipe = Recipe(tfds=name.removeprefix("tfds:")) if name.startswith("tfds:") else RECIPES.get(name)
-    if recipe is None:
-        raise UserError(f"prepare_data knows no data set '{name}'.{nearest(name, RECIPES)} Or 'tfds:NAME'.")
+    recipe = _recipe(name)
     folder = pathlib.Path(data_dir)
     folder.mkdir(parents=True, exist_ok=True)
     for other in recipe.needs:
@@ -122,6 +121,15 @@ def prepare(name: str, data_dir: str, say: Callable[[str], None] = print) -> Non
         say(f"{name} is in {data_dir}.")
     if recipe.note:
         say(recipe.note)
+
+
+def _recipe(name: str) -> Recipe:
+    if name.startswith("tfds:"):
+        own = name.removeprefix("tfds:")
+        return next((recipe for recipe in RECIPES.values() if recipe.tfds == own), Recipe(tfds=own))
+    if name not in RECIPES:
+        raise UserError(f"prepare_data knows no data set '{name}'.{nearest(name, RECIPES)} Or 'tfds:NAME'.")
+    return RECIPES[name]
 
 
 def _fetch(file: File, data_dir: pathlib.Path, say: Callable[[str], None]) -> None:
@@ -143,7 +151,10 @@ def _fetch(file: File, data_dir: pathlib.Path, say: Callable[[str], None]) -> No
 def _is_whole(path: pathlib.Path, known_hash: str | None) -> bool:
     import pooch
 
-    return path.is_file() and pooch.hash_matches(str(path), known_hash)
+    if not path.is_file() or known_hash is None:
+        return path.is_file()
+    kind, _, value = known_hash.partition(":")
+    return pooch.file_hash(str(path), alg=kind) == value
 
 
 def _download(file: File, path: pathlib.Path) -> None:
@@ -204,7 +215,7 @@ class Resumed:
         left = int(answer.headers.get("Content-Length", 0))
         bar = tqdm(total=have + left or None, initial=have, unit="B", unit_scale=True, disable=None, leave=False)
         with bar, open(self.part, "ab" if have else "wb") as out:
-            for chunk in answer.iter_content(1 << 20):
+            for chunk in answer.iter_content(CHUNK):
                 out.write(chunk)
                 bar.update(len(chunk))
             if out.tell() < have + left:

@@ -41,7 +41,7 @@ def load_folder(data_dir: str, *, path: str, channels: int = 3, test: float = 0.
         return Rows(Files(paths, channels), labels, None, len(classes), test=test, class_names=classes)
     classes = _classes(root / "train", where)
     paths, labels = _images(root / "train", classes, where)
-    held_out = _held_out(root, classes)
+    held_out = _held_out(root, classes, where)
     if held_out is None:
         return Rows(Files(paths, channels), labels, None, len(classes), test=test, class_names=classes)
     test_paths, test_labels = _held_out_images(held_out, classes, where)
@@ -169,11 +169,15 @@ def _images_under(folder: pathlib.Path) -> Iterable[str]:
                 yield os.path.join(parent, name)
 
 
-def _held_out(root: pathlib.Path, classes: Sequence[str]) -> pathlib.Path | None:
+def _held_out(root: pathlib.Path, classes: Sequence[str], where: str) -> pathlib.Path | None:
     """Returns the folder of the test split: one with labels before one that has other folders only."""
-    there = [root / name for name in HELD_OUT if _folders(root / name)]
+    there = [root / name for name in HELD_OUT if (root / name).is_dir()]
     labelled = [f for f in there if (f / ANNOTATIONS).is_file() or set(_folders(f)) & set(classes)]
-    return next(iter(labelled + there), None)
+    found = next(iter(labelled + there), None)
+    if found and not _folders(found):
+        line = f"sort them into folders, or name {root / 'train'} to draw a test split from it"
+        raise UserError(f"{where}: {found} has no folders of classes for its images; {line}.")
+    return found
 
 
 def _held_out_images(folder: pathlib.Path, classes: Sequence[str], where: str) -> tuple[list[str], np.ndarray]:

@@ -110,6 +110,10 @@ def test_imagenet_from_folders_of_images_of_all_sizes(tmp_path):
         (["cat/1.png", "dog/1.txt"], "class 'dog' has no images in"),
         (["train/cat/1.png", "train/dog/1.txt"], "class 'dog' has no images in"),
         (["train/cat/1.png", "train/dog/1.png", "val/dgo/1.png"], "has class 'dgo', which .* lack. Did you mean 'dog'"),
+        (
+            ["train/cat/1.png", "train/dog/1.png", "val/1.png"],
+            "zoo/val has no folders of classes .* or name .*zoo/train",
+        ),
         (["train/cat/1.png", "train/dog/1.png", "val/dog/1.txt"], "class 'dog' has no images in"),
     ],
 )

@@ -35,13 +35,11 @@ def load_folder(data_dir: str, *, path: str, channels: int = 3, test: float = 0.
     where = f"data set 'folder:{path}'"
     root = find(path, data_dir, where, pathlib.Path.is_dir)
     _check_channels(channels, where)
-    if not _folders(root / "train"):
-        classes = _classes(root, where)
-        paths, labels = _images(root, classes, where)
-        return Rows(Files(paths, channels), labels, None, len(classes), test=test, class_names=classes)
-    classes = _classes(root / "train", where)
-    paths, labels = _images(root / "train", classes, where)
-    held_out = _held_out(root, classes, where)
+    is_split = bool(_folders(root / "train"))
+    train = root / "train" if is_split else root
+    classes = _classes(train, where)
+    paths, labels = _images(train, classes, where)
+    held_out = _held_out(root, classes, where) if is_split else None
     if held_out is None:
         return Rows(Files(paths, channels), labels, None, len(classes), test=test, class_names=classes)
     test_paths, test_labels = _held_out_images(held_out, classes, where)

@@ -1,5 +1,6 @@
 """The defaults of every field, which are the schema: a field that they lack is refused. No jax in here."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,8 @@ TEACHER = {
     "checkpoint": "last",  # 'last', 'best' or a step
     "output": "",  # 'softmax' | 'clipped_logits', for a teacher that was fitted in logit space
     "made_by": "",  # the command that trains it, for the message when the store lacks it
+    "view": "",  # that it sees: '' for config.data.teacher_view, or else the student's
+    "more_labels": False,  # allows a teacher that was trained on labels that the student does not have
 }
 
 # Sections whose floats are values that a compiled step takes as arguments; all else is structure.
@@ -43,8 +46,15 @@ def defaults() -> ConfigDict:
     config.data.args = ConfigDict()  # what its loader takes
     config.data.split_seed = 0  # which images are held out; a teacher and its students share it
     config.data.validation = 0.1  # fraction of the training images held out
-    config.data.view = ""  # 'none' | 'crop' | 'crop_flip'; '' for the data set's own default
-    config.data.size = 0  # side to which images are resized on the device (bicubic, after the view); 0: as stored
+    config.data.view = ""  # such as 'crop_flip+cutout:16', see kdjax.data.view_names; '' for the data set's own default
+    config.data.teacher_view = ""  # where teachers see another one than the student; crops and flips stay shared
+    config.data.size = 0  # side to which images are resized; 0: as stored
+    config.data.interpolation = "bicubic"  # by which they are: 'bicubic' | 'bilinear'
+    config.data.protocols = ConfigDict()  # name -> arguments, see kdjax.data.protocols
+    config.data.stream = "auto"  # 'auto': sets that do not fit are streamed; 'always' | 'never'
+    config.data.workers = -1  # processes that decode a stream; -1: half the cores; 0: threads
+    config.data.skip_bad = False  # a stream skips and counts images that cannot be read
+    config.data.allow_overlap = False  # lets images be in two splits
     config.data.targets = "labels"  # what label losses see: 'labels' | 'soft'
 
     config.model = ConfigDict()
@@ -104,6 +114,9 @@ def check(config: ConfigDict) -> None:
     _check_fields(config, defaults(), "config")
     for name, teacher in config.teachers.items():
         _check_teacher(name, teacher)
+    for name, arguments in config.data.protocols.items():
+        if not isinstance(arguments, Mapping | ConfigDict):
+            raise UserError(f"config.data.protocols.{name} must be a mapping of its arguments, not {arguments!r}.")
     for name, term in config.losses.items():
         if not isinstance(term, Mapping | ConfigDict) or "weight" not in term:
             raise UserError(f"config.losses.{name} must be a mapping with a 'weight', not {term!r}.")
@@ -116,6 +129,7 @@ def check(config: ConfigDict) -> None:
 def _check_fields(config: ConfigDict, schema: ConfigDict, where: str) -> None:
     free = where in (
         "config.data.args",
+        "config.data.protocols",
         "config.model.args",
         "config.schedule.args",
         "config.teachers",
@@ -183,6 +197,9 @@ def _check_values(config: ConfigDict) -> None:
         "warmup.learning_rate": (config.warmup.learning_rate >= 0, "at least 0"),
         "trainable": (config.trainable in ("all", "head"), "'all' or 'head'"),
         "data.size": (config.data.size >= 0, "at least 0"),
+        "data.stream": (config.data.stream in ("auto", "always", "never"), "'auto', 'always' or 'never'"),
+        "data.interpolation": (config.data.interpolation in ("bicubic", "bilinear"), "'bicubic' or 'bilinear'"),
+        "data.workers": (config.data.workers >= -1, "at least -1"),
         "data.targets": (config.data.targets in ("labels", "soft"), "'labels' or 'soft'"),
         "model.dtype": (config.model.dtype in ("float32", "bfloat16"), "'float32' or 'bfloat16'"),
         "model.args": ("dtype" not in config.model.args, "without 'dtype' (set config.model.dtype)"),
@@ -248,4 +265,14 @@ def default_run_name(config: ConfigDict) -> str:
         what = config.name or "+".join(config.losses)
     split = f"-split{config.data.split_seed}" if config.data.split_seed else ""
     dataset, model = (part.replace(":", ".") for part in (config.data.name, config.model.name))
+    if config.data.name.startswith(("folder:", "list:")):  # a path: its last part names the set
+        dataset = config.data.name.rstrip("/").rpartition("/")[2].replace(":", ".")
+    dataset += "".join(_protocol_name(name, arguments) for name, arguments in config.data.protocols.items())
     return f"{dataset}/{model}-{what}{split}-s{config.seed}"
+
+
+def _protocol_name(name: str, arguments: Mapping) -> str:
+    """'+long_tailed-100': a protocol with its plain arguments, short enough for a folder's name."""
+    plain = [value for value in arguments.values() if isinstance(value, int | float | str)]
+    words = [f"{value:g}" if isinstance(value, float) else str(value).rsplit("/", 1)[-1] for value in plain]
+    return "-".join([f"+{name.replace(':', '.')}", *(re.sub(r"[^A-Za-z0-9._-]", "_", word) for word in words)])

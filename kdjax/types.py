@@ -15,9 +15,13 @@ class Batch(NamedTuple):
       epoch: [] int32.
       mask: [batch] bool, False for padding that no mean may see.
       labelled: [batch] bool, False where the label must not be used.
-      images: [batch, ...] in the stored type, or None when the set is resident.
+      images: [batch, ...] in the stored type, or None when the set is resident; followed by the partners' where a view
+        mixes, and so are labels and soft.
       labels: [batch] int32, or None when the set is resident.
       soft: [batch, classes] target distributions, or None.
+      visit: [batch] int32, which pass over the data the example is in: what random keys are made of too; None for the
+        epoch.
+      partner: [batch] int32, whom the example is mixed with, None where no view mixes.
     """
 
     index: Array
@@ -27,6 +31,8 @@ class Batch(NamedTuple):
     images: Array | None = None
     labels: Array | None = None
     soft: Array | None = None
+    visit: Array | None = None
+    partner: Array | None = None
 
 
 class ModelOutput(NamedTuple):

@@ -1,13 +1,16 @@
-"""What a network sees of stored images: order, padded crop and flip in one gather on the device, then units."""
+"""What a network sees of stored images: a view of them on the device (`kdjax.data.views`), then units."""
 
 from collections.abc import Mapping
-from typing import Any
 
-import jax
 import jax.numpy as jnp
 
+from kdjax.data import mixing, view_names, views
 from kdjax.data.dataset import Stored
+from kdjax.data.geometry import padding
+from kdjax.data.resample import resize
 from kdjax.types import Array, Batch
+
+__all__ = ["materialize", "mixed", "normalise", "padding", "render", "resize"]
 
 
 def materialize(arrays: Mapping[str, Array] | None, batch: Batch) -> tuple[Array, Array, Array, Array | None]:
@@ -22,11 +25,23 @@ def materialize(arrays: Mapping[str, Array] | None, batch: Batch) -> tuple[Array
       images [rows or batch, ...] in the stored type, rows [batch] of them that the batch reads, labels [batch] int32,
       and soft [batch, classes] or None.
     """
-    if batch.images is not None:
-        return batch.images, jnp.arange(batch.index.shape[0], dtype=jnp.int32), batch.labels, batch.soft
-    soft = arrays.get("soft")
-    labels = jnp.asarray(arrays["labels"])[batch.index]
-    return arrays["images"], batch.index, labels, None if soft is None else jnp.asarray(soft)[batch.index]
+    return _read(arrays, batch, batch.index, 0)
+
+
+def materialize_partners(arrays: Mapping[str, Array] | None, batch: Batch) -> tuple[Array, Array, Array, Array | None]:
+    """Returns as `materialize` does what the batch's examples are mixed with."""
+    return _read(arrays, batch, batch.partner, batch.index.shape[0])
+
+
+def _read(arrays: Mapping[str, Array] | None, batch: Batch, index: Array, first: int):
+    """Rows `index` of a resident set, or those of a stream's batch from `first` on."""
+    if batch.images is None:
+        soft = arrays.get("soft")
+        labels = jnp.asarray(arrays["labels"])[index]
+        return arrays["images"], index, labels, None if soft is None else jnp.asarray(soft)[index]
+    rows = jnp.arange(first, first + batch.index.shape[0], dtype=jnp.int32)
+    soft = None if batch.soft is None else batch.soft[rows]
+    return batch.images, rows, batch.labels[rows], soft
 
 
 def render(
@@ -38,71 +53,63 @@ def render(
       images: [rows, height, width, channels] or [rows, dim] in the stored type.
       rows: [batch] which of them to read.
       example: [batch] their indices in the full set, which their random keys are made of.
-      epoch: [] integer.
+      epoch: [] or [batch] integer, the pass over the data that each is in.
       seed: [] integer in [0, 2^32).
-      view: 'none', 'crop' (padded by an eighth of the size with stored zeros, 4 pixels at 32, then cropped back) or
-        'crop_flip' (every second one mirrored as well).
-      stored: how a stored value is normalised.
+      view: as `view_names.parse` takes it, without a mix, such as 'crop_flip' or 'rrc_flip+randaugment:2,10'.
+      stored: how a stored value is normalised, and the size to which images are resized.
       train: False shows the images as they are, whatever the view.
 
     Returns:
-      [batch, ...] in jax's default float type, resized last where `stored` has a size.
+      [batch, ...] in jax's default float type.
     """
     images = jnp.asarray(images)
     if train and view != "none":
-        values = _gather(images, rows, example, epoch, seed, flip=view == "crop_flip")
-    else:
-        values = images[rows]
-    return normalise(resize(values, stored.size) if stored.size else values, stored)
+        return normalise(
+            views.show(images, rows, example, epoch, seed, view=_parse(view, stored), stored=stored), stored
+        )
+    values = images[rows]
+    return normalise(resize(values, stored.size, stored.kernel) if stored.size else values, stored)
 
 
-def resize(values: Array, size: int) -> Array:
-    """Returns images resized to [batch, size, size, channels] by Pillow's bicubic filter (a = -1/2).
+def _parse(view: str, stored: Stored) -> view_names.View:
+    """A stream that crops has done so at random where the view does."""
+    parsed = view_names.parse(view)
+    return parsed._replace(crop="") if stored.cropped and parsed.crop == "resized" else parsed
+
+
+def mixed(
+    images: Array,
+    batch: tuple[Array, Array],
+    partner: tuple[Array, Array],
+    epoch: Array,
+    seed: Array,
+    *,
+    view: str,
+    stored: Stored,
+) -> tuple[Array, Array]:
+    """Returns views mixed with those of partners, each seen as it is seen alone, and each example's part in them.
 
     Args:
-      values: [batch, height, width, channels] in the stored type; bytes are rounded after each direction, as Pillow
-        does it, and stay bytes.
-      size: above 0.
+      images: [rows, height, width, channels] in the stored type.
+      batch: rows of `images` and indices in the full set, [batch] each, as in `render`.
+      partner: likewise, of `mixing.partners`.
+      epoch, seed: as in `render`.
+      view: with a mix, such as 'crop_flip+mixup:1'.
+      stored: as in `render`.
+
+    Returns:
+      images [batch, ...] as of `render`, and kept [batch] in [0, 1]: labels and soft targets mix as
+      kept * own + (1 - kept) * partner's.
     """
-    batch, height, width, channels = values.shape
-    if (height, width) == (size, size):
-        return values
-    out = values.astype(jnp.result_type(float))
-    for shape in ((batch, height, size, channels), (batch, size, size, channels)):
-        out = jax.image.resize(out, shape, "cubic", precision=jax.lax.Precision.HIGHEST)
-        if values.dtype == jnp.uint8:
-            out = jnp.clip(jnp.floor(out + 0.5), 0, 255)
-    return out.astype(values.dtype)
+    base = _parse(view, stored)
+    images = jnp.asarray(images)
+    own, other = (
+        normalise(views.show(images, *who, epoch, seed, view=base, stored=stored), stored) for who in (batch, partner)
+    )
+    return mixing.mix(own, other, batch[1], epoch, seed, mix=base.mix, alpha=base.alpha)
 
 
 def normalise(values: Array, stored: Stored) -> Array:
     """Returns (values * scale - mean) / std in jax's default float type, for values [..., channels or dim]."""
     mean, std = (jnp.asarray(part, jnp.result_type(float)) for part in (stored.mean, stored.std))
     return (values.astype(mean.dtype) * stored.scale - mean) / std
-
-
-def padding(size: int) -> int:
-    """Returns by how many pixels a side of `size` pixels is padded before a crop: 4 at 32 as for CIFAR, 1 at 8."""
-    return max(1, size // 8)
-
-
-def _gather(images: Array, rows: Array, example: Array, epoch: Array, seed: Array, flip: bool) -> Array:
-    height, width = images.shape[1:3]
-    top, left, mirrored = _draw(example, epoch, seed, padding(height), padding(width))
-    y = jnp.arange(height, dtype=jnp.int32) + top[:, None]  # [batch, height], outside the image in the padding
-    x = jnp.arange(width, dtype=jnp.int32) + left[:, None]
-    if flip:
-        x = jnp.where(mirrored[:, None], x[:, ::-1], x)
-    inside = ((0 <= y) & (y < height))[:, :, None, None] & ((0 <= x) & (x < width))[:, None, :, None]
-    y, x = jnp.clip(y, 0, height - 1), jnp.clip(x, 0, width - 1)
-    return jnp.where(inside, images[rows[:, None, None], y[:, :, None], x[:, None, :]], 0)
-
-
-def _draw(example: Array, epoch: Array, seed: Array, pad_y: int, pad_x: int) -> tuple[Any, Any, Any]:
-    """Draws each example's crop offset in [-pad, pad] and whether it is mirrored, from (seed, epoch, example) alone."""
-    # Named, since other generators give other bits under vmap; uint32, so that x64 does not change the key.
-    key = jax.random.key(jnp.asarray(seed, jnp.uint32), impl="threefry2x32")
-    key = jax.random.fold_in(key, epoch)
-    bits = jax.vmap(lambda row: jax.random.bits(jax.random.fold_in(key, row), (3,), jnp.uint32))(example)
-    top, left = ((bits[:, i] % (2 * pad + 1)).astype(jnp.int32) - pad for i, pad in enumerate((pad_y, pad_x)))
-    return top, left, bits[:, 2] >> 31 == 1

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kdjax.errors import UserError, nearest
-
-VIEWS = ("none", "crop", "crop_flip")
+from kdjax.data import view_names
+from kdjax.data.encoded import Encoded
+from kdjax.errors import UserError
 
 
 class Stored(NamedTuple):
@@ -18,8 +18,10 @@ class Stored(NamedTuple):
       scale: what one unit of the stored type is worth, 1/255 for bytes.
       mean: one float, or one a channel, of the scaled values.
       std: likewise, above 0: a stored value v is seen by a network as (v * scale - mean) / std.
-      views: that the data allows; the first is its default.
+      views: the first is the default; where none of them mirrors, no view may.
       size: side to which images are resized, 0 for none.
+      kernel: by which they are, 'bicubic' or 'bilinear'.
+      cropped: whether images come from the stream already cropped and resized to `size`.
     """
 
     scale: float
@@ -27,13 +29,15 @@ class Stored(NamedTuple):
     std: tuple[float, ...]
     views: tuple[str, ...]
     size: int = 0
+    kernel: str = "bicubic"
+    cropped: bool = False
 
 
 class Rows(NamedTuple):
     """What a source returns: the official training rows first, then the official test rows.
 
     Attributes:
-      images: [rows, height, width, channels] or [rows, dim], uint8, float32 or float64.
+      images: [rows, height, width, channels] or [rows, dim], uint8, float32 or float64; or images that stay encoded.
       labels: [rows] integers in [0, num_classes).
       soft: [rows, num_classes] target distributions, or None.
       num_classes: at least 2.
@@ -43,7 +47,7 @@ class Rows(NamedTuple):
       class_names: of every class, or None.
     """
 
-    images: np.ndarray
+    images: np.ndarray | Encoded
     labels: np.ndarray
     soft: np.ndarray | None
     num_classes: int
@@ -72,48 +76,87 @@ class Source(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """A data set in memory; a row's index is the 'example' of every random key.
+    """A data set, in memory but for images that stay encoded; a row's index is the 'example' of every random key.
 
     Attributes:
       name: as in config.data.name.
-      images: [rows, height, width, channels] or [rows, dim] in the stored type.
-      labels: [rows] int32.
+      images: [rows, height, width, channels] or [rows, dim] in the stored type, or images that stay encoded.
+      labels: [rows] int32, -1 where a protocol took the label away.
       soft: [rows, num_classes] target distributions, or None.
       num_classes: at least 2.
       splits: 'train', 'validation', 'test' -> [size] int32, sorted rows; a split without rows is absent.
       stored: how a stored value is normalised, and the views there are.
       class_names: of every class, or None.
+      image_shape: of one image as it is stored; () where `images` tells.
+      epoch_examples: how many training examples make an epoch; None for all that there are.
+      unseen: classes that no training batch shows.
+      labelled_share: part of every batch that has labels where some training examples lost theirs.
+      protocols: what each protocol did, for the manifest.
+      streamed: whether batches carry their images, instead of reading them from the devices' memory.
+      skip_bad: whether a stream skips and counts images that cannot be read.
     """
 
     name: str
-    images: np.ndarray
+    images: np.ndarray | Encoded
     labels: np.ndarray
     soft: np.ndarray | None
     num_classes: int
     splits: Mapping[str, np.ndarray]
     stored: Stored
     class_names: tuple[str, ...] | None = None
+    image_shape: tuple[int, ...] = ()
+    epoch_examples: int | None = None
+    unseen: tuple[int, ...] = ()
+    labelled_share: float = 0.5
+    protocols: tuple[dict, ...] = ()
+    streamed: bool = False
+    skip_bad: bool = False
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """Of one image as a batch carries it."""
+        return self.image_shape or self.images.shape[1:]
 
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Of one image as a network sees it: (height, width, channels) or (dim,)."""
         size = self.stored.size
-        return (size, size, self.images.shape[-1]) if size else self.images.shape[1:]
+        return (size, size, self.stored_shape[-1]) if size else self.stored_shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of stored values."""
+        return np.dtype(np.uint8) if isinstance(self.images, Encoded) else self.images.dtype
+
+    @property
+    def labelled_train(self) -> np.ndarray:
+        """[size] training rows that have a label."""
+        train = self.splits["train"]
+        return train[self.labelled[train]]
+
+    @property
+    def labelled(self) -> np.ndarray:
+        """[rows] bool, False where a protocol took the label away."""
+        return self.labels >= 0
 
 
-def resolve_view(dataset: Dataset, view: str) -> str:
+def resolve_view(dataset: Dataset, view: str, field: str = "view") -> str:
     """Returns the view that training uses.
 
     Args:
-      dataset: that has a default view and those it allows.
+      dataset: that has a default view and tells whether its images may be mirrored.
       view: config.data.view; '' for the default.
+      field: of config.data that it is from, for the message.
 
     Raises:
       UserError: the data does not allow the view.
     """
     allowed = dataset.stored.views
-    if view and view not in allowed:
-        raise UserError(f"config.data.view '{view}': data set '{dataset.name}' allows {_or(allowed)} only.")
+    where = f"config.data.{field} '{view}'"
+    parsed = view_names.check(view or allowed[0], dataset.stored_shape, dataset.dtype, where)
+    mirrors = any(view_names.parse(name).flip for name in allowed)
+    if view not in ("", *allowed) and parsed.flip and not mirrors:
+        raise UserError(f"{where}: images of data set '{dataset.name}' are not to be mirrored.")
     return view or allowed[0]
 
 
@@ -122,8 +165,12 @@ def check_rows(rows: Rows, where: str) -> Rows:
     if not isinstance(rows, Rows):
         raise UserError(f"{where} must return kdjax.data.Rows, not {type(rows).__name__}.")
     soft = None if rows.soft is None else np.asarray(rows.soft)
-    rows = rows._replace(images=np.asarray(rows.images), labels=np.asarray(rows.labels), soft=soft)
-    _check_images(rows.images, where)
+    images = rows.images if isinstance(rows.images, Encoded) else np.asarray(rows.images)
+    rows = rows._replace(images=images, labels=np.asarray(rows.labels), soft=soft)
+    if not isinstance(images, Encoded):
+        _check_images(images, where)
+    elif not len(images):
+        raise UserError(f"{where} has no images.")
     _check_labels(rows, where)
     if rows.soft is not None:
         _check_soft(rows, where)
@@ -134,21 +181,18 @@ def check_rows(rows: Rows, where: str) -> Rows:
     return rows._replace(labels=rows.labels.astype(np.int32))
 
 
-def check_stored(stored: Stored, images: np.ndarray, where: str) -> Stored:
-    """Returns hashable `stored`, or says in one line what is wrong with it."""
+def check_stored(stored: Stored, shape: tuple[int, ...], where: str) -> Stored:
+    """Returns hashable `stored` for images of a shape, or says in one line what is wrong with it."""
     mean, std = (tuple(float(value) for value in np.ravel(part)) for part in (stored.mean, stored.std))
     for name, values in (("mean", mean), ("std", std)):
-        if len(values) not in (1, images.shape[-1]):
-            channels = images.shape[-1]
+        if len(values) not in (1, channels := shape[-1]):
             raise UserError(f"{where}: {name} must have 1 value or {channels}, one a channel, not {len(values)}.")
     if min(std) <= 0 or stored.scale <= 0:
         raise UserError(f"{where}: scale and std must be above 0, not {stored.scale} and {std}.")
     for view in stored.views:
-        if view not in VIEWS:
-            raise UserError(f"{where} has an unknown view '{view}'.{nearest(view, VIEWS)}")
-    if images.ndim == 2 and tuple(stored.views) != ("none",):
-        raise UserError(f"{where} has vectors [rows, dim]; the only view of those is 'none', not {_or(stored.views)}.")
-    return Stored(float(stored.scale), mean, std, tuple(stored.views))
+        if len(shape) == 1 and view_names.parse(view) != view_names.View():
+            raise UserError(f"{where} has vectors [rows, dim]; the only view of those is 'none', not '{view}'.")
+    return stored._replace(scale=float(stored.scale), mean=mean, std=std, views=tuple(stored.views))
 
 
 def _check_images(images: np.ndarray, where: str) -> None:
@@ -182,7 +226,3 @@ def _check_soft(rows: Rows, where: str) -> None:
         raise UserError(f"{where}: soft must be float32 or float64 {list(shape)}, not {soft.dtype} {list(soft.shape)}.")
     if not (soft >= 0).all() or not np.allclose(soft.sum(axis=1), 1, atol=1e-3):
         raise UserError(f"{where}: every row of soft must be a distribution: not negative, with sum 1.")
-
-
-def _or(names: tuple[str, ...]) -> str:
-    return " or ".join(f"'{name}'" for name in names)

@@ -1,5 +1,6 @@
 """The DATASETS table, the sources that need no files of others, and how a config becomes a Dataset."""
 
+import dataclasses
 import functools
 import inspect
 import json
@@ -13,7 +14,10 @@ import numpy as np
 from kdjax.data.cifar import load_cifar10, load_cifar100
 from kdjax.data.cifar10h import load_cifar10h
 from kdjax.data.dataset import Dataset, Rows, Source, Stored, check_rows, check_stored
+from kdjax.data.encoded import Encoded
 from kdjax.data.folders import load_folder, load_imagenet, load_list, load_tiny_imagenet
+from kdjax.data.keeping import keep
+from kdjax.data.protocols import apply_protocols
 from kdjax.data.splits import make_splits
 from kdjax.data.tfds_source import load_fashion_mnist, load_stl10, load_svhn, load_tfds
 from kdjax.errors import UserError, lookup, nearest
@@ -172,10 +176,10 @@ def shape_and_classes(data_config: Any, data_dir: str) -> tuple[tuple[int, ...],
       UserError: as `load_dataset`, where the table does not know.
     """
     source = DATASETS.get(data_config.name)
-    if source is None or source.shape is None:
+    if source is None or source.shape is None or data_config.protocols:
         dataset = load_dataset(data_config, data_dir)
         return dataset.input_shape, dataset.num_classes
-    size = data_config.get("size", 0)
+    size = data_config.size
     return (size, size, source.shape[-1]) if size else source.shape, source.num_classes
 
 
@@ -195,24 +199,26 @@ def load_dataset(data_config: Any, data_dir: str) -> Dataset:
     except TypeError as error:
         raise UserError(f"config.data.args must hold numbers, strings, lists and mappings only: {error}.") from error
     rows, stored = _read(name, args, str(data_dir))
-    if data_config.targets == "soft" and rows.soft is None:
-        raise UserError(f"config.data.targets = 'soft', but data set '{name}' has no soft labels; take 'labels'.")
-    size = data_config.get("size", 0)
-    if size and rows.images.ndim == 2:
+    kept = keep(rows.images, data_config.size, data_config.stream, data_config.skip_bad)
+    if data_config.size and len(kept.shape) == 1:
         raise UserError(
             f"config.data.size: data set '{name}' has vectors [rows, dim], which have no size; leave it at 0."
         )
-    splits = make_splits(rows, data_config.validation, data_config.split_seed)
-    return Dataset(
-        name,
-        rows.images,
-        rows.labels,
-        rows.soft,
-        rows.num_classes,
-        splits,
-        stored._replace(size=size),
-        rows.class_names,
+    stored = check_stored(
+        stored._replace(size=data_config.size, kernel=data_config.interpolation, cropped=kept.cropped),
+        kept.shape,
+        f"data set '{name}'",
     )
+    splits = make_splits(rows, data_config.validation, data_config.split_seed)
+    dataset = Dataset(
+        name, kept.images, rows.labels, rows.soft, rows.num_classes, splits, stored, rows.class_names, kept.shape
+    )
+    streamed = data_config.stream == "always" or isinstance(kept.images, Encoded)
+    dataset = dataclasses.replace(dataset, streamed=streamed, skip_bad=data_config.skip_bad)
+    dataset = apply_protocols(dataset, data_config.protocols.to_dict(), data_config.split_seed)
+    if data_config.targets == "soft" and dataset.soft is None:
+        raise UserError(f"config.data.targets = 'soft', but data set '{name}' has no soft labels; take 'labels'.")
+    return dataset
 
 
 @functools.lru_cache(maxsize=4)
@@ -228,7 +234,7 @@ def _read(name: str, json_args: str, data_dir: str) -> tuple[Rows, Stored]:
     units = {unit: args.pop(unit) for unit in UNITS if unit in args}
     _check_args(source.load, args, data_dir, where)
     rows = check_rows(_load(source, args, data_dir, where), where)
-    return rows, check_stored(_stored(source, units, rows.images), rows.images, where)
+    return rows, _stored(source, units, rows.images)
 
 
 def _load(source: Source, args: Mapping, data_dir: str, where: str) -> Rows:
@@ -258,9 +264,10 @@ def _check_args(load: Any, args: Mapping, data_dir: str, where: str) -> None:
 
 def _stored(source: Source, units: Mapping, images: np.ndarray) -> Stored:
     """Fills what the table leaves open, and puts the config's own units over it."""
-    guess = (1 / 255, (0.5,), (0.5,)) if images.dtype == np.uint8 else (1.0, (0.0,), (1.0,))
+    encoded = isinstance(images, Encoded)
+    guess = (1 / 255, (0.5,), (0.5,)) if encoded or images.dtype == np.uint8 else (1.0, (0.0,), (1.0,))
     table = [own if own is not None else default for own, default in zip(source[1:4], guess, strict=True)]
-    views = source.views or (("none", "crop", "crop_flip") if images.ndim == 4 else ("none",))
+    views = source.views or (("none",) if not encoded and images.ndim == 2 else ("none", "crop", "crop_flip"))
     return Stored(*(units.get(unit, value) for unit, value in zip(UNITS, table, strict=True)), views)
 
 

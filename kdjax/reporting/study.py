@@ -61,14 +61,22 @@ def study_report(title: str, baseline: str, contrasts: Sequence, scores: Sequenc
 def _rows_table(groups: Groups, baseline: str) -> str:
     rows, published = [], any(score.published is not None for group in groups.values() for score in group)
     for (student, teacher), group in groups.items():
-        plain = student in ("", baseline)
-        difference = "" if plain else _difference(group, groups[baseline, ""])
+        reference = _baseline(groups, student, baseline)
+        plain = student in ("", reference)
+        difference = "" if plain else _difference(group, groups[reference, ""])
         spreads = [_spread(group, checkpoint) for checkpoint in ("last", "best")]
         printed = (("-" if group[0].published is None else f"{group[0].published:.2f}"),) if published else ()
         name, losses = student or "(teacher)", " + ".join(group[0].losses)
         rows.append((name, teacher or "-", losses, *spreads, *printed, difference, len(group)))
     header = ("last", "best", *(("published",) if published else ()), f"last − {baseline}", "n")
     return markdown(("student", "teacher", "loss", *header), rows)
+
+
+def _baseline(groups: Groups, student: str, baseline: str) -> str:
+    """The baseline of the student's own group, where names begin with 'GROUP: '."""
+    group, separator, _ = student.partition(": ")
+    own = f"{group}{separator}{baseline}"
+    return own if separator and (own, "") in groups else baseline
 
 
 def _contrasts_table(groups: Groups, contrasts: Sequence) -> str:

@@ -53,6 +53,7 @@ def make_jobs(study: ConfigDict) -> list[Job]:
     Args:
       study: every seed of `range(seeds)` on every split of `splits`, for all `teachers` and `students` (name ->
         config); a student whose config names a teacher is trained from each of `teachers` at its seed and split.
+        Names 'GROUP: NAME' part a study into groups, whose students learn from the teachers of their own group.
 
     Raises:
       UserError: a field that a study does not have, or one that it lacks.
@@ -78,8 +79,10 @@ def _check(study: ConfigDict) -> None:
         raise UserError(
             f"config.seeds must be at least 1 and config.splits not empty, not {study.seeds} and {study.splits}."
         )
-    if study.baseline not in study.students:
-        raise UserError(f"config.baseline '{study.baseline}' is no student.{nearest(study.baseline, study.students)}")
+    for group in sorted({group_of(label) for label in study.students}):
+        if group + study.baseline not in study.students:
+            hint = nearest(study.baseline, study.students)
+            raise UserError(f"config.baseline '{group + study.baseline}' is no student.{hint}")
 
 
 def _at(config: ConfigDict, seed: int, split: int) -> ConfigDict:
@@ -94,6 +97,8 @@ def _student_jobs(label: str, config: ConfigDict, teachers: dict[str, ConfigDict
         return [Job(label, "", seed, split, config)]
     jobs = []
     for teacher, teacher_config in teachers.items():
+        if group_of(teacher) != group_of(label):
+            continue
         own = ConfigDict(config.to_dict())
         for name in own.teachers:
             own.teachers[name] = ConfigDict(
@@ -101,6 +106,12 @@ def _student_jobs(label: str, config: ConfigDict, teachers: dict[str, ConfigDict
             )
         jobs.append(Job(label, teacher, seed, split, own))
     return jobs
+
+
+def group_of(label: str) -> str:
+    """Returns the group that a name in a study begins with, 'GROUP: ', or ''."""
+    group, separator, _ = label.partition(": ")
+    return group + separator if separator else ""
 
 
 def run_jobs(jobs: list[Job], store: Store, data_dir: str, done: Callable[[str], None]) -> list[dict]:

@@ -1,13 +1,18 @@
 """Evaluation of a network on the splits of a data set that lives on the devices."""
 
+import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 
 from kdjax.data import Dataset, eval_batches
+from kdjax.data.keeping import PART_OF_MEMORY
+from kdjax.data.stream import eval_stream
+from kdjax.errors import UserError
 from kdjax.training import metrics, parallel, steps
 from kdjax.training.steps import EvalSpec
 from kdjax.types import Batch
@@ -26,18 +31,51 @@ class _Identity:
         return self.array is other.array
 
 
-def resident(dataset: Dataset, devices: Sequence[jax.Device]) -> dict:
-    """Places a data set on the devices in its stored type, once for all runs of the process over the same arrays."""
-    arrays = (dataset.images, dataset.labels, dataset.soft)
-    return _place(*(_Identity(array) for array in arrays), tuple(devices))
+def resident(dataset: Dataset, devices: Sequence[jax.Device]) -> dict | None:
+    """Places a data set on the devices in its stored type, once for all runs of the process over the same arrays.
+
+    Returns:
+      'images', 'labels' and perhaps 'soft'; None for a set that is streamed.
+    """
+    if dataset.streamed:
+        return None
+    devices = tuple(devices)
+    targets = {"labels": dataset.labels} | ({} if dataset.soft is None else {"soft": dataset.soft})
+    placed = {name: _place_targets(_Identity(array), devices) for name, array in targets.items()}
+    return {"images": _place_images(_Identity(dataset.images), devices), **placed}
 
 
 @functools.lru_cache(maxsize=2)
-def _place(images: _Identity, labels: _Identity, soft: _Identity, devices: tuple) -> dict:
-    arrays = {"images": images.array, "labels": labels.array}
-    if soft.array is not None:
-        arrays["soft"] = soft.array
-    return parallel.replicate(arrays, devices)
+def _place_images(images: _Identity, devices: tuple):
+    return parallel.replicate(images.array, devices)
+
+
+@functools.lru_cache(maxsize=8)  # experiments on one set of images may differ in its labels
+def _place_targets(targets: _Identity, devices: tuple):
+    return parallel.replicate(targets.array, devices)
+
+
+def stream_if_needed(dataset: Dataset, stream: str, devices: Sequence[jax.Device]) -> Dataset:
+    """Returns the data set, marked as streamed where it does not fit on the devices, which is said.
+
+    Args:
+      dataset: loaded.
+      stream: config.data.stream.
+      devices: that it would be placed on.
+
+    Raises:
+      UserError: it does not fit and must not be streamed.
+    """
+    if dataset.streamed:
+        return dataset
+    size, room = dataset.images.nbytes, int(PART_OF_MEMORY * parallel.memory(devices))
+    if size <= room:
+        return dataset
+    line = f"data set '{dataset.name}' takes {size / 1e9:.2f} GB, and {room / 1e9:.2f} GB of each device are for data"
+    if stream == "never":
+        raise UserError(f"{line}; leave config.data.stream at 'auto'.")
+    logging.warning("%s: it is streamed.", line)
+    return dataclasses.replace(dataset, streamed=True)
 
 
 @functools.lru_cache(maxsize=64)
@@ -59,11 +97,22 @@ def evaluate(
       batch_size: over all devices, a multiple of their number.
       devices: of this process.
     """
-    spec = EvalSpec(model, dataset.stored, dataset.num_classes)
-    index, mask = eval_batches(dataset.splits[split], batch_size)
-    batches = make_batches(index, mask, 0, devices)
-    sums = _compiled(spec, tuple(devices))(variables, resident(dataset, devices), batches)
-    return metrics.means(jax.device_get(sums).metrics)
+    spec = EvalSpec(model, dataset.stored, dataset.num_classes, dataset.unseen)
+    rows = dataset.splits[split]
+    index, mask = eval_batches(rows[dataset.labelled[rows]], batch_size)
+    score = functools.partial(_compiled(spec, tuple(devices)), variables, resident(dataset, devices))
+    if dataset.streamed:
+        parts = [jax.device_get(score(part)) for part in _streamed(dataset, index, mask, devices)]
+        return metrics.means(functools.reduce(metrics.merge, parts).metrics)
+    return metrics.means(jax.device_get(score(make_batches(index, mask, 0, devices))).metrics)
+
+
+def _streamed(dataset: Dataset, index: np.ndarray, mask: np.ndarray, devices: Sequence[jax.Device]) -> Iterator[Batch]:
+    """Batches of one step that carry their images; one that cannot be read is masked."""
+    for i, pixels in enumerate(eval_stream(dataset, index)):
+        batch = make_batches(index[i : i + 1], mask[i : i + 1] & pixels.good, 0, devices)
+        labels = parallel.split(dataset.labels[index[i : i + 1]], devices)
+        yield batch._replace(images=parallel.split(pixels.images[None], devices), labels=labels)
 
 
 def make_batches(index: np.ndarray, mask: np.ndarray, epoch: int, devices: Sequence[jax.Device]) -> Batch:

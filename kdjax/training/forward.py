@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from kdjax import models
-from kdjax.data import augment
+from kdjax.data import augment, view_names
 from kdjax.training import start
 from kdjax.training.spec import Fixed, Spec
 from kdjax.training.state import TrainState
@@ -17,20 +18,58 @@ from kdjax.training.structure import join
 from kdjax.types import Batch
 
 
-def see(fixed: Fixed, batch: Batch, config: Mapping, spec: Spec):
-    """Makes resident and streamed batches alike: augmented images, integer labels, and what label losses see."""
-    images, rows, labels, soft = augment.materialize(fixed.arrays, batch)
-    images = augment.render(
-        images, rows, batch.index, batch.epoch, config["seed"], view=spec.view, stored=spec.stored, train=True
-    )
-    return images, labels, soft if spec.targets == "soft" else labels
+class Seen(NamedTuple):
+    """What a batch looks like.
+
+    Attributes:
+      views: name of a view -> normalised images.
+      labels: [batch] int32, 0 where an example has none.
+      targets: what label losses see, [batch] int32 or [batch, classes].
+    """
+
+    views: dict
+    labels: Any
+    targets: Any
 
 
-def run_teachers(fixed: Fixed, images, config: Mapping, spec: Spec) -> dict[str, dict]:
-    """Teachers see the student's view, in eval mode and outside the gradient."""
+def see(fixed: Fixed, batch: Batch, config: Mapping, spec: Spec) -> Seen:
+    """Makes resident and streamed batches alike; every view is drawn once, whoever looks at it."""
+    held = augment.materialize(fixed.arrays, batch)
+    visit = batch.epoch if batch.visit is None else batch.visit
+    labels, targets = _targets(held, spec)
+    views = {}
+    for view in dict.fromkeys((spec.view, *(view for *_, view in spec.teachers))):
+        shared = {"view": view, "stored": spec.stored}
+        if not view_names.parse(view).mix:
+            views[view] = augment.render(*held[:2], batch.index, visit, config["seed"], train=True, **shared)
+            continue
+        other = augment.materialize_partners(fixed.arrays, batch)
+        own, partner = (held[1], batch.index), (other[1], batch.partner)
+        views[view], kept = augment.mixed(held[0], own, partner, visit, config["seed"], **shared)
+        if view == spec.view:
+            targets = _mixed_targets(targets, _targets(other, spec)[1], kept, spec)
+    return Seen(views, labels, targets)
+
+
+def _targets(held: tuple, spec: Spec) -> tuple:
+    """Integer labels, and what label losses see; an example without a label is masked there."""
+    labels = jnp.maximum(held[2], 0)
+    return labels, held[3] if spec.targets == "soft" else labels
+
+
+def _mixed_targets(own, other, kept, spec: Spec):
+    """Targets mix as images do."""
+    if spec.targets != "soft":
+        own, other = (jax.nn.one_hot(labels, spec.num_classes, dtype=kept.dtype) for labels in (own, other))
+    part = kept[:, None].astype(own.dtype)
+    return part * own + (1 - part) * other
+
+
+def run_teachers(fixed: Fixed, views: Mapping, config: Mapping, spec: Spec) -> dict[str, dict]:
+    """Teachers run in eval mode and outside the gradient, each on its view."""
     outputs = {}
-    for name, model, output_space in spec.teachers:
-        output, _ = models.call(model, fixed.teachers[name], images, train=False)
+    for name, model, output_space, view in spec.teachers:
+        output, _ = models.call(model, fixed.teachers[name], views[view], train=False)
         logits = lax.stop_gradient(output.logits)
         if output_space == "clipped_logits":  # the outputs themselves estimate probabilities
             logits = jnp.log(jnp.clip(logits, 1e-6, 1.0))
@@ -97,7 +136,8 @@ def example_inputs(spec: Spec, variables: Mapping, teachers: Mapping, numbers: M
     config = join(spec.structure, numbers)
     output, _ = models.call(spec.model, variables, images, train=False)
     batch = {"logits": output.logits, "student_logits": output.logits, "labels": two, "index": two, "mask": two == 0}
-    taught = run_teachers(Fixed(teachers, None, numbers), images, config, spec)
+    views = dict.fromkeys((view for *_, view in spec.teachers), images)
+    taught = run_teachers(Fixed(teachers, None, numbers), views, config, spec)
     own = {
         "classes": two,
         "axis_name": None,

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,17 +12,20 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from kdjax.config import default_run_name
-from kdjax.data import train_batches
+from kdjax.data import make_order
+from kdjax.data.protocols import describe
 from kdjax.errors import RunError
 from kdjax.store import Run, Store
 from kdjax.training import metrics, parallel, steps
 from kdjax.training import state as train_state
-from kdjax.training.evaluation import evaluate, make_batches, resident
+from kdjax.training.evaluation import evaluate, resident
+from kdjax.training.feed import Feed
 from kdjax.training.plan import Plan, make_plan, manifest_of, resolve, traced
 from kdjax.training.progress import Progress
 from kdjax.training.signals import StopSignals
 
 MOST_STEPS_A_DISPATCH = 256
+MOST_STREAMED_STEPS = 8  # their images are in memory at once
 
 
 def train(
@@ -65,6 +69,9 @@ def train(
         run.begin(manifest_of(plan))
         if run.result is not None:  # another process was faster
             return run.result
+        if show:
+            for record in plan.dataset.protocols:
+                print(f"{run.name} {describe(record)}", file=sys.stderr, flush=True)
         with StopSignals() as stop:
             return Trainer(plan, run, stop, show, sink).fit()
 
@@ -96,7 +103,17 @@ class Trainer:
         self.plan, self.run, self.stop, self.show, self.sink = plan, run, stop, show, sink
         self.config, self.devices = plan.config, plan.devices
         self.chunk = steps_a_dispatch(plan.variables, plan.spec.steps_per_epoch)
+        if plan.dataset.streamed:
+            self.chunk = min(self.chunk, MOST_STREAMED_STEPS)
         self.epochs = plan.config.warmup.epochs + plan.config.epochs
+        self.feed = Feed(
+            plan.dataset,
+            make_order(plan.dataset, self.config.batch_size, self.config.seed),
+            plan.spec.view,
+            plan.devices,
+            last=self.epochs * plan.spec.steps_per_epoch,
+            workers=self.config.data.workers,
+        )
         teachers = {name: teacher.variables for name, teacher in plan.teachers.items()}
         placed_teachers, numbers = parallel.replicate((teachers, plan.numbers), plan.devices)
         self.fixed = steps.Fixed(placed_teachers, resident(plan.dataset, plan.devices), numbers)
@@ -132,6 +149,7 @@ class Trainer:
             return result
         finally:
             shown.close()
+            self.feed.close()
             self.run.close()
 
     def _epoch(self) -> dict:
@@ -140,13 +158,13 @@ class Trainer:
         epoch, first = self.progress["epoch"], self.progress["step_in_epoch"]
         if epoch == config.warmup.epochs and not first:
             self._forget_momentum()
-        index = train_batches(self.plan.dataset.splits["train"], config.seed, epoch, config.batch_size)
+        self.feed.forget()
         began = time.perf_counter()
         for start in range(first, spec.steps_per_epoch, self.chunk):
-            chunk = index[start : start + self.chunk]
-            self._dispatch(spec, chunk, epoch)
-            if self.stop.signum and start + len(chunk) < len(index):  # at its end the epoch is finished first
-                self._stop(start + len(chunk))
+            end = min(start + self.chunk, spec.steps_per_epoch)
+            self._dispatch(spec, epoch, start, end)
+            if self.stop.signum and end < spec.steps_per_epoch:  # at its end the epoch is finished first
+                self._stop(end)
         sums = self._fetch_sums()
         seconds = time.perf_counter() - began
         self._forget_sums()
@@ -156,6 +174,7 @@ class Trainer:
             "step": (epoch + 1) * spec.steps_per_epoch,
             "learning_rate": self._rate(spec),
             "images_per_second": images / max(seconds, 1e-9),
+            **self._fed(),
             "train": metrics.means(sums.metrics),
             **self._evaluate(epoch + 1),
         }
@@ -174,9 +193,18 @@ class Trainer:
             fresh = train_state.optimizer(traced(self.config), rate=0.0).init(self.state.trainable)
             self.state = self.state.replace(opt_state=parallel.replicate(jax.device_get(fresh), self.devices))
 
-    def _dispatch(self, spec: steps.Spec, index: np.ndarray, epoch: int) -> None:
-        batches = make_batches(index, np.ones(index.shape, bool), epoch, self.devices)
+    def _dispatch(self, spec: steps.Spec, epoch: int, start: int, end: int) -> None:
+        batches = self.feed.batches(epoch, start, end - start)
         self.state, self.sums = compiled(spec, self.devices)((self.state, self.sums), self.fixed, batches)
+
+    def _fed(self) -> dict:
+        """What the epoch's batches were, where that is more than all examples once, with their labels."""
+        feed, row = self.feed, {}
+        if feed.unlabelled:
+            row["examples"] = {"labelled": feed.labelled, "unlabelled": feed.unlabelled}
+        if self.plan.dataset.streamed:
+            row |= {"waited_for_data": feed.waited, "bad_images": feed.bad}
+        return row
 
     def _fetch_sums(self) -> metrics.Sums:
         """Waits for the device, once an epoch; a loss that was not finite ends the run before anything is saved."""

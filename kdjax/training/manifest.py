@@ -40,6 +40,8 @@ def make_manifest(
         "loss_space": _loss_space(config["losses"]),
         "teachers": dict(teachers),
         "splits": splits,
+        "labelled": {"size": len(dataset.labelled_train), "sha256": split_hash(dataset.labelled_train)},
+        "protocols": list(dataset.protocols),
         "versions": versions(),
         "command": " ".join(sys.argv),
         "git": _git_revision(),

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from kdjax.data.keeping import host_memory
 from kdjax.errors import UserError
 
 AXIS = "devices"
@@ -45,6 +46,14 @@ def split(array: np.ndarray, devices: Sequence[jax.Device]) -> np.ndarray:
     """Splits the batch axis of `[steps, batch, ...]` over the devices: `[devices, steps, batch / devices, ...]`."""
     steps, batch, *rest = array.shape
     return np.moveaxis(array.reshape(steps, len(devices), batch // len(devices), *rest), 1, 0)
+
+
+def memory(devices: Sequence[jax.Device]) -> int:
+    """Returns the bytes that each of `devices` has, emulated ones sharing the host's."""
+    stats = [device.memory_stats() or {} for device in devices]
+    if all("bytes_limit" in one for one in stats):
+        return min(one["bytes_limit"] for one in stats)
+    return host_memory() // len(devices)
 
 
 def check_batch_size(field: str, batch_size: int, devices: Sequence[jax.Device]) -> None:

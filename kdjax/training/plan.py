@@ -10,10 +10,11 @@ from ml_collections import ConfigDict
 
 from kdjax import config as schema
 from kdjax import models
-from kdjax.data import Dataset, load_dataset, resolve_view, train_batches
+from kdjax.data import Dataset, load_dataset, make_order, resolve_view
 from kdjax.store import Store
 from kdjax.training import distillers, forward, parallel, steps
 from kdjax.training import state as train_state
+from kdjax.training.evaluation import stream_if_needed
 from kdjax.training.manifest import make_manifest
 from kdjax.training.networks import Network, build, load_network
 from kdjax.training.start import check_head, start_from
@@ -63,7 +64,7 @@ def make_plan(config: ConfigDict, store: Store, data_dir: str, devices: Sequence
     parallel.check_batch_size("batch_size", config.batch_size, devices)
     parallel.check_batch_size("eval_batch_size", config.eval_batch_size, devices)
     teachers = load_teachers(config, store)
-    dataset = load_dataset(config.data, data_dir)
+    dataset = stream_if_needed(load_dataset(config.data, data_dir), config.data.stream, devices)
     check_classes(config.losses, teachers, dataset.num_classes)
     check_splits(config, dataset, teachers, data_dir)
     origin = load_network(store.find(config.init_from), config.init_checkpoint) if config.init_from else None
@@ -80,16 +81,17 @@ def plan_with(
     structure, numbers = part(traced(config))
     spec = steps.Spec(
         model=model,
-        teachers=tuple((name, teacher.model, teacher.output) for name, teacher in teachers.items()),
+        teachers=tuple((name, t.model, t.output, _teacher_view(config, dataset, name)) for name, t in teachers.items()),
         structure=structure,
         stored=dataset.stored,
         view=resolve_view(dataset, config.data.view),
         targets=config.data.targets,
+        num_classes=dataset.num_classes,
         phase="main",
         terms=_main_terms(config),
         first_epoch=config.warmup.epochs,
         moves="all",
-        steps_per_epoch=len(train_batches(dataset.splits["train"], config.seed, 0, config.batch_size)),
+        steps_per_epoch=make_order(dataset, config.batch_size, config.seed).steps,
         sync_batch_norm=config.model.batch_norm == "global",
         unbiased_variance=config.model.running_variance == "unbiased",
         trainable=config.trainable,
@@ -105,6 +107,12 @@ def plan_with(
     distiller = _first_distiller(config, dataset, spec, variables, teachers, numbers)
     phase = warmup if config.warmup.epochs else None
     return Plan(config, dataset, teachers, spec, phase, numbers, variables, distiller, tuple(devices))
+
+
+def _teacher_view(config: ConfigDict, dataset: Dataset, name: str) -> str:
+    """A teacher's own view, that of all teachers, or the student's."""
+    own = config.teachers[name].get("view", "")
+    return resolve_view(dataset, own or config.data.teacher_view or config.data.view, "teacher_view")
 
 
 def _main_terms(config: ConfigDict) -> tuple[str, ...]:

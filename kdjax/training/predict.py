@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from kdjax.data import load_dataset
 from kdjax.store import Store
-from kdjax.training.evaluation import evaluate
+from kdjax.training.evaluation import evaluate, stream_if_needed
 from kdjax.training.networks import load_network
 
 
@@ -32,8 +32,8 @@ def score_run(
     """
     network = load_network(store.find(name), checkpoint)
     config = ConfigDict(network.manifest["config"])
-    dataset = load_dataset(config.data, data_dir)
     devices = tuple(devices or jax.local_devices())
+    dataset = stream_if_needed(load_dataset(config.data, data_dir), config.data.stream, devices)
     batch_size = -(-config.eval_batch_size // len(devices)) * len(devices)
     splits = [split for split in ("train", "validation", "test") if split in dataset.splits]
     scores = {

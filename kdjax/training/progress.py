@@ -31,4 +31,11 @@ class Progress:
 def _summary(row: dict) -> str:
     held_out = [f"{split} {row[split]['accuracy']:.2%}" for split in ("validation", "test") if split in row]
     shown = [f"loss {row['train']['loss']:.4g}", f"train {row['train']['accuracy']:.2%}", *held_out]
-    return " ".join([*shown, f"{row['images_per_second']:.0f} images/s"])
+    if "examples" in row:
+        shown.append("labelled {labelled} unlabelled {unlabelled}".format(**row["examples"]))
+    shown.append(f"{row['images_per_second']:.0f} images/s")
+    if "waited_for_data" in row:
+        shown.append(f"waited {row['waited_for_data']:.1f} s for data")
+    if row.get("bad_images"):
+        shown.append(f"{row['bad_images']} bad images")
+    return " ".join(shown)

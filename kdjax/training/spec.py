@@ -27,11 +27,12 @@ class Spec(NamedTuple):
 
     Attributes:
       model: the network that is trained.
-      teachers: (name, network, output space) each.
+      teachers: (name, network, output space, view) each.
       structure: the traced sections of the config with holes for their numbers.
       stored: how the data's stored values become network inputs.
-      view: the augmentation.
+      view: the student's augmentation.
       targets: 'labels' or 'soft'.
+      num_classes: of the data.
       phase: 'main' or 'warmup', in which other terms count and other parts move.
       terms: names of the losses of this phase.
       first_epoch: that the phase begins with.
@@ -45,11 +46,12 @@ class Spec(NamedTuple):
     """
 
     model: nn.Module | models.Picked
-    teachers: tuple[tuple[str, nn.Module | models.Picked, str], ...]
+    teachers: tuple[tuple[str, nn.Module | models.Picked, str, str], ...]
     structure: Structure
     stored: Any
     view: str
     targets: str
+    num_classes: int
     phase: str
     terms: tuple[str, ...]
     first_epoch: int

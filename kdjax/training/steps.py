@@ -36,8 +36,9 @@ def train_step(state: TrainState, fixed: Fixed, batch: Batch, *, spec: Spec, axi
       The state after the update and the step's sums, both the same on every device.
     """
     config = join(spec.structure, fixed.numbers)
-    images, labels, targets = forward.see(fixed, batch, config, spec)
-    teachers = forward.run_teachers(fixed, images, config, spec)
+    seen = forward.see(fixed, batch, config, spec)
+    images, labels, targets = seen.views[spec.view], seen.labels, seen.targets
+    teachers = forward.run_teachers(fixed, seen.views, config, spec)
     chosen = {key: config["losses"][key] for key in spec.terms}
     distiller = distillers.make_distiller(chosen, warming_up=spec.phase == "warmup")
 
@@ -60,9 +61,9 @@ def train_step(state: TrainState, fixed: Fixed, batch: Batch, *, spec: Spec, axi
     total, terms, gradients, batch_stats = lax.pmean((total, terms, gradients, batch_stats), axis_name)
     distiller_state = _agreed(distiller_state, axis_name)
     new_state = _update(state, gradients, batch_stats, distiller_state, config, spec)
-    seen = _observe(total, terms, inputs, labels, batch, config, spec)
+    observed = _observe(total, terms, inputs, labels, batch, config, spec)
     bad = jnp.where(jnp.isfinite(total), metrics.NEVER, state.step).astype(jnp.int32)
-    return new_state, Sums(lax.psum(seen, axis_name), bad)
+    return new_state, Sums(lax.psum(observed, axis_name), bad)
 
 
 def _weight(key: str, epoch, config: Mapping, spec: Spec):
@@ -156,10 +157,8 @@ def _observe(total, terms: Mapping, inputs: Mapping, labels, batch: Batch, confi
     seen = {name: (value * local, local) for name, value in values.items()}
     nothing = jnp.zeros_like(local)
     seen |= {f"losses/{key}": (nothing, nothing) for key in config["losses"] if key not in terms}  # of other phases
-    per_example = {"accuracy": metrics.accuracy(inputs["logits"], labels)}
-    if spec.diagnostics:
-        per_example |= distillers.diagnostics(inputs, config["losses"])
-    return seen | _sums(per_example, batch.mask)
+    seen |= _sums({"accuracy": metrics.accuracy(inputs["logits"], labels)}, batch.mask & batch.labelled)
+    return seen | _sums(distillers.diagnostics(inputs, config["losses"]) if spec.diagnostics else {}, batch.mask)
 
 
 def _sums(per_example: Mapping, mask) -> dict:
@@ -175,16 +174,24 @@ def train_metric_names(spec: Spec) -> tuple[str, ...]:
     names = ["loss", *(f"losses/{name}" for name in terms), "accuracy"]
     if spec.diagnostics:
         looks = ("teacher_entropy", "kl_to_transformed", "wttm_weight")
-        names += ["student_entropy", *(f"{teacher}/{look}" for teacher, _, _ in spec.teachers for look in looks)]
+        names += ["student_entropy", *(f"{teacher}/{look}" for teacher, *_ in spec.teachers for look in looks)]
     return tuple(names)
 
 
 class EvalSpec(NamedTuple):
-    """What shapes a compiled evaluation: the network, the data's stored form and its class count."""
+    """What shapes a compiled evaluation.
+
+    Attributes:
+      model: the network.
+      stored: the data's stored form.
+      num_classes: of the data.
+      unseen: classes that training never showed, whose examples are also counted apart.
+    """
 
     model: nn.Module
     stored: Any
     num_classes: int
+    unseen: tuple[int, ...] = ()
 
 
 def eval_step(variables: Mapping, arrays: Any, batch: Batch, *, spec: EvalSpec, axis_name: str) -> Sums:
@@ -199,12 +206,17 @@ def eval_step(variables: Mapping, arrays: Any, batch: Batch, *, spec: EvalSpec, 
     if spec.num_classes > 5:
         per_example["top5"] = metrics.top5(output.logits, labels)
     sums = _sums(per_example, batch.mask)
+    if spec.unseen:
+        unseen = jnp.isin(labels, jnp.asarray(spec.unseen))
+        sums |= _sums({"accuracy_unseen": per_example["accuracy"]}, batch.mask & unseen)
+        sums |= _sums({"accuracy_seen": per_example["accuracy"]}, batch.mask & ~unseen)
     return Sums(lax.psum(sums, axis_name), jnp.asarray(metrics.NEVER, jnp.int32))
 
 
 def eval_metric_names(spec: EvalSpec) -> tuple[str, ...]:
     """The names that `eval_step` reports."""
-    return ("loss", "accuracy", "top5") if spec.num_classes > 5 else ("loss", "accuracy")
+    names = ("loss", "accuracy", "top5") if spec.num_classes > 5 else ("loss", "accuracy")
+    return (*names, "accuracy_seen", "accuracy_unseen") if spec.unseen else names
 
 
 def train_steps(carry: tuple[TrainState, Sums], fixed: Fixed, batches: Batch, *, spec: Spec, axis_name: str):

@@ -8,7 +8,7 @@ import numpy as np
 from absl import logging
 
 from kdjax import losses
-from kdjax.data import Dataset, load_dataset
+from kdjax.data import Dataset, load_dataset, split_hash
 from kdjax.errors import UserError, lookup, nearest
 from kdjax.store import Store
 from kdjax.training.distillers import reads_teacher_logits
@@ -25,6 +25,7 @@ class Teacher(NamedTuple):
       output: 'softmax' or 'clipped_logits': what its logits mean.
       record: what a student's manifest keeps of it.
       data: its own `config.data`, None when nobody knows it (imported weights).
+      labelled: hash of the examples whose labels it was trained on, where its manifest has one.
     """
 
     model: Any
@@ -33,6 +34,7 @@ class Teacher(NamedTuple):
     output: str
     record: dict
     data: dict | None
+    labelled: str | None = None
 
 
 def load_teachers(config, store: Store) -> dict[str, Teacher]:
@@ -61,7 +63,9 @@ def _load(name: str, fields: Mapping, store: Store) -> Teacher:
     output = _output_space(name, fields, network.manifest)
     classes = network.manifest["model"]["num_classes"]
     data = network.manifest["config"]["data"]
-    return Teacher(network.model, network.variables, classes, output, record, data if data["name"] else None)
+    data = data if data["name"] else None
+    labelled = network.manifest.get("labelled", {}).get("sha256")
+    return Teacher(network.model, network.variables, classes, output, record, data, labelled)
 
 
 def _output_space(name: str, fields: Mapping, manifest: Mapping) -> str:
@@ -95,15 +99,17 @@ def _rows_of(data: Mapping) -> str:
 
 
 def check_splits(config, dataset: Dataset, teachers: Mapping[str, Teacher], data_dir: str) -> None:
-    """Warns of, or refuses, held-out images that a teacher was trained on.
+    """Warns of, or refuses, held-out images or hidden labels that a teacher was trained on.
 
     Raises:
-      UserError: there are such images and the student's best is chosen on them.
+      UserError: there are such images and the student's best is chosen on them, or there are such labels.
     """
     for name, teacher in teachers.items():
         if teacher.data is None or _rows_of(teacher.data) != _rows_of(config.data.to_dict()):
             continue
-        trained_on = load_dataset(type(config.data)(teacher.data), data_dir).splits["train"]
+        theirs = load_dataset(type(config.data)(teacher.data), data_dir)
+        _check_labels(name, config, dataset, teacher, theirs)
+        trained_on = theirs.splits["train"]
         for split in ("validation", "test"):
             rows = dataset.splits.get(split, ())
             shared = len(np.intersect1d(rows, trained_on))
@@ -116,3 +122,16 @@ def check_splits(config, dataset: Dataset, teachers: Mapping[str, Teacher], data
             if split == "validation" and config.select == "validation":
                 raise UserError(f"{line}: best would be chosen on them; use its split_seed or --config.select=last.")
             logging.warning("%s: accuracies there are too high.", line)
+
+
+def _check_labels(name: str, config, dataset: Dataset, teacher: Teacher, theirs: Dataset) -> None:
+    """Refuses a teacher that knows labels which a partly labelled student does not have."""
+    partly = any(record["protocol"] == "labelled_fraction" for record in dataset.protocols)
+    if not partly or teacher.labelled == split_hash(dataset.labelled_train) or config.teachers[name].more_labels:
+        return
+    extra = np.setdiff1d(theirs.labelled_train, dataset.labelled_train)
+    if len(extra):
+        raise UserError(
+            f"teacher '{name}' was trained on {len(extra)} labels that the student does not have; train it with the "
+            f"student's config.data, or allow it with --config.teachers.{name}.more_labels=True."
+        )

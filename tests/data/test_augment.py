@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.data import Stored, augment
+from kdjax.data import Stored, augment, draws, views
 from kdjax.types import Batch
 
 CIFAR = Stored(1 / 255, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), ("crop_flip", "crop", "none"))
@@ -20,10 +20,9 @@ def random_images(size=12, count=20, channels=3):
     return np.random.default_rng(1).integers(1, 256, (count, size, size, channels)).astype(np.uint8)
 
 
-def draws(seed, epoch, example, pad):
+def drawn(seed, epoch, example, pad):
     """The offsets and the flip of one example, drawn alone."""
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), epoch), example)
-    bits = np.asarray(jax.random.bits(key, (3,), jnp.uint32))
+    bits = draws.bits([example], epoch, seed, "crop", 3)[0]
     return int(bits[0] % (2 * pad + 1)), int(bits[1] % (2 * pad + 1)), bool(bits[2] >> 31)
 
 
@@ -45,7 +44,7 @@ def test_render_equals_the_steps_in_numpy(view, size, pad):
     rows = np.array([4, 0, 19, 4], np.int32)
     seen = render(images, rows, rows, np.int32(epoch), np.uint32(seed), view=view, stored=CIFAR, train=True)
     for row, one in zip(rows, seen, strict=True):
-        top, left, flip = draws(seed, epoch, int(row), pad)
+        top, left, flip = drawn(seed, epoch, int(row), pad)
         expected = pad_crop_flip(images[row], top, left, flip and view == "crop_flip", pad)
         np.testing.assert_allclose(one, normalised(expected), atol=1e-5)
 
@@ -55,7 +54,7 @@ def test_all_offsets_and_both_flips_occur_equally_often():
     images = np.ones((1, 32, 32, 1), np.float32)
     stored = Stored(1.0, (0.0,), (1.0,), ("crop_flip",))
     example = np.arange(count, dtype=np.int32)
-    top, left, flip = augment._draw(example, 0, 5, 4, 4)
+    top, left, flip = views.draw_crop(example, 0, 5, 4, 4)
     for offset in (top, left):
         counts = np.bincount(np.asarray(offset) + 4, minlength=9)
         assert len(counts) == 9 and (np.abs(counts - count / 9) < 6 * np.sqrt(count / 9)).all()
@@ -156,7 +155,7 @@ def test_real_images_are_cropped_and_flipped_as_pil_does():
     seen = render(images, rows, rows, 1, 2, view="crop_flip", stored=CIFAR, train=True)
     expected, flips = [], 0
     for row, photo in enumerate(photos):
-        top, left, flip = draws(2, 1, row, 4)
+        top, left, flip = drawn(2, 1, row, 4)
         cropped = ops.expand(photo, 4, fill=0).crop((left, top, left + 32, top + 32))
         expected.append(normalised(np.asarray(ops.mirror(cropped) if flip else cropped)))
         flips += flip

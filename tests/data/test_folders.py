@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
-from kdjax.data import sources
+from kdjax.config import defaults
+from kdjax.data import load_dataset
 from kdjax.data.encoded import Files, decode, decode_all
 from kdjax.data.folders import load_folder, load_imagenet, load_list, load_tiny_imagenet
 from kdjax.errors import UserError
@@ -185,11 +187,10 @@ def test_lists_and_roots_that_are_not_there(tmp_path):
 
 
 @pytest.mark.parametrize("name, args", [("folder:zoo", {}), ("folder", {"path": "zoo"}), ("list:l.txt", {})])
-def test_names_in_a_config(zoo, name, args, monkeypatch):
-    make_list(zoo, ["zoo/cat/a.bmp 0", "zoo/dog/b.png 1"], "l.txt")
-    seen = []
-    monkeypatch.setattr(sources, "check_rows", lambda rows, where: seen.append(rows) or rows)
-    monkeypatch.setattr(sources, "_stored", lambda source, units, images: (source, units))
-    monkeypatch.setattr(sources, "check_stored", lambda stored, images, where: stored)
-    sources._read.__wrapped__(name, sources.json.dumps({**args, "mean": 0.2}), str(zoo))
-    assert isinstance(seen[0].images, Files) and seen[0].num_classes == 2
+def test_names_in_a_config(zoo, name, args):
+    make_list(zoo, ["zoo/cat/a.bmp 0", "zoo/dog/b.png 1", "zoo/dog/a.jpg 1", "zoo/cat/z.PNG 0"], "l.txt")
+    config = ConfigDict({**defaults().data.to_dict(), "name": name, "validation": 0.0})
+    config.args = {**args, "mean": 0.2, "test": 0.5}
+    data = load_dataset(config, str(zoo))
+    assert data.images.shape[1:] == data.input_shape == (6, 6, 3) and data.images.dtype == np.uint8
+    assert data.num_classes == 2 and set(data.splits) == {"train", "test"} and data.stored.mean == (0.2,)

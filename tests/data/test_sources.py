@@ -47,9 +47,12 @@ def test_a_data_set_is_frozen_and_its_units_are_hashable():
     assert hash(data.stored) == hash(load("digits", split_seed=1).stored)
 
 
-@pytest.mark.parametrize("view", ["crop_flip", "crpo"])
-def test_a_view_that_the_data_does_not_allow_is_refused(view):
-    with pytest.raises(UserError, match=f"config.data.view '{view}': data set 'digits' allows 'none' or 'crop' only"):
+@pytest.mark.parametrize(
+    ("view", "words"),
+    [("crop_flip", "'digits' are not to be mirrored"), ("crpo", "unknown view 'crpo'. Did you mean 'crop'")],
+)
+def test_a_view_that_the_data_does_not_allow_is_refused(view, words):
+    with pytest.raises(UserError, match=f"config.data.view '{view}'.*{words}"):
         resolve_view(load("digits"), view)
 
 

@@ -129,6 +129,11 @@ def test_images_that_are_large_or_not_alike_stay_encoded(tmp_path, name):
     np.testing.assert_array_equal(rows.labels, np.arange(18) % 3)
     assert rows.num_train == 12 and rows.num_classes == 3 and "'test', record" in images.name(12)
     assert "tensorflow" not in sys.modules
+    if name == "large_ones":
+        assert load(f"tfds:{name}", tmp_path).images.shape == (18, 65, 65, 3)  # of one size: decoded
+    else:
+        refused("images differ in size: set config.data.size", f"tfds:{name}", tmp_path)
+        assert load(f"tfds:{name}", tmp_path, size=4).streamed
 
 
 def test_labels_are_read_from_the_records_once(tmp_path, monkeypatch):

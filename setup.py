@@ -29,6 +29,8 @@ setup(
         "optax>=0.2.5",
         "orbax-checkpoint>=0.12",
         "pillow>=10.0",  # tfds needs it and does not say so
+        "pooch>=1.8",
+        "requests>=2.31",
         "scikit-learn>=1.5",
         "tensorflow-datasets>=4.9.7",
         "tqdm>=4.66",

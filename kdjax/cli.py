@@ -53,8 +53,10 @@ def define_training_flags() -> None:
     )
 
 
-def run(main: Callable[[], None], argv: list[str] | None = None) -> None:
+def run(main: Callable[..., None], argv: list[str] | None = None, takes: str = "") -> None:
     """Parses flags, prepares jax's environment, calls `main`, and leaves with the right exit code.
+
+    `takes` is what a door calls its one argument beside the flags, which is handed to `main`.
 
     0: done. 1: a run that failed. 2: a user's mistake. 130, 143: stopped by SIGINT, SIGTERM after saving.
     """
@@ -62,9 +64,9 @@ def run(main: Callable[[], None], argv: list[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     debug = "--debug" in (argv or sys.argv)
     try:
-        _parse(argv or sys.argv)
+        arguments = _parse(argv or sys.argv, takes)
         prepare_environment(FLAGS.cpu_devices)
-        main()
+        main(*arguments)
     except (UserError, flags.Error) as error:
         _leave(2, error, debug)
     except Interrupted as stop:
@@ -86,9 +88,10 @@ def _leave(code: int, message: object, debug: bool) -> None:
     sys.exit(code)
 
 
-def _parse(argv: list[str]) -> None:
+def _parse(argv: list[str], takes: str) -> list[str]:
+    """Returns what stands beside the flags."""
     if {"--help", "-h", "-help", "--helpfull", "--helpshort"} & set(argv[1:]):
-        _print_help(argv[0])
+        _print_help(argv[0], takes)
         sys.exit(0)
     _make_configs_importable(argv)
     try:
@@ -101,11 +104,15 @@ def _parse(argv: list[str]) -> None:
         raise
     except Exception as error:  # a config file is the user's code: anything may go wrong in it
         raise UserError(_config_message(error)) from error
-    if len(rest) > 1:
-        raise UserError(f"unexpected argument '{rest[1]}'; flags begin with '--'.")
+    expected = 2 if takes else 1
+    if len(rest) > expected:
+        raise UserError(f"unexpected argument '{rest[expected]}'; flags begin with '--'.")
+    if len(rest) < expected:
+        raise UserError(f"{takes} is missing: python -m kdjax.{_door(argv[0])} {takes} [flags]")
     if config is None:
         raise UserError("--config is missing; name a file, such as --config=configs/mse_teacher.py.")
     logging.set_verbosity(logging.WARNING)
+    return rest[1:]
 
 
 def _config_message(error: Exception) -> str:
@@ -128,10 +135,13 @@ def _make_configs_importable(argv: list[str]) -> None:
             sys.path[:0] = [str(root) for root in roots[:1]]
 
 
-def _print_help(command: str) -> None:
+def _door(command: str) -> str:
     path = pathlib.Path(command)
-    door = path.parent.name if path.stem == "__main__" else path.stem
-    print(f"usage: python -m kdjax.{door} [flags]\n")
+    return path.parent.name if path.stem == "__main__" else path.stem
+
+
+def _print_help(command: str, takes: str) -> None:
+    print(f"usage: python -m kdjax.{_door(command)} {takes + ' ' if takes else ''}[flags]\n")
     for name in _OWN:
         flag = FLAGS[name]
         default = "" if flag.default in (None, "") else f" (default: {flag.default})"

@@ -17,16 +17,8 @@ ROWS = [
     {"studies", "reporting"},
     {"cli", "bench"},
 ]
-DOORS = {
-    "train_teacher",
-    "train_student",
-    "evaluate",
-    "run_study",
-    "import_torch",
-    "export",
-    "show_model",
-    "show_views",
-}
+DOORS = {"train_teacher", "train_student", "evaluate", "run_study", "import_torch", "export"}
+DOORS |= {"show_model", "show_views", "prepare_data"}
 
 
 def room_of(path: pathlib.Path, package: pathlib.Path) -> str:

@@ -65,8 +65,8 @@ def _load(data_dir: str, name: str, num_classes: int) -> Rows:
         return tfds_source.load_tfds(data_dir, name=name)
     archive = LAYOUTS[name][0].archive
     raise UserError(
-        f"data set '{name}' is not in {data_dir}: download {URL}{archive} and put it there as it is "
-        f"(or name its folder with --data_dir; or {tfds_source.how_to_prepare(name, data_dir)})."
+        f"data set '{name}' is not in {data_dir}; {tfds_source.how_to_prepare(name, data_dir)} "
+        f"(or download {URL}{archive} and put it there as it is, or name its folder with --data_dir)."
     )
 
 

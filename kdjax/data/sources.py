@@ -12,15 +12,19 @@ from typing import Any
 import numpy as np
 
 from kdjax.data.cifar import load_cifar10, load_cifar100
+from kdjax.data.cifar10h import load_cifar10h
 from kdjax.data.dataset import Dataset, Rows, Source, Stored, check_rows, check_stored
 from kdjax.data.encoded import Encoded
+from kdjax.data.folders import load_folder, load_imagenet, load_list, load_tiny_imagenet
 from kdjax.data.keeping import keep
 from kdjax.data.protocols import apply_protocols
 from kdjax.data.splits import make_splits
-from kdjax.data.tfds_source import load_tfds
+from kdjax.data.tfds_source import load_fashion_mnist, load_stl10, load_svhn, load_tfds
 from kdjax.errors import UserError, lookup, nearest
 
 CROP_FLIP = ("crop_flip", "crop", "none")
+CIFAR10_UNITS = (1 / 255, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+IMAGENET_UNITS = (1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 UNITS = ("scale", "mean", "std")  # arguments of every source that override its row in the table
 
 
@@ -138,14 +142,27 @@ DATASETS: dict[str, Source] = {
     "digits": Source(load_digits, 1 / 16, (0.305,), (0.376,), ("none", "crop")),  # measured over all images
     "gaussian": Source(load_gaussian, 1.0, (0.0,), (1.0,), ("none",)),
     "arrays": Source(load_arrays),
-    "cifar10": Source(
-        load_cifar10, 1 / 255, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010), CROP_FLIP, (32, 32, 3), 10
-    ),
+    "cifar10": Source(load_cifar10, *CIFAR10_UNITS, CROP_FLIP, (32, 32, 3), 10),
+    "cifar10h": Source(load_cifar10h, *CIFAR10_UNITS, CROP_FLIP, (32, 32, 3), 10),
     "cifar100": Source(
         load_cifar100, 1 / 255, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), CROP_FLIP, (32, 32, 3), 100
     ),
-    "tfds": Source(load_tfds),  # 'tfds:NAME' is short for its args = {'name': NAME}
+    "svhn": Source(
+        load_svhn, 1 / 255, (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970), ("crop", "none"), (32, 32, 3), 10
+    ),
+    "stl10": Source(
+        load_stl10, 1 / 255, (0.4467, 0.4398, 0.4066), (0.2603, 0.2566, 0.2713), CROP_FLIP, (96, 96, 3), 10
+    ),
+    "fashion_mnist": Source(load_fashion_mnist, 1 / 255, (0.2860,), (0.3530,), CROP_FLIP, (28, 28, 1), 10),
+    "tiny_imagenet": Source(
+        load_tiny_imagenet, 1 / 255, (0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262), CROP_FLIP, (64, 64, 3), 200
+    ),
+    "imagenet": Source(load_imagenet, *IMAGENET_UNITS, CROP_FLIP, (224, 224, 3), 1000),
+    "folder": Source(load_folder),  # see SHORT
+    "list": Source(load_list),
+    "tfds": Source(load_tfds),
 }
+SHORT = {"folder": "path", "list": "path", "tfds": "name"}  # 'folder:PATH' is short for folder's args = {'path': PATH}
 
 
 def shape_and_classes(data_config: Any, data_dir: str) -> tuple[tuple[int, ...], int]:
@@ -208,8 +225,9 @@ def load_dataset(data_config: Any, data_dir: str) -> Dataset:
 def _read(name: str, json_args: str, data_dir: str) -> tuple[Rows, Stored]:
     """Reads a source once a process; arguments are text: hashable, and the same from a config and a manifest."""
     where, args = f"data set '{name}'", json.loads(json_args)
-    if name.startswith("tfds:"):
-        source, args = DATASETS["tfds"], {**args, "name": name.removeprefix("tfds:")}
+    kind, colon, rest = name.partition(":")
+    if colon and kind in SHORT:
+        source, args = DATASETS[kind], {**args, SHORT[kind]: rest}
     else:
         source = lookup(DATASETS, name, "data set")
     source = source if isinstance(source, Source) else Source(source)

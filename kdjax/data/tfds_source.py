@@ -1,12 +1,22 @@
 """Image classification sets that tensorflow-datasets prepared, read without TensorFlow."""
 
+import dataclasses
+import functools
+import hashlib
+import os
 import pathlib
+import shlex
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from kdjax.data.dataset import Rows
+from kdjax.data.encoded import Encoded, size_of
 from kdjax.errors import UserError
+
+SMALL = 64  # pixels a side up to which images of one size are decoded at once and held as an array
+BATCH = 256  # records of one read
 
 
 def is_there(data_dir: str, name: str) -> bool:
@@ -15,9 +25,41 @@ def is_there(data_dir: str, name: str) -> bool:
 
 
 def how_to_prepare(name: str, data_dir: str) -> str:
-    """Returns what to run once, where there is a network, to have the set in `data_dir`."""
-    code = f"import tensorflow_datasets as tfds; tfds.data_source({name!r}, data_dir={str(data_dir)!r})"
-    return f'prepare it once with: python -c "{code}"  # most sets want `pip install tensorflow-cpu` for this'
+    """Returns what to run once, where there is a network, to have the data set `name` of kdjax in `data_dir`."""
+    return f"prepare it once with: python -m kdjax.prepare_data {name} --data_dir={shlex.quote(str(data_dir))}"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TfdsImages(Encoded):
+    """Images in the records of a prepared set; each process opens the set for itself at its first read.
+
+    Attributes:
+      data_dir: of tensorflow-datasets.
+      set_name: as tensorflow-datasets names it.
+      splits: their names.
+      split: [rows] the number of a row's split.
+      position: [rows] of a row's record in its split.
+      digests: [rows] 16 bytes that tell the content of two images apart.
+      channels: 1 or 3.
+    """
+
+    data_dir: str
+    set_name: str
+    splits: tuple[str, ...]
+    split: np.ndarray
+    position: np.ndarray
+    digests: np.ndarray
+    channels: int = 3
+
+    def __len__(self) -> int:
+        return len(self.position)
+
+    def encoded(self, row: int) -> bytes:
+        sources = _undecoded(self.data_dir, self.set_name, os.getpid())
+        return _record(sources[self.splits[self.split[row]]], int(self.position[row]), self.name(row))["image"]
+
+    def name(self, row: int) -> str:
+        return f"tfds:{self.set_name}, split '{self.splits[self.split[row]]}', record {self.position[row]}"
 
 
 def load_tfds(data_dir: str, *, name: str, test: float = 0.2) -> Rows:
@@ -30,41 +72,58 @@ def load_tfds(data_dir: str, *, name: str, test: float = 0.2) -> Rows:
 
     Returns:
       rows of 'train' and then of 'test', or of 'validation' where there is no 'test'; by their 'id' where they have
-      one, which is the order of the original CIFAR files.
+      one, which is the order of the original CIFAR files. Images of one size of at most 64 pixels are an array, others
+      are `TfdsImages`.
 
     Raises:
-      UserError: not prepared, and how to; no image and label; images of different sizes.
+      UserError: not prepared, and how to; no image and label.
     """
     if not is_there(data_dir, name):
-        raise UserError(f"data set 'tfds:{name}' is not in {data_dir}; {how_to_prepare(name, data_dir)}")
+        raise UserError(f"data set 'tfds:{name}' is not in {data_dir}; {how_to_prepare(f'tfds:{name}', data_dir)}")
     info, sources = _open(data_dir, name)
-    held_out = next((split for split in ("test", "validation") if split in sources), None)
+    held_out = next((split for split in ("test", "validation") if _has_labels(sources, split)), None)
+    splits = ("train", held_out) if held_out else ("train",)
     where = f"data set 'tfds:{name}'"
-    parts = [_read(sources[split], where) for split in ("train", held_out) if split]
-    for images, _ in parts:
-        _check_size(images, parts[0][0], where)
-    images, labels = (np.concatenate(group) for group in zip(*parts, strict=True))
+    images, labels, num_train = _arrays(sources, splits, where) if _may_be_small(info, data_dir, name) else NOT_ALIKE
+    if images is None:
+        images, labels, num_train = _encoded(info, data_dir, name, splits, where)
     feature = info.features["label"]
-    num_train = len(parts[0][1]) if held_out else None
-    return Rows(images, labels, None, feature.num_classes, num_train, test, tuple(feature.names))
+    return Rows(images, labels, None, feature.num_classes, num_train if held_out else None, test, tuple(feature.names))
+
+
+def load_svhn(data_dir: str) -> Rows:
+    """Reads SVHN's cropped digits, 73,257 to train and 26,032 to test, as tensorflow-datasets prepared them."""
+    return load_tfds(data_dir, name="svhn_cropped")
+
+
+def load_stl10(data_dir: str) -> Rows:
+    """Reads STL-10's labelled images, 5,000 to train and 8,000 to test, as tensorflow-datasets prepared them."""
+    return load_tfds(data_dir, name="stl10")
+
+
+def load_fashion_mnist(data_dir: str) -> Rows:
+    """Reads Fashion-MNIST, 60,000 images to train and 10,000 to test, as tensorflow-datasets prepared them."""
+    return load_tfds(data_dir, name="fashion_mnist")
 
 
 def _base(name: str) -> str:
     return name.partition("/")[0].partition(":")[0]
 
 
-def _open(data_dir: str, name: str) -> tuple[Any, dict[str, Any]]:
-    from tensorflow_datasets.core.read_only_builder import builder_from_files
+def _open(data_dir: str, name: str, decoders: Mapping | None = None) -> tuple[Any, dict[str, Any]]:
+    from tensorflow_datasets.core import read_only_builder
 
     try:
-        builder = builder_from_files(name, data_dir=data_dir)  # whatever version lies there; it cannot download
-        info, sources = builder.info, builder.as_data_source()
+        builder = read_only_builder.builder_from_files(name, data_dir=data_dir)  # what lies there; it cannot download
+        info = builder.info
+        sources = {split: builder.as_data_source(split=split, decoders=decoders) for split in info.splits}
     except Exception as error:  # unknown names, other file formats, half-prepared folders: each raises its own kind
         line = (str(error).splitlines() or [""])[0].partition(" Possible root causes")[0]
         where = f"data set 'tfds:{name}' in {data_dir}"
-        raise UserError(f"{where} cannot be read ({line}); {how_to_prepare(name, data_dir)}") from error
+        raise UserError(f"{where} cannot be read ({line}); {how_to_prepare(f'tfds:{name}', data_dir)}") from error
     if "train" not in sources:
-        raise UserError(f"data set 'tfds:{name}' in {data_dir} has no split 'train'; {how_to_prepare(name, data_dir)}")
+        how = how_to_prepare(f"tfds:{name}", data_dir)
+        raise UserError(f"data set 'tfds:{name}' in {data_dir} has no split 'train'; {how}")
     features = info.features
     if not {"image", "label"} <= set(features) or not getattr(features["label"], "num_classes", None):
         have = ", ".join(features)
@@ -72,13 +131,56 @@ def _open(data_dir: str, name: str) -> tuple[Any, dict[str, Any]]:
     return info, sources
 
 
-def _read(source: Any, where: str) -> tuple[np.ndarray, np.ndarray]:
+@functools.lru_cache(maxsize=4)
+def _undecoded(data_dir: str, name: str, process: int) -> dict[str, Any]:
+    """Opens a set's splits so that images stay bytes; `process` is there since open files do not survive a fork."""
+    del process
+    import tensorflow_datasets as tfds
+
+    return _open(data_dir, name, {"image": tfds.decode.SkipDecoding()})[1]
+
+
+def _record(source: Any, position: int, where: str) -> dict:
+    try:
+        return source[position]
+    except Exception as error:  # array_record and protobuf raise their own kinds
+        raise UserError(f"{where} cannot be read ({' '.join(str(error).split())}); prepare the set again.") from error
+
+
+def _has_labels(sources: Mapping, split: str) -> bool:
+    """Returns whether a split can be scored: ImageNet's test images, for one, are all labelled -1."""
+    return split in sources and len(sources[split]) > 0 and int(sources[split][0]["label"]) >= 0
+
+
+def _may_be_small(info: Any, data_dir: str, name: str) -> bool:
+    """Returns whether all images may be of one small size; the first one tells where the set does not."""
+    shape = info.features["image"].shape
+    if None not in shape:
+        return max(shape[:2]) <= SMALL
+    images = TfdsImages(str(data_dir), name, ("train",), np.zeros(1, int), np.zeros(1, int), np.zeros(1))
+    return max(size_of(images, 0)) <= SMALL
+
+
+NOT_ALIKE = (None, None, None)
+
+
+def _arrays(sources: Mapping, splits: Sequence[str], where: str) -> tuple:
+    """Returns images, labels and the number of training rows, or NOT_ALIKE where two images differ in size."""
+    parts = [_read(sources[split], where) for split in splits]
+    if any(images is None or images.shape[1:] != parts[0][0].shape[1:] for images, _ in parts):
+        return NOT_ALIKE
+    images, labels = (np.concatenate(group) for group in zip(*parts, strict=True))
+    return images, labels, len(parts[0][1])
+
+
+def _read(source: Any, where: str) -> tuple[np.ndarray | None, np.ndarray]:
     images, labels, ids = None, np.empty(len(source), np.int32), []
     for i, example in enumerate(source):
         image = example["image"]
         if images is None:
             images = np.empty((len(source), *image.shape), image.dtype)
-        _check_size(image[None], images, where)
+        if image.shape != images.shape[1:]:
+            return None, labels
         images[i], labels[i] = image, example["label"]
         ids.append(example.get("id", b""))
     if images is None:
@@ -87,7 +189,62 @@ def _read(source: Any, where: str) -> tuple[np.ndarray, np.ndarray]:
     return images[order], labels[order]
 
 
-def _check_size(images: np.ndarray, others: np.ndarray, where: str) -> None:
-    a, b = (list(group.shape[1:]) for group in (images, others))
-    if a != b:
-        raise UserError(f"{where} has images of different sizes, {a} and {b}; resize them and use 'arrays'.")
+def _encoded(info: Any, data_dir: str, name: str, splits: Sequence[str], where: str) -> tuple:
+    """Returns images that stay encoded, labels and the number of training rows."""
+    parts = [_scan(info, str(data_dir), name, split, where) for split in splits]
+    labels, digests, position = (np.concatenate(group) for group in zip(*parts, strict=True))
+    counts = [len(part[0]) for part in parts]
+    channels = 1 if info.features["image"].shape[-1] == 1 else 3
+    split = np.repeat(np.arange(len(splits), dtype=np.uint8), counts)
+    return TfdsImages(str(data_dir), name, tuple(splits), split, position, digests, channels), labels, counts[0]
+
+
+def _scan(info: Any, data_dir: str, name: str, split: str, where: str) -> tuple:
+    """Reads all records of a split once: what is found is kept beside them, where that may be written."""
+    source = _undecoded(data_dir, name, os.getpid())[split]
+    kept = pathlib.Path(info.data_dir, f"kdjax_rows_{split}.npz")
+    found = _kept(kept, len(source), pathlib.Path(info.data_dir, "dataset_info.json"))
+    if found is None:
+        found = _scan_records(source, where)
+        _keep(kept, found)
+    return found
+
+
+def _scan_records(source: Any, where: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    from tqdm import tqdm
+
+    labels, digests, ids = np.empty(len(source), np.int32), np.empty(len(source), "V16"), []
+    for start in tqdm(range(0, len(source), BATCH), desc=f"{where}: labels", disable=None, leave=False):
+        positions = list(range(start, min(start + BATCH, len(source))))
+        try:
+            records = source.__getitems__(positions)
+        except Exception as error:
+            raise UserError(f"{where} is damaged ({' '.join(str(error).split())}); prepare it again.") from error
+        for i, record in zip(positions, records, strict=True):
+            labels[i] = record["label"]
+            digests[i] = hashlib.blake2b(record["image"], digest_size=16).digest()
+            ids.append(record.get("id", b""))
+    order = np.argsort(np.array(ids), kind="stable")
+    return labels[order], digests[order], order
+
+
+def _kept(file: pathlib.Path, rows: int, info: pathlib.Path) -> tuple | None:
+    """Returns what was kept of a split, None where nothing was, or it is of another preparation."""
+    try:
+        if file.stat().st_mtime_ns < info.stat().st_mtime_ns:
+            return None
+        with np.load(file, allow_pickle=False) as arrays:
+            found = tuple(arrays[name] for name in ("labels", "digests", "order"))
+    except Exception:  # absent or damaged: it is made anew
+        return None
+    return found if all(array.shape == (rows,) for array in found) else None
+
+
+def _keep(file: pathlib.Path, arrays: tuple) -> None:
+    part = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        with open(part, "wb") as out:
+            np.savez(out, **dict(zip(("labels", "digests", "order"), arrays, strict=True)))
+        part.replace(file)
+    except OSError:  # a read-only folder: it is read again next time
+        part.unlink(missing_ok=True)

@@ -1,6 +1,8 @@
 """Sets of tensorflow-datasets, prepared by the tests themselves: no network, no TensorFlow."""
 
 import io
+import os
+import pickle
 import sys
 
 import numpy as np
@@ -8,10 +10,14 @@ import pytest
 from ml_collections import ConfigDict
 
 from kdjax.config import defaults
-from kdjax.data import load_dataset, resolve_view
+from kdjax.data import DATASETS, load_dataset, resolve_view, tfds_source
+from kdjax.data.encoded import decode
+from kdjax.data.overlap import overlaps
+from kdjax.data.tfds_source import TfdsImages, load_tfds
 from kdjax.errors import UserError
 
 tfds = pytest.importorskip("tensorflow_datasets")
+read_only_builder = pytest.importorskip("tensorflow_datasets.core.read_only_builder")
 image_module = pytest.importorskip("PIL.Image")
 
 
@@ -90,7 +96,7 @@ def test_cifar_falls_back_to_a_prepared_copy(tmp_path):
 
 
 def test_what_is_not_prepared_is_said_at_once(tmp_path):
-    line = r"'tfds:mnist' is not in .*; prepare it once with: python -c .*tfds.data_source\('mnist', data_dir="
+    line = r"'tfds:mnist' is not in .*; prepare it once with: python -m kdjax.prepare_data tfds:mnist --data_dir="
     refused(line, "tfds:mnist", tmp_path)
     (tmp_path / "mnist").mkdir()
     refused("cannot be read .*prepare it once with", "tfds:mnist", tmp_path)
@@ -105,11 +111,75 @@ def test_a_set_in_a_format_without_random_access_is_refused(tmp_path):
     refused("file format .*TFRECORD is not supported", "tfds:tiny_records", tmp_path)
 
 
-def test_images_of_different_sizes_are_refused(tmp_path):
-    prepare(tmp_path, "ragged", size=lambda self, i: 6 + i % 2)
-    refused(r"images of different sizes, \[\d, \d, 3\] and \[\d, \d, 3\]", "tfds:ragged", tmp_path)
-    prepare(tmp_path, "two_sizes", size=lambda self, i: 6 if i < 12 else 5)
-    refused("images of different sizes", "tfds:two_sizes", tmp_path)
+SIZES = {
+    "ragged": lambda self, i: 6 + i % 2,
+    "two_sizes": lambda self, i: 6 if i < 12 else 5,
+    "large_ones": lambda self, i: 65,
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_images_that_are_large_or_not_alike_stay_encoded(tmp_path, name):
+    prepare(tmp_path, name, size=SIZES[name])
+    rows = load_tfds(str(tmp_path), name=name)
+    images = pickle.loads(pickle.dumps(rows.images))  # as a worker process gets them
+    assert isinstance(images, TfdsImages) and len(images) == 18 and images.shape == (18,) and images.channels == 3
+    for i in range(18):
+        np.testing.assert_array_equal(decode(images, i), image_of(i, SIZES[name](None, i)))
+    np.testing.assert_array_equal(rows.labels, np.arange(18) % 3)
+    assert rows.num_train == 12 and rows.num_classes == 3 and "'test', record" in images.name(12)
+    assert "tensorflow" not in sys.modules
+    if name == "large_ones":
+        assert load(f"tfds:{name}", tmp_path).images.shape == (18, 65, 65, 3)  # of one size: decoded
+    else:
+        refused("images differ in size: set config.data.size", f"tfds:{name}", tmp_path)
+        assert load(f"tfds:{name}", tmp_path, size=4).streamed
+
+
+def test_labels_are_read_from_the_records_once(tmp_path, monkeypatch):
+    prepare(tmp_path, "read_once", size=SIZES["large_ones"])
+    first = load_tfds(str(tmp_path), name="read_once")
+    with monkeypatch.context() as patch:
+        patch.setattr(tfds_source, "_scan_records", None)
+        again = load_tfds(str(tmp_path), name="read_once")
+    np.testing.assert_array_equal(first.labels, again.labels)
+    np.testing.assert_array_equal(first.images.position, again.images.position)
+    kept = tmp_path / "read_once" / "1.0.0" / "kdjax_rows_train.npz"
+    kept.write_bytes(kept.read_bytes()[:100])  # damaged: made anew
+    np.testing.assert_array_equal(load_tfds(str(tmp_path), name="read_once").labels, first.labels)
+    info = kept.with_name("dataset_info.json")
+    os.utime(info, ns=(2 * kept.stat().st_mtime_ns,) * 2)  # prepared again: made anew
+    assert tfds_source._kept(kept, 12, info) is None
+
+
+def test_equal_images_of_two_splits_are_found_without_reading_them_again(tmp_path):
+    same = {"_examples": lambda self, rows: ((i, {"image": png(i % 14, 65), "label": 0, "id": f"{i}"}) for i in rows)}
+    prepare(tmp_path, "overlapping", **same)
+    images = load_tfds(str(tmp_path), name="overlapping").images
+    assert overlaps(images, {"train": np.arange(12), "test": np.arange(12, 18)}) == {("train", "test"): 4}
+
+
+def test_a_test_split_without_labels_is_passed_over(tmp_path):
+    hidden = lambda self, rows: (  # noqa: E731
+        (i, {"image": png(i, 6), "label": i % 3 if i < 18 else -1, "id": f"{i:05d}"}) for i in rows
+    )
+    splits = {"train": range(12), "validation": range(12, 18), "test": range(18, 20)}
+    prepare(tmp_path, "hidden_labels", SPLITS=splits, _examples=hidden)
+    data = load("tfds:hidden_labels", tmp_path)
+    np.testing.assert_array_equal(data.images[data.splits["test"]], np.stack([image_of(i) for i in range(12, 18)]))
+
+
+@pytest.mark.parametrize("name, shape", [("fashion_mnist", (28, 28, 1)), ("svhn", (32, 32, 3))])
+def test_known_sets_as_mock_data_has_them(tmp_path, monkeypatch, name, shape):
+    """The sets themselves are tensorflow-datasets' own code; only their content is made up."""
+    own = {"svhn": "svhn_cropped"}.get(name, name)
+    (tmp_path / own).mkdir()
+    with tfds.testing.mock_data(num_examples=7), monkeypatch.context() as patch:
+        patch.setattr(read_only_builder, "builder_from_files", tfds.builder)
+        patch.setattr(tfds.core.DatasetInfo, "splits", dict.fromkeys(["train", "test"]))
+        data = load(name, tmp_path)
+    assert data.images.shape == (14, *shape) and data.num_classes == 10 and len(data.splits["test"]) == 7
+    assert data.input_shape == DATASETS[name].shape == shape
 
 
 def test_a_set_without_classes_is_refused(tmp_path):

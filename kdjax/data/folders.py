@@ -1,0 +1,239 @@
+"""Image files on disk: one folder a class, or a list of paths and labels. They stay encoded until they are read."""
+
+import os
+import pathlib
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from kdjax.data import tfds_source
+from kdjax.data.dataset import Rows
+from kdjax.data.encoded import MODES, Files
+from kdjax.errors import UserError, nearest
+
+SUFFIXES = frozenset(".jpg .jpeg .png .bmp .gif .webp .ppm .pgm .tif .tiff".split())
+HELD_OUT = ("test", "val", "validation")  # the first that has labels is the test split
+ANNOTATIONS = "val_annotations.txt"  # Tiny-ImageNet's: file, class, four numbers of a box
+TINY_IMAGENET = "tiny-imagenet-200"
+
+
+def load_folder(data_dir: str, *, path: str, channels: int = 3, test: float = 0.2) -> Rows:
+    """Finds the images of `PATH/CLASS/*`, or of `PATH/train/CLASS/*` and `PATH/{test,val,validation}/CLASS/*`.
+
+    Classes and files are sorted by name; folders within a class belong to it. What is hidden, and what is no image by
+    its suffix, is passed over. Where PATH/test has none of the classes of PATH/train, PATH/val is taken.
+
+    Args:
+      data_dir: where a relative path is looked for, after the current folder.
+      path: of the folder.
+      channels: 1 or 3, to which every image is converted.
+      test: fraction drawn to be the test split where there is no folder of one.
+
+    Raises:
+      UserError: no such folder, no classes, fewer than two, one without images, or one of the test split alone.
+    """
+    where = f"data set 'folder:{path}'"
+    root = find(path, data_dir, where, pathlib.Path.is_dir)
+    _check_channels(channels, where)
+    is_split = bool(_folders(root / "train"))
+    train = root / "train" if is_split else root
+    classes = _classes(train, where)
+    paths, labels = _images(train, classes, where)
+    held_out = _held_out(root, classes, where) if is_split else None
+    if held_out is None:
+        return Rows(Files(paths, channels), labels, None, len(classes), test=test, class_names=classes)
+    test_paths, test_labels = _held_out_images(held_out, classes, where)
+    images, all_labels = Files(paths + test_paths, channels), np.concatenate([labels, test_labels])
+    return Rows(images, all_labels, None, len(classes), len(paths), test, classes)
+
+
+def load_list(
+    data_dir: str,
+    *,
+    path: str,
+    test_path: str = "",
+    root: str = "",
+    num_classes: int | None = None,
+    channels: int = 3,
+    test: float = 0.2,
+) -> Rows:
+    """Reads a list with an image's path and its label, which is the last word, on each line (ImageNet-LT's form).
+
+    Args:
+      data_dir: where relative `path`, `test_path` and `root` are looked for, after the current folder.
+      path: of the list.
+      test_path: of the test split's list, '' for none.
+      root: folder that the paths in the lists begin at, '' for that of each list.
+      num_classes: by default the largest label + 1.
+      channels: 1 or 3, to which every image is converted.
+      test: fraction drawn to be the test split where there is no test_path.
+
+    Raises:
+      UserError: no such list, a line without a path and a label, a label out of range, or files that are not there.
+    """
+    where = f"data set 'list:{path}'"
+    _check_channels(channels, where)
+    folder = find(root, data_dir, f"{where}: root {root}", pathlib.Path.is_dir) if root else None
+    parts = [_read_list(part, data_dir, folder, where) for part in (path, test_path) if part]
+    paths = [name for names, _ in parts for name in names]
+    labels = np.concatenate([labels for _, labels in parts])
+    most = int(labels.max()) + 1
+    if num_classes is not None and num_classes < most:
+        raise UserError(f"{where}: labels must be in [0, {num_classes - 1}], but go up to {most - 1}.")
+    _check_files(paths, where)
+    num_train = len(parts[0][0]) if test_path else None
+    return Rows(Files(paths, channels), labels, None, num_classes or most, num_train, test)
+
+
+def load_tiny_imagenet(data_dir: str) -> Rows:
+    """Reads Tiny-ImageNet from `tiny-imagenet-200`; its 10,000 validation images are the test split.
+
+    Raises:
+      UserError: it is not in `data_dir`, and how to get it.
+    """
+    if not pathlib.Path(data_dir, TINY_IMAGENET).is_dir():
+        line = tfds_source.how_to_prepare("tiny_imagenet", data_dir)
+        raise UserError(f"data set 'tiny_imagenet' is not in {data_dir}; {line}")
+    return load_folder(data_dir, path=str(pathlib.Path(data_dir, TINY_IMAGENET).absolute()))
+
+
+def load_imagenet(data_dir: str) -> Rows:
+    """Reads ImageNet-1k from the folder `imagenet` (train/CLASS/*, val/CLASS/*), else from a prepared imagenet2012.
+
+    Raises:
+      UserError: neither is in `data_dir`, and where to get it.
+    """
+    if pathlib.Path(data_dir, "imagenet", "train").is_dir():
+        return load_folder(data_dir, path=str(pathlib.Path(data_dir, "imagenet").absolute()))
+    if tfds_source.is_there(data_dir, "imagenet2012"):
+        return tfds_source.load_tfds(data_dir, name="imagenet2012")
+    raise UserError(
+        f"data set 'imagenet' is not in {data_dir}: put there a folder imagenet with train/CLASS/* and val/CLASS/* "
+        f"(from image-net.org, which asks for a login), or {tfds_source.how_to_prepare('tfds:imagenet2012', data_dir)}"
+    )
+
+
+def find(path: str, data_dir: str, where: str, is_right) -> pathlib.Path:
+    """Returns `path` as it is found in the current folder or in `data_dir`, where `is_right(path)`."""
+    candidates = (pathlib.Path(path).expanduser(), pathlib.Path(data_dir, path))
+    found = next((candidate for candidate in candidates if is_right(candidate)), None)
+    if found is None:
+        kind = "folder" if is_right is pathlib.Path.is_dir else "file"
+        raise UserError(f"{where}: no such {kind}, neither here nor in {data_dir}.")
+    return found
+
+
+def _check_channels(channels: int, where: str) -> None:
+    if channels not in MODES:
+        raise UserError(f"{where}: channels must be 1 or 3, not {channels}.")
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith((".", "__"))  # .ipynb_checkpoints, ._photo.jpg, __MACOSX
+
+
+def _folders(folder: pathlib.Path) -> tuple[str, ...]:
+    if not folder.is_dir():
+        return ()
+    return tuple(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not _is_hidden(entry.name)))
+
+
+def _classes(folder: pathlib.Path, where: str) -> tuple[str, ...]:
+    classes = _folders(folder)
+    if len(classes) < 2:
+        have = f"only '{classes[0]}'" if classes else "none"
+        raise UserError(f"{where}: {folder} must have at least two folders, one a class; it has {have}.")
+    return classes
+
+
+def _images(folder: pathlib.Path, classes: Sequence[str], where: str) -> tuple[list[str], np.ndarray]:
+    """Returns paths and labels by class, then by name."""
+    paths, counts = [], []
+    for name in classes:
+        found = sorted(_images_under(folder / name))
+        if not found:
+            suffixes = " ".join(sorted(SUFFIXES))
+            raise UserError(f"{where}: class '{name}' has no images in {folder / name} (looked for: {suffixes}).")
+        paths += found
+        counts.append(len(found))
+    return paths, np.repeat(np.arange(len(classes), dtype=np.int32), counts)
+
+
+def _images_under(folder: pathlib.Path) -> Iterable[str]:
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not _is_hidden(name)]
+        for name in files:
+            if os.path.splitext(name)[1].lower() in SUFFIXES and not _is_hidden(name):
+                yield os.path.join(parent, name)
+
+
+def _held_out(root: pathlib.Path, classes: Sequence[str], where: str) -> pathlib.Path | None:
+    """Returns the folder of the test split: one with labels before one that has other folders only."""
+    there = [root / name for name in HELD_OUT if (root / name).is_dir()]
+    labelled = [f for f in there if (f / ANNOTATIONS).is_file() or set(_folders(f)) & set(classes)]
+    found = next(iter(labelled + there), None)
+    if found and not _folders(found):
+        line = f"sort them into folders, or name {root / 'train'} to draw a test split from it"
+        raise UserError(f"{where}: {found} has no folders of classes for its images; {line}.")
+    return found
+
+
+def _held_out_images(folder: pathlib.Path, classes: Sequence[str], where: str) -> tuple[list[str], np.ndarray]:
+    if (folder / ANNOTATIONS).is_file():
+        return _annotated(folder, classes, where)
+    names = _folders(folder)
+    _check_known(names, classes, folder, where)
+    paths, labels = _images(folder, names, where)
+    return paths, np.array([classes.index(name) for name in names], np.int32)[labels]
+
+
+def _annotated(folder: pathlib.Path, classes: Sequence[str], where: str) -> tuple[list[str], np.ndarray]:
+    """Reads Tiny-ImageNet's validation images, all in one folder beside a table of their classes."""
+    lines = (folder / ANNOTATIONS).read_text(encoding="utf-8").splitlines()
+    table = sorted(line.split("\t")[:2] for line in lines if line.strip())
+    if not table or min(map(len, table)) < 2:
+        raise UserError(
+            f"{where}: {folder / ANNOTATIONS} must have a file and its class, parted by a tab, on each line."
+        )
+    _check_known([name for _, name in table], classes, folder / ANNOTATIONS, where)
+    paths = [str(folder / "images" / file) for file, _ in table]
+    _check_files(paths, where)
+    number = {name: i for i, name in enumerate(classes)}
+    return paths, np.array([number[name] for _, name in table], np.int32)
+
+
+def _check_known(names: Iterable[str], classes: Sequence[str], folder: pathlib.Path, where: str) -> None:
+    unknown = sorted(set(names) - set(classes))
+    if unknown:
+        many = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+        hint = nearest(unknown[0], classes) if len(classes) < 20 else ""
+        raise UserError(f"{where}: {folder} has class '{unknown[0]}'{many}, which the training images lack.{hint}")
+
+
+def _read_list(path: str, data_dir: str, root: pathlib.Path | None, where: str) -> tuple[list[str], np.ndarray]:
+    file = find(path, data_dir, where if where.endswith(f"{path}'") else f"{where}: {path}", pathlib.Path.is_file)
+    folder, paths, labels = root or file.parent, [], []
+    with open(file, encoding="utf-8-sig", errors="surrogateescape") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                name, label = _path_and_label(line, f"{file}, line {number}")
+                paths.append(os.path.join(folder, name))
+                labels.append(label)
+    if not paths:
+        raise UserError(f"{where}: {file} is empty; it must have a path and a label on each line.")
+    return paths, np.array(labels, np.int32)
+
+
+def _path_and_label(line: str, where: str) -> tuple[str, int]:
+    path, label = line.strip().rsplit(None, 1) if len(line.split()) > 1 else ("", "")
+    if not path or not (label.isascii() and label.isdigit()) or int(label) >= 2**31 - 1:
+        raise UserError(
+            f"{where}: must be a path, a blank and a label, an integer of at least 0, not '{line.strip()}'."
+        )
+    return path.strip(), int(label)
+
+
+def _check_files(paths: Sequence[str], where: str) -> None:
+    missing = [path for path in paths if not os.path.isfile(path)]
+    if missing:
+        raise UserError(f"{where}: {len(missing)} of {len(paths)} files are not there, the first {missing[0]}.")

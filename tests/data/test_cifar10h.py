@@ -1,0 +1,104 @@
+"""CIFAR-10H: human labels joined with the test images in order; any other order or content is refused."""
+
+import io
+import os
+import pathlib
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from kdjax.config import defaults
+from kdjax.data import load_dataset
+from kdjax.data.cifar10h import load_cifar10h
+from kdjax.errors import UserError
+from tests.data.test_cifar import content, files_of, unpack
+
+ARCHIVE = "cifar-10-python.tar.gz"
+
+
+def counts_of(labels):
+    """50 people, of whom 40 name the label and 10 the class after it."""
+    counts = np.zeros((len(labels), 10), np.int64)
+    counts[np.arange(len(labels)), labels] += 40
+    counts[np.arange(len(labels)), (labels + 1) % 10] += 10
+    return counts
+
+
+@pytest.fixture
+def cifar(tmp_path):
+    """Tiny files in CIFAR-10's form; returns their folder, test images and labels."""
+    unpack(tmp_path, ARCHIVE, files_of("cifar10", ARCHIVE))
+    return tmp_path, *content("cifar10")[-1]
+
+
+def refused(pattern, folder, **kwargs):
+    with pytest.raises(UserError, match=pattern) as caught:
+        load_cifar10h(str(folder), **kwargs)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["probs", "counts", "npz"])
+def test_test_images_with_soft_labels(cifar, kind):
+    folder, images, labels = cifar
+    counts, args = counts_of(labels), {"test": 1 / 3}
+    if kind == "npz":
+        np.savez(folder / "mine.npz", cifar10h_probs=counts / 50, label=labels)
+        args["labels"] = "mine.npz"
+    else:
+        np.save(folder / f"cifar10h-{kind}.npy", counts / 50 if kind == "probs" else counts)
+    config = ConfigDict({**defaults().data.to_dict(), "name": "cifar10h", "validation": 0.0, "targets": "soft"})
+    config.args = args
+    data = load_dataset(config, str(folder))
+    np.testing.assert_array_equal(data.images, images)
+    np.testing.assert_array_equal(data.labels, labels)
+    np.testing.assert_allclose(data.soft, counts / 50, atol=1e-7)
+    assert data.soft.dtype == np.float32 and len(data.splits["test"]) == 1 and len(data.splits["train"]) == 2
+
+
+def test_what_is_missing_or_of_another_kind(cifar):
+    folder, _, labels = cifar
+    refused("cifar10h-probs.npy is not in .*; prepare it once with: python -m kdjax.prepare_data cifar10h", folder)
+    refused(r"\(labels no.npz\): no such file", folder, labels="no.npz")
+    for name, values, pattern in [
+        ("short", counts_of(labels[:-1]), r"must hold numbers \[3, 10\], not int64 \[2, 10\]"),
+        ("halves", counts_of(labels) / 100, "must hold distributions, not negative and with sum 1"),
+        ("negative", counts_of(labels) / 50 - np.eye(10)[:3] + np.eye(10)[1:4], "must hold distributions"),
+        ("nan", counts_of(labels) * np.nan, "must hold distributions"),
+        ("order", np.roll(counts_of(labels), 3, axis=1), "order differs, .* agree for 0% of the images"),
+        ("objects", np.full((3, 10), None), "is no .npy or .npz of plain arrays: Object arrays cannot be loaded"),
+    ]:
+        np.save(folder / f"{name}.npy", values)
+        refused(pattern, folder, labels=f"{name}.npy")
+    np.savez(folder / "other.npz", probs=counts_of(labels))
+    refused("has neither 'cifar10h_probs' nor 'cifar10h_counts'", folder, labels="other.npz")
+    (folder / "cut.npz").write_bytes((folder / "other.npz").read_bytes()[:100])
+    refused("is no .npy or .npz of plain arrays", folder, labels="cut.npz")
+
+
+@pytest.fixture(scope="module")
+def shared():
+    default = pathlib.Path(__file__).parents[3] / "shared" / "data"
+    folder = pathlib.Path(os.environ.get("KDJAX_SHARED_DATA", default))
+    if not (folder / "cifar10_test_jpeg.npz").is_file():
+        pytest.skip("no folder of real images (KDJAX_SHARED_DATA)")
+    return folder
+
+
+def test_the_real_labels_agree_with_the_real_order(tmp_path, shared):
+    """The pixels come from JPEGs; some are decoded, since it is the labels that tell the order."""
+    from PIL import Image
+
+    files = files_of("cifar10", "cifar-10-binary.tar.gz")
+    with np.load(shared / "cifar10_test_jpeg.npz") as stored:
+        label, ends = stored["label"].astype(np.uint8), np.cumsum(stored["length"])
+        first = np.asarray(Image.open(io.BytesIO(stored["jpeg"][: ends[0]].tobytes())))
+    planes = np.zeros((10_000, 3072), np.uint8)
+    planes[0] = first.transpose(2, 0, 1).ravel()
+    files["test_batch.bin"] = np.hstack([label[:, None], planes]).tobytes()
+    unpack(tmp_path, "cifar-10-binary.tar.gz", files)
+    soft_labels = shared / "cifar10_test_soft_labels.npz"
+    rows = load_cifar10h(str(tmp_path), labels=str(soft_labels))
+    np.testing.assert_array_equal(rows.images[0], first)
+    np.testing.assert_allclose(rows.soft, np.load(soft_labels)["cifar10h_probs"], atol=1e-6)
+    assert 0.99 < (rows.soft.argmax(axis=1) == rows.labels).mean() < 1 and rows.test == 0.5

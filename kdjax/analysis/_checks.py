@@ -92,7 +92,9 @@ def as_posterior(posterior: Any, mask: Any = None, logits: Array | None = None) 
         sums = rows.sum(axis=-1)
         right = (rows >= 0).all(axis=-1) & (np.abs(sums - 1) <= 1e-3)
         if not right.all():
-            raise ValueError(f"posterior {show(posterior)} has a row that is no distribution: sum {sums[~right][0]:.6g}.")
+            raise ValueError(
+                f"posterior {show(posterior)} has a row that is no distribution: sum {sums[~right][0]:.6g}."
+            )
     return posterior
 
 

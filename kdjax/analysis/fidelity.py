@@ -1,7 +1,7 @@
 """How alike two runs answer: top-1 agreement, divergences of their outputs, mutual information of their labels.
 
-A run is compared with another, or with the mean of several (`ensemble`). Low fidelity between teachers trained on
-strong augmentations is, by Li et al. (2024), what makes them good teachers, so it is a measurement and not a loss.
+A run is compared with another, or with the mean of several (`ensemble`). The multi-teacher paper (Expert Systems with
+Applications 262, 2025) holds low fidelity to be a trait of distillation from augmented teachers, not its failure.
 """
 
 from collections.abc import Sequence

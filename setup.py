@@ -30,6 +30,7 @@ setup(
         "orbax-checkpoint>=0.12",
         "pillow>=10.0",  # tfds needs it and does not say so
         "scikit-learn>=1.5",
+        "scipy>=1.12",
         "tensorflow-datasets>=4.9.7",
         "tqdm>=4.66",
     ],

@@ -9,7 +9,7 @@ A `*_sums` function takes a batch and a mask and may be compiled; its totals add
 of a paper computes otherwise than its text bears `released` in its name, and is never a default.
 """
 
-from kdjax.analysis.affinity import affinity, diversity, overfit_gap, released_affinity
+from kdjax.analysis.affinity import augmentation_affinity, augmentation_diversity, overfit_gap, released_affinity
 from kdjax.analysis.attention import (
     class_activation,
     grad_cam,
@@ -25,8 +25,8 @@ from kdjax.analysis.calibration import (
     Reliability,
     adaptive_ece,
     brier_decomposition,
-    calibration,
     calibration_error,
+    calibration_scores,
     classwise_ece,
     classwise_sums,
     ece,
@@ -37,7 +37,7 @@ from kdjax.analysis.calibration import (
 )
 from kdjax.analysis.fidelity import (
     ensemble,
-    fidelity,
+    fidelity_scores,
     fidelity_sums,
     information_by_class,
     label_entropy,
@@ -64,18 +64,18 @@ __all__ = [
     "Reliability",
     "adaptive_ece",
     "add",
-    "affinity",
+    "augmentation_affinity",
+    "augmentation_diversity",
     "brier_decomposition",
-    "calibration",
     "calibration_error",
+    "calibration_scores",
     "class_activation",
     "classwise_ece",
     "classwise_sums",
     "decomposition",
-    "diversity",
     "ece",
     "ensemble",
-    "fidelity",
+    "fidelity_scores",
     "fidelity_sums",
     "fit_temperature",
     "from_counts",

@@ -98,15 +98,17 @@ def as_posterior(posterior: Any, mask: Any = None, logits: Array | None = None) 
     return posterior
 
 
-def as_raters(raters: Any, posterior: Array, least: int) -> Array:
+def as_raters(raters: Any, posterior: Array, least: int, mask: Any = None) -> Array:
     """Returns the number of raters, a scalar or `[batch]`, as a float.
 
     Raises:
-      ValueError: another shape, or, where values can be seen, fewer than `least`.
+      ValueError: another shape, or, where values can be seen, fewer than `least` for an unmasked example.
     """
     raters = jnp.asarray(raters).astype(posterior.dtype)
     if raters.shape not in ((), posterior.shape[:1]):
         raise ValueError(f"raters must be a number or [batch], not {show(raters)} beside {show(posterior)}.")
-    if is_seen(raters) and not bool(jnp.all(raters >= least)):
-        raise ValueError(f"raters must be at least {least} for every example, not {float(jnp.min(raters)):g}.")
+    few = ~(raters >= least) & as_mask(mask, posterior)
+    if is_seen(few) and bool(jnp.any(few)):
+        least_given = float(jnp.min(jnp.where(few, raters, jnp.inf)))
+        raise ValueError(f"raters must be at least {least} for every example, not {least_given:g}.")
     return raters

@@ -11,7 +11,7 @@ import numpy as np
 from kdjax.analysis._checks import show
 
 
-def affinity(accuracy_augmented: Any, accuracy_clean: Any) -> Any:
+def augmentation_affinity(accuracy_augmented: Any, accuracy_clean: Any) -> Any:
     """Affinity of an augmentation, A(m, augmented validation) / A(m, clean validation) (Gontijo-Lopes et al., 2020).
 
     m is a model trained on clean data, without the augmentation, the same in both: the shift of the data it sees.
@@ -48,7 +48,7 @@ def released_affinity(accuracy_augmented: Any, accuracy_base: Any) -> Any:
     return _ratio(_accuracies(accuracy_augmented=accuracy_augmented, accuracy_base=accuracy_base), "accuracy_base")
 
 
-def diversity(loss_augmented: Any, loss_clean: Any) -> Any:
+def augmentation_diversity(loss_augmented: Any, loss_clean: Any) -> Any:
     """Diversity of an augmentation, final training loss with it / without it (Gontijo-Lopes et al., 2020).
 
     Args:

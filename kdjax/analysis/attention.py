@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 
 from kdjax.analysis._checks import as_float, as_mask, is_seen, show
-from kdjax.analysis.sums import total
+from kdjax.analysis.sums import totals
 
 
 def class_activation(features: Array, kernel: Array, bias: Array | None = None, classes: Array | None = None) -> Array:
@@ -159,7 +159,8 @@ def iou_sums(masks: Sequence[Array], mask: Array | None = None) -> dict[str, tup
     some = united > 0
     ratio = shared / jnp.where(some, united, 1)
     pooled = (jnp.sum(jnp.where(mask, shared, 0)), jnp.sum(jnp.where(mask, united, 0)))
-    return {"iou": total(ratio, mask & some), "pooled_iou": pooled, "empty": total((~some).astype(int), mask)}
+    iou, empty = totals({"iou": ratio}, mask & some), totals({"empty": (~some).astype(int)}, mask)
+    return {**iou, "pooled_iou": pooled, **empty}
 
 
 def released_iou_sums(masks: Sequence[Array], mask: Array | None = None) -> dict[str, tuple[Array, Array]]:

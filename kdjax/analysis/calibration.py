@@ -13,8 +13,8 @@ import numpy as np
 from jax import Array
 
 from kdjax import losses
-from kdjax.analysis._checks import as_labels, as_logits, check_choice, check_count, expectation, show
-from kdjax.analysis.sums import divide, means, total
+from kdjax.analysis._checks import as_labels, as_logits, check_choice, check_count, show
+from kdjax.analysis.sums import divide, means, totals
 
 BINS = 10
 
@@ -70,16 +70,7 @@ def score_sums(logits: Array, labels: Array, mask: Array | None = None) -> dict[
     """
     logits = as_logits(logits)
     labels, mask = as_labels(labels, logits, mask)
-    confidence, correct = _top(logits, labels)
-    log_q = jax.nn.log_softmax(logits)
-    values = {
-        "accuracy": correct.astype(logits.dtype),
-        "confidence": confidence,
-        "nll": losses.cross_entropy(logits, labels),
-        "brier": losses.softmax_mse(logits, labels),
-        "entropy": -expectation(jnp.exp(log_q), log_q),
-    }
-    return {name: total(value, mask) for name, value in values.items()}
+    return totals(_scores(logits, labels), mask)
 
 
 def reliability_sums(logits: Array, labels: Array, mask: Array | None = None, *, bins: int = BINS) -> Bins:
@@ -302,7 +293,9 @@ def fit_temperature(
     return float(np.exp(min(edges, key=nll)))
 
 
-def calibration(logits: Array, labels: Array, mask: Array | None = None, *, bins: int = BINS) -> dict[str, float]:
+def calibration_scores(
+    logits: Array, labels: Array, mask: Array | None = None, *, bins: int = BINS
+) -> dict[str, float]:
     """Scores and calibration errors of whole arrays, by name.
 
     Args:
@@ -327,6 +320,19 @@ def calibration(logits: Array, labels: Array, mask: Array | None = None, *, bins
     }
 
 
+@jax.jit
+def _scores(logits: Array, labels: Array) -> dict[str, Array]:
+    confidence, correct = _top(logits, labels)
+    return {
+        "accuracy": correct.astype(logits.dtype),
+        "confidence": confidence,
+        "nll": losses.cross_entropy(logits, labels),
+        "brier": losses.softmax_mse(logits, labels),
+        "entropy": -losses.confidence_penalty(logits),
+    }
+
+
+@jax.jit
 def _top(logits: Array, labels: Array) -> tuple[Array, Array]:
     """Returns the largest probability and whether its class is the label, each [batch]."""
     return jnp.max(jax.nn.softmax(logits), axis=-1), jnp.argmax(logits, axis=-1) == labels

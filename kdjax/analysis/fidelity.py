@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 
 from kdjax.analysis._checks import as_labels, as_logits, as_mask, as_pair, check_choice, expectation, show
-from kdjax.analysis.sums import divide, means, overall, total
+from kdjax.analysis.sums import divide, means, overall, totals
 
 
 def ensemble(logits: Sequence[Array], by: str = "logits") -> Array:
@@ -61,13 +61,12 @@ def fidelity_sums(
     first, second = as_pair(first_logits, second_logits)
     values = _measures(first, second)
     if labels is None:
-        mask = as_mask(mask, first)
-        return {name: total(value, mask) for name, value in values.items()}
+        return totals(values, as_mask(mask, first))
     labels, mask = as_labels(labels, first, mask)
-    return {name: total(value, mask, labels, first.shape[1]) for name, value in values.items()}
+    return totals(values, mask, labels, groups=first.shape[1])
 
 
-def fidelity(
+def fidelity_scores(
     first_logits: Array, second_logits: Array, mask: Array | None = None, labels: Array | None = None
 ) -> dict[str, Any]:
     """Means over whole arrays of all that `fidelity_sums` adds up, and 'mutual_information' of the predicted labels.
@@ -226,6 +225,7 @@ def released_mutual_information_sums(
     return {"released_mutual_information": (mutual_information(table) * size if size else 0.0, size)}
 
 
+@jax.jit
 def _measures(first: Array, second: Array) -> dict[str, Array]:
     log_p, log_q = jax.nn.log_softmax(first), jax.nn.log_softmax(second)
     p, q = jnp.exp(log_p), jnp.exp(log_q)

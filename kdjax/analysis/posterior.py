@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 
 from kdjax.analysis._checks import as_logits, as_mask, as_posterior, as_raters, check_count, expectation
-from kdjax.analysis.sums import means, total
+from kdjax.analysis.sums import means, totals
 
 
 def squared_distance(logits: Array, posterior: Array) -> Array:
@@ -62,17 +62,30 @@ def posterior_sums(
       ValueError: the shapes do not fit, a row is no distribution, or there are too few raters.
     """
     logits, posterior = _inputs(logits, posterior, mask)
+    mask = as_mask(mask, logits)
     values = _measures(logits, posterior, log_floor)
     if raters is not None:
-        noise = _noise_estimate(posterior, as_raters(raters, posterior, least=2))
+        noise = _noise_estimate(posterior, as_raters(raters, posterior, least=2, mask=mask))
         values["sampling_noise"] = noise
         values["squared_distance_corrected"] = values["squared_distance"] - noise
-    mask = as_mask(mask, logits)
-    return {name: total(value, mask) for name, value in values.items()}
+    return totals(values, mask)
 
 
 def posterior_scores(logits: Array, posterior: Array, mask: Array | None = None, **options: Any) -> dict[str, float]:
-    """Means over whole arrays of all that `posterior_sums` adds up; same arguments, same errors."""
+    """Means over whole arrays of all that `posterior_sums` adds up.
+
+    Args:
+      logits: [batch, classes].
+      posterior: [batch, classes], rows that sum to 1.
+      mask: [batch], the examples that count; None for all.
+      **options: of `posterior_sums`.
+
+    Returns:
+      name -> number.
+
+    Raises:
+      ValueError: of `posterior_sums`.
+    """
     return means(posterior_sums(logits, posterior, mask, **options))
 
 
@@ -170,11 +183,12 @@ def sampling_noise_estimate(frequencies: Array, raters: Any) -> Array:
 def rounding_noise(num_classes: int, step: float) -> float:
     """Expected squared distance that rounding to multiples of a step adds, classes * step^2 / 12.
 
-    For probabilities spread evenly within a step; at most three times that for any others.
-
     Args:
       num_classes: at least 1.
       step: above 0, such as 0.01 for two decimals or 1 / 255 for bytes.
+
+    Returns:
+      The mean for probabilities spread evenly within a step; at most three times that for any others.
 
     Raises:
       ValueError: out of range.
@@ -192,6 +206,7 @@ def _inputs(logits: Any, posterior: Any, mask: Any = None) -> tuple[Array, Array
     return logits.astype(dtype), posterior.astype(dtype)
 
 
+@jax.jit
 def _measures(logits: Array, posterior: Array, log_floor: float) -> dict[str, Array]:
     log_q, log_p = jax.nn.log_softmax(logits), jnp.log(posterior)
     q = jnp.exp(log_q)

@@ -4,6 +4,7 @@ A statistic is a mapping of name -> (sum, count), each [] or [classes], or a tab
 precision of its arrays, the host in float64 and int64, so no mean of means is ever taken.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -66,17 +67,20 @@ def divide(total: Any, count: Any) -> Any:
     return float(quotient) if quotient.ndim == 0 else quotient
 
 
-def total(values: Array, mask: Array, group: Array | None = None, groups: int = 0) -> tuple[Array, Array]:
-    """Returns (sum, count) of the unmasked values, each [], or [groups] if every example has a group.
+@functools.partial(jax.jit, static_argnames="groups")
+def totals(values: dict[str, Array], mask: Array, group: Array | None = None, *, groups: int = 0) -> dict:
+    """Returns name -> (sum, count) of the unmasked values, each [], or [groups] if every example has a group.
 
     A compare and a sum in place of a scatter: float scatters add in no fixed order on a GPU.
 
     Args:
-      values: [batch]; masked ones may be anything, NaN too.
+      values: name -> [batch]; masked ones may be anything, NaN too.
       mask: [batch] bool.
       group: [batch] integers, or None.
       groups: how many there are.
     """
     if group is not None:
-        values, mask = values[:, None], mask[:, None] & (group[:, None] == jnp.arange(groups))
-    return jnp.sum(jnp.where(mask, values, 0), axis=0), jnp.sum(mask, axis=0)
+        mask = mask[:, None] & (group[:, None] == jnp.arange(groups))
+        values = {name: value[:, None] for name, value in values.items()}
+    count = jnp.sum(mask, axis=0)
+    return {name: (jnp.sum(jnp.where(mask, value, 0), axis=0), count) for name, value in values.items()}

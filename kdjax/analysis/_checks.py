@@ -68,11 +68,13 @@ def as_labels(labels: Any, logits: Array, mask: Any) -> tuple[Array, Array]:
     classes = logits.shape[1]
     if labels.shape != logits.shape[:1] or not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ValueError(f"labels must be integers [batch], not {labels.dtype} {show(labels)} beside {show(logits)}.")
-    exists = (labels >= 0) & (labels < classes)
-    if is_seen(labels, mask) and not bool(jnp.all(exists | ~mask)):
-        wrong = np.asarray(labels)[np.asarray(mask & ~exists)][0]
-        raise ValueError(f"label {wrong} is none of the {classes} classes of logits {show(logits)}; mask it out.")
-    return labels, mask & exists
+    if not is_seen(labels, mask):
+        return labels, mask & (labels >= 0) & (labels < classes)
+    counted = np.asarray(labels)[np.asarray(mask)]
+    wrong = counted[(counted < 0) | (counted >= classes)]
+    if wrong.size:
+        raise ValueError(f"label {wrong[0]} is none of the {classes} classes of logits {show(logits)}; mask it out.")
+    return labels, mask
 
 
 def as_posterior(posterior: Any, mask: Any = None, logits: Array | None = None) -> Array:
@@ -107,8 +109,10 @@ def as_raters(raters: Any, posterior: Array, least: int, mask: Any = None) -> Ar
     raters = jnp.asarray(raters).astype(posterior.dtype)
     if raters.shape not in ((), posterior.shape[:1]):
         raise ValueError(f"raters must be a number or [batch], not {show(raters)} beside {show(posterior)}.")
-    few = ~(raters >= least) & as_mask(mask, posterior)
-    if is_seen(few) and bool(jnp.any(few)):
-        least_given = float(jnp.min(jnp.where(few, raters, jnp.inf)))
-        raise ValueError(f"raters must be at least {least} for every example, not {least_given:g}.")
+    mask = as_mask(mask, posterior)
+    if is_seen(raters, mask):
+        few = np.broadcast_to(~(np.asarray(raters) >= least), mask.shape) & np.asarray(mask)
+        if few.any():
+            least_given = np.broadcast_to(raters, mask.shape)[few].min()
+            raise ValueError(f"raters must be at least {least} for every example, not {least_given:g}.")
     return raters

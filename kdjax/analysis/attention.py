@@ -4,6 +4,7 @@ The multi-teacher paper (Expert Systems with Applications 262, 2025) compares te
 maps: not Grad-CAM, and not of one class but summed over all. Networks are compared on the same view, in eval mode.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -156,11 +157,7 @@ def iou_sums(masks: Sequence[Array], mask: Array | None = None) -> dict[str, tup
       ValueError: fewer than two, shapes that differ, or more pixels than a 32-bit count holds.
     """
     shared, united, mask = _overlaps(masks, mask)
-    some = united > 0
-    ratio = shared / jnp.where(some, united, 1)
-    pooled = (jnp.sum(jnp.where(mask, shared, 0)), jnp.sum(jnp.where(mask, united, 0)))
-    iou, empty = totals({"iou": ratio}, mask & some), totals({"empty": (~some).astype(int)}, mask)
-    return {**iou, "pooled_iou": pooled, **empty}
+    return _iou_totals(shared, united, mask)
 
 
 def released_iou_sums(masks: Sequence[Array], mask: Array | None = None) -> dict[str, tuple[Array, Array]]:
@@ -184,6 +181,14 @@ def released_iou_sums(masks: Sequence[Array], mask: Array | None = None) -> dict
     return {"released_iou": (shared / jnp.maximum(united, 1) * size, size)}
 
 
+@jax.jit
+def _iou_totals(shared: Array, united: Array, mask: Array) -> dict[str, tuple[Array, Array]]:
+    some = united > 0
+    iou = totals({"iou": shared / jnp.where(some, united, 1)}, mask & some)
+    pooled = (jnp.sum(jnp.where(mask, shared, 0)), jnp.sum(jnp.where(mask, united, 0)))
+    return {**iou, "pooled_iou": pooled, **totals({"empty": (~some).astype(int)}, mask)}
+
+
 def _overlaps(masks: Sequence[Array], mask: Array | None) -> tuple[Array, Array, Array]:
     """Returns pixels in every region and in any, [batch] each, and the mask."""
     masks = [jnp.asarray(each) for each in masks]
@@ -194,11 +199,17 @@ def _overlaps(masks: Sequence[Array], mask: Array | None) -> tuple[Array, Array,
         raise ValueError(f"regions must be bool, not {[str(each.dtype) for each in masks]}; see regions().")
     if masks[0].size >= 2**31:
         raise ValueError(f"regions {shapes[0]} have more pixels than one count holds; add up smaller batches.")
-    stacked = jnp.stack(masks)
-    shared, united = (jnp.sum(reduce(stacked, axis=0), axis=(1, 2)) for reduce in (jnp.all, jnp.any))
-    return shared, united, as_mask(mask, masks[0])
+    return *_pixels(masks), as_mask(mask, masks[0])
 
 
+@jax.jit
+def _pixels(masks: list[Array]) -> tuple[Array, Array]:
+    """Counts pixels in every region and in any, [batch] each."""
+    shared, united = functools.reduce(jnp.logical_and, masks), functools.reduce(jnp.logical_or, masks)
+    return jnp.sum(shared, axis=(1, 2)), jnp.sum(united, axis=(1, 2))
+
+
+@jax.jit
 def _weighted(features: Array, weights: Array) -> Array:
     """Sums over channels in full precision: a matrix product would be rounded on a TPU, and a threshold follows."""
     return jnp.sum(features * weights, axis=-1)

@@ -121,6 +121,9 @@ def reliability(table: Bins) -> Reliability:
 
     Args:
       table: Bins of [..., bins].
+
+    Returns:
+      Means by bin, in float64.
     """
     bins = np.shape(table.count)[-1]
     confidence, accuracy = divide(table.predicted, table.count), divide(table.observed, table.count)

@@ -9,6 +9,7 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import accuracy_score, brier_score_loss, log_loss
 
 from kdjax import analysis
+from kdjax.analysis.calibration import _bin_sums
 
 SIZE, CLASSES = 200, 4
 
@@ -73,14 +74,14 @@ def test_reliability_is_scikit_learns_curve(drawn):
     assert curve.count.sum() == SIZE and curve.edges[[0, -1]].tolist() == [0, 1]
 
 
-def test_a_confidence_on_an_edge_lies_in_the_lower_bin():
-    logits = np.log([[0.5, 0.5], [1e-30, 1.0], [0.25, 0.75]])
-    table = analysis.reliability_sums(logits, np.array([0, 1, 1]), bins=4)
-    np.testing.assert_array_equal(table.count, [0, 1, 1, 1])
-    certain = np.array([[0.0, -np.inf, -np.inf]])
-    np.testing.assert_array_equal(
-        analysis.classwise_sums(certain, np.array([0]), bins=2).count, [[0, 1], [1, 0], [1, 0]]
-    )
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_confidence_on_an_edge_lies_in_the_lower_bin(dtype):
+    edges = np.array([0, *(np.arange(1, 11) / 10)], dtype)
+    with jax.enable_x64(dtype is np.float64):
+        table = _bin_sums(edges, np.ones(11, bool), np.ones(11, bool), bins=10)
+        np.testing.assert_array_equal(table.count, [2, 1, 1, 1, 1, 1, 1, 1, 1, 1])
+        above = _bin_sums(np.nextafter(edges, dtype(2)), np.ones(11, bool), np.ones(11, bool), bins=10)
+        np.testing.assert_array_equal(above.count, [1, 1, 1, 1, 1, 1, 1, 1, 1, 2])
 
 
 def test_adaptive_ece_is_its_formula_and_sees_no_order(drawn):

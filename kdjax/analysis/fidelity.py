@@ -34,9 +34,7 @@ def ensemble(logits: Sequence[Array], by: str = "logits") -> Array:
     if not runs or len({run.shape for run in runs}) > 1:
         raise ValueError(f"an ensemble needs logits of one shape [batch, classes], not {[show(run) for run in runs]}.")
     stacked = jnp.stack(runs)
-    if by == "logits":
-        return jnp.mean(stacked, axis=0)
-    return jax.nn.logsumexp(jax.nn.log_softmax(stacked), axis=0) - np.log(len(runs))
+    return jnp.mean(stacked, axis=0) if by == "logits" else _log_mean_softmax(stacked)
 
 
 def fidelity_sums(
@@ -106,10 +104,7 @@ def label_pairs(first_logits: Array, second_logits: Array, mask: Array | None = 
       ValueError: the shapes do not fit.
     """
     first, second = as_pair(first_logits, second_logits)
-    classes = first.shape[1]
-    pair = jnp.argmax(first, axis=-1) * classes + jnp.argmax(second, axis=-1)
-    counts = jnp.zeros(classes * classes, int).at[pair].add(as_mask(mask, first))  # integers: any order, same sum
-    return counts.reshape(classes, classes)
+    return _count_pairs(first, second, as_mask(mask, first))
 
 
 def mutual_information(table: Array, correction: str = "none") -> float:
@@ -226,6 +221,11 @@ def released_mutual_information_sums(
 
 
 @jax.jit
+def _log_mean_softmax(stacked: Array) -> Array:
+    return jax.nn.logsumexp(jax.nn.log_softmax(stacked), axis=0) - np.log(stacked.shape[0])
+
+
+@jax.jit
 def _measures(first: Array, second: Array) -> dict[str, Array]:
     log_p, log_q = jax.nn.log_softmax(first), jax.nn.log_softmax(second)
     p, q = jnp.exp(log_p), jnp.exp(log_q)
@@ -237,6 +237,13 @@ def _measures(first: Array, second: Array) -> dict[str, Array]:
         "entropy_first": -expectation(p, log_p),
         "entropy_second": -expectation(q, log_q),
     }
+
+
+@jax.jit
+def _count_pairs(first: Array, second: Array, mask: Array) -> Array:
+    classes = first.shape[1]
+    pair = jnp.argmax(first, axis=-1), jnp.argmax(second, axis=-1)
+    return jnp.zeros((classes, classes), int).at[pair].add(mask.astype(int))  # integers: in any order the same sum
 
 
 def _table(table: Any) -> np.ndarray:

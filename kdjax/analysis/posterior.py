@@ -171,7 +171,7 @@ def sampling_noise_estimate(frequencies: Array, raters: Any) -> Array:
       raters: n, at least 2, a number or [batch].
 
     Returns:
-      [batch].
+      [batch]; NaN for fewer raters, where a compiled function cannot refuse them.
 
     Raises:
       ValueError: not [batch, classes], a row is no distribution, or fewer than two raters.
@@ -221,9 +221,11 @@ def _measures(logits: Array, posterior: Array, log_floor: float) -> dict[str, Ar
     }
 
 
+@jax.jit
 def _label_noise(posterior: Array) -> Array:
     return jnp.sum(posterior * (1 - posterior), axis=-1)  # 1 - |p|^2, without its cancellation near one-hot rows
 
 
+@jax.jit
 def _noise_estimate(frequencies: Array, raters: Array) -> Array:
     return _label_noise(frequencies) / jnp.where(raters > 1, raters - 1, jnp.nan)

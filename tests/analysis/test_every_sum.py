@@ -3,7 +3,6 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -77,13 +76,19 @@ ADDED = [
 every_sum = pytest.mark.parametrize(("function", "names"), ADDED, ids=lambda value: getattr(value, "__name__", ""))
 
 
+@pytest.fixture(autouse=True)
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
 @functools.cache
 def compiled(function):
     return jax.jit(lambda mask, inputs: function(mask, **inputs))
 
 
 def given(names):
-    return {name: jnp.asarray(value) for name, value in arguments().items() if name in names}
+    return {name: value for name, value in arguments().items() if name in names}
 
 
 def assert_same(found, expected, rtol=1e-12):
@@ -96,25 +101,23 @@ def assert_same(found, expected, rtol=1e-12):
 
 @every_sum
 def test_batches_make_the_set(function, names):
-    with jax.enable_x64(True):
-        inputs = given(names)
-        whole = function(None, **inputs)
-        parts = [function(None, **{k: x[i : i + 4] for k, x in inputs.items()}) for i in range(0, SIZE, 4)]
-        assert_same(analysis.add(*parts), whole)
+    inputs = given(names)
+    whole = function(None, **inputs)
+    parts = [function(None, **{k: x[i : i + 4] for k, x in inputs.items()}) for i in range(0, SIZE, 4)]
+    assert_same(analysis.add(*parts), whole)
 
 
 @every_sum
 def test_a_mask_is_a_slice_whatever_lies_under_it(function, names):
-    with jax.enable_x64(True):
-        inputs = given(names)
-        mask = np.arange(SIZE) % 3 != 1
-        sliced = function(None, **{k: x[mask] for k, x in inputs.items()})
-        padded = {k: jnp.where(mask.reshape(-1, *[1] * (x.ndim - 1)), x, padding(x)) for k, x in inputs.items()}
-        assert_same(function(mask, **padded), sliced)
+    inputs = given(names)
+    mask = np.arange(SIZE) % 3 == 1
+    sliced = function(None, **{k: x[mask] for k, x in inputs.items()})
+    padded = {k: np.where(mask.reshape(-1, *[1] * (x.ndim - 1)), x, padding(x)) for k, x in inputs.items()}
+    assert_same(function(mask, **padded), sliced)
 
 
 def padding(x):
-    return jnp.asarray(np.nan if jnp.issubdtype(x.dtype, jnp.floating) else True if x.dtype == bool else -1, x.dtype)
+    return np.asarray(np.nan if x.dtype.kind == "f" else True if x.dtype == bool else -1, x.dtype)
 
 
 @every_sum
@@ -127,14 +130,14 @@ def test_nothing_counted_is_nothing(function, names):
 def test_compiled_is_eager_and_a_device_is_a_batch(function, names):
     inputs, mask = given(names), np.arange(SIZE) != 2
     eager = function(mask, **inputs)
-    assert_same(compiled(function)(mask, inputs), eager, rtol=1e-5)
+    assert_same(compiled(function)(mask, inputs), eager)
     halves = {k: x.reshape(2, SIZE // 2, *x.shape[1:]) for k, x in inputs.items()}
 
     def body(mask, inputs):
         return jax.lax.psum(function(mask, **inputs), "devices")
 
     mapped = jax.vmap(body, axis_name="devices", out_axes=None)
-    assert_same(jax.jit(mapped)(mask.reshape(2, -1), halves), eager, rtol=1e-5)
+    assert_same(jax.jit(mapped)(mask.reshape(2, -1), halves), eager)
 
 
 @every_sum
@@ -152,20 +155,19 @@ def test_a_wrong_shape_is_refused_with_the_shape(function, names):
 def test_a_label_of_no_class_is_refused_or_left_out(function):
     names = dict(ADDED)[function]
     inputs = given(names)
-    inputs["labels"] = inputs["labels"].at[jnp.array([0, 1])].set(jnp.array([-1, CLASSES]))
+    inputs["labels"][:2] = -1, CLASSES
     with pytest.raises(ValueError, match=f"label -1 is none of the {CLASSES} classes"):
         function(None, **inputs)
     masked = function(np.arange(SIZE) > 1, **inputs)
-    assert_same(compiled(function)(np.ones(SIZE, bool), inputs), masked, rtol=1e-5)
+    assert_same(compiled(function)(np.ones(SIZE, bool), inputs), masked)
 
 
 @pytest.mark.parametrize("function", [posterior_sums, fidelity_sums, label_pairs, score_sums, classwise_sums])
 def test_a_shift_of_the_logits_changes_nothing(function):
-    with jax.enable_x64(True):
-        inputs = given(dict(ADDED)[function])
-        shift = np.linspace(-40, 40, SIZE)[:, None]
-        shifted = {k: x + shift if k in ("logits", "other") else x for k, x in inputs.items()}
-        assert_same(function(None, **shifted), function(None, **inputs), rtol=1e-11)
+    inputs = given(dict(ADDED)[function])
+    shift = np.linspace(-40, 40, SIZE)[:, None]
+    shifted = {k: x + shift if k in ("logits", "other") else x for k, x in inputs.items()}
+    assert_same(function(None, **shifted), function(None, **inputs), rtol=1e-11)
 
 
 def test_add_keeps_counts_that_float32_would_lose():

@@ -32,6 +32,7 @@ setup(
         "pooch>=1.8",
         "requests>=2.31",
         "scikit-learn>=1.5",
+        "scipy>=1.12",
         "tensorflow-datasets>=4.9.7",
         "tqdm>=4.66",
     ],

@@ -70,6 +70,7 @@ def test_configs_import_nothing_but_the_schema_and_common(root):
     "line, heavy",
     [
         ("from kdjax import losses", ("flax", "orbax", "tensorflow_datasets", "sklearn", "matplotlib", "grain")),
+        ("from kdjax import analysis", ("flax", "orbax", "scipy.optimize", "sklearn", "matplotlib")),
         ("import kdjax.cli", ("jax", "flax", "orbax", "tensorflow_datasets")),
         ("import kdjax.train_student, kdjax.train_teacher, kdjax.evaluate, kdjax.run_study", ("jax", "flax", "orbax")),
         ("import kdjax.config", ("jax",)),

@@ -1,0 +1,109 @@
+"""Analysis: pure functions of arrays that say what a network has learned, and how two networks differ.
+
+    from kdjax import analysis
+    totals = analysis.add(*(analysis.fidelity_sums(a, b, mask) for a, b, mask in batches))
+    analysis.means(totals)["agreement"]
+
+A `*_sums` function takes a batch and a mask and may be compiled; its totals add over batches and devices (`add`,
+`psum`) and are finished on the host in float64 (`means`, or the function that takes the table). What the released code
+of a paper computes otherwise than its text bears `released` in its name, and is never a default.
+"""
+
+from kdjax.analysis.affinity import augmentation_affinity, augmentation_diversity, overfit_gap, released_affinity
+from kdjax.analysis.attention import (
+    class_activation,
+    grad_cam,
+    iou_sums,
+    logit_gradients,
+    normalize_maps,
+    regions,
+    released_iou_sums,
+    resize_maps,
+)
+from kdjax.analysis.calibration import (
+    Bins,
+    Reliability,
+    adaptive_ece,
+    brier_decomposition,
+    calibration_error,
+    calibration_scores,
+    classwise_ece,
+    classwise_sums,
+    ece,
+    fit_temperature,
+    reliability,
+    reliability_sums,
+    score_sums,
+)
+from kdjax.analysis.fidelity import (
+    ensemble,
+    fidelity_scores,
+    fidelity_sums,
+    information_by_class,
+    label_entropy,
+    label_pairs,
+    mutual_information,
+    released_kl_sums,
+    released_mutual_information_sums,
+)
+from kdjax.analysis.posterior import (
+    decomposition,
+    from_counts,
+    posterior_scores,
+    posterior_sums,
+    released_distance,
+    rounding_noise,
+    sampling_noise,
+    sampling_noise_estimate,
+    squared_distance,
+)
+from kdjax.analysis.sums import add, means, overall
+
+__all__ = [
+    "Bins",
+    "Reliability",
+    "adaptive_ece",
+    "add",
+    "augmentation_affinity",
+    "augmentation_diversity",
+    "brier_decomposition",
+    "calibration_error",
+    "calibration_scores",
+    "class_activation",
+    "classwise_ece",
+    "classwise_sums",
+    "decomposition",
+    "ece",
+    "ensemble",
+    "fidelity_scores",
+    "fidelity_sums",
+    "fit_temperature",
+    "from_counts",
+    "grad_cam",
+    "information_by_class",
+    "iou_sums",
+    "label_entropy",
+    "label_pairs",
+    "logit_gradients",
+    "means",
+    "mutual_information",
+    "normalize_maps",
+    "overall",
+    "overfit_gap",
+    "posterior_scores",
+    "posterior_sums",
+    "regions",
+    "released_affinity",
+    "released_distance",
+    "released_iou_sums",
+    "released_kl_sums",
+    "released_mutual_information_sums",
+    "reliability",
+    "reliability_sums",
+    "resize_maps",
+    "rounding_noise",
+    "sampling_noise",
+    "sampling_noise_estimate",
+    "score_sums",
+    "squared_distance",
+]

@@ -20,6 +20,7 @@ setup(
     install_requires=[
         "absl-py>=2.1",
         "flax>=0.12",
+        "grain>=0.2.14",
         "importlib_resources>=6.0",  # tfds needs it and does not say so
         "jax>=0.10",
         "matplotlib>=3.9",

@@ -42,7 +42,7 @@ def defaults() -> ConfigDict:
     config.diagnostics = False  # log entropies, KL to the transformed teacher, mean WTTM weight
 
     config.data = ConfigDict()
-    config.data.name = "digits"  # a row of DATASETS, 'tfds:NAME' or 'package.module:attribute'
+    config.data.name = "digits"  # a row of DATASETS, 'folder:PATH', 'list:FILE', 'tfds:NAME' or 'package.module:attr'
     config.data.args = ConfigDict()  # what its loader takes
     config.data.split_seed = 0  # which images are held out; a teacher and its students share it
     config.data.validation = 0.1  # fraction of the training images held out

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from kdjax import config as schema
 from kdjax import models
 from kdjax.data import Dataset, load_dataset, make_order, resolve_view
+from kdjax.data.overlap import check_overlap
 from kdjax.store import Store
 from kdjax.training import distillers, forward, parallel, steps
 from kdjax.training import state as train_state
@@ -65,6 +66,7 @@ def make_plan(config: ConfigDict, store: Store, data_dir: str, devices: Sequence
     parallel.check_batch_size("eval_batch_size", config.eval_batch_size, devices)
     teachers = load_teachers(config, store)
     dataset = stream_if_needed(load_dataset(config.data, data_dir), config.data.stream, devices)
+    check_overlap(config.data.name, dataset.images, dataset.splits, config.data.allow_overlap)
     check_classes(config.losses, teachers, dataset.num_classes)
     check_splits(config, dataset, teachers, data_dir)
     origin = load_network(store.find(config.init_from), config.init_checkpoint) if config.init_from else None

@@ -120,11 +120,11 @@ def test_the_cifar_recipe_makes_its_first_steps(name, tmp_path, one_device, fake
     config = get(name, "cifar100,resnet8,resnet8")
     config.epochs, config.batch_size, config.eval_batch_size = 1, 50, 50
     if config.teachers:
-        teacher = get("mse_teacher", "cifar100,resnet8,resnet8")
+        teacher = get("ce_teacher" if "-ce-" in config.teachers.a.run else "mse_teacher", "cifar100,resnet8,resnet8")
         teacher.epochs, teacher.batch_size, teacher.eval_batch_size = 1, 50, 50
         train(teacher, store, data_dir=fake_cifar100, devices=one_device, show=False)
     plan = make_plan(resolve(config), store, fake_cifar100, one_device)
-    assert plan.spec.view == "crop_flip" and plan.spec.steps_per_epoch == 2
+    assert plan.spec.view == (config.data.view or "crop_flip") and plan.spec.steps_per_epoch == 2
     result = train(config, store, data_dir=fake_cifar100, devices=one_device, show=False)
     assert np.isfinite(result["last"]["train"]["loss"]) and "max_over_epochs_on_test" in result
 

@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-DOORS = "train_teacher train_student evaluate run_study bench import_torch export show_model".split()
+DOORS = "train_teacher train_student evaluate run_study bench import_torch export show_model show_views prepare_data".split()
 
 
 def blocks(language: str) -> list[str]:
@@ -54,10 +54,10 @@ def test_every_command_runs_in_order(tmp_path):
         arguments = shlex.split(command)[1:]
         own = "--config=my_config.py" in arguments
         store = [] if any(argument.startswith("--store") for argument in arguments) else [f"--store={tmp_path}/runs"]
-        arguments = [argument.replace("=teacher.safe", f"={tmp_path}/teacher.safe") for argument in arguments]
+        arguments = [re.sub("=(teacher.safe|views.png)", rf"={tmp_path}/\1", argument) for argument in arguments]
         arguments = [re.sub(r"^--store=runs", f"--store={tmp_path}/runs", argument) for argument in arguments]
         cwd = tmp_path / "mine" if own else ROOT
-        store = [] if "kdjax.bench" in arguments[1] else store
+        store = [] if arguments[1] in ("kdjax.bench", "kdjax.show_views", "kdjax.prepare_data") else store
         done = subprocess.run(
             [sys.executable, *arguments, *store], cwd=cwd, env=env, capture_output=True, text=True, timeout=240
         )

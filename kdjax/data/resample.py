@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from kdjax.data.boxes import middle_box
 from kdjax.types import Array
 
 
@@ -43,10 +44,11 @@ def resize(values: Array, size: int, kernel: str = "bicubic") -> Array:
 
     Args:
       values: [batch, height, width, channels] in the stored type; bytes are rounded after each direction, as Pillow
-        does it, and stay bytes.
+        does it, and stay bytes. Of larger images the middle is taken, as the papers do (256 to 224).
       size: above 0.
       kernel: 'bicubic' or 'bilinear'.
     """
+    values = _middle(values, size)
     batch, height, width, channels = values.shape
     if (height, width) == (size, size):
         return values
@@ -58,3 +60,11 @@ def resize(values: Array, size: int, kernel: str = "bicubic") -> Array:
         if values.dtype == jnp.uint8:
             out = jnp.clip(jnp.floor(out + 0.5), 0, 255)
     return out.astype(values.dtype)
+
+
+def _middle(values: Array, size: int) -> Array:
+    height, width = values.shape[1:3]
+    if min(height, width) <= size:
+        return values
+    top, left, side, _ = middle_box(height, width)
+    return values[:, top : top + side, left : left + side]

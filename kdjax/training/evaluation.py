@@ -89,6 +89,9 @@ def evaluate(
 ) -> dict[str, float]:
     """Returns the means of loss (cross-entropy), accuracy and, above five classes, top-5 over a whole split.
 
+    Where a protocol hides classes, accuracies of seen and unseen ones too; where the data has distributions, the mean
+    squared distance to them, summed over classes.
+
     Args:
       model: network.
       variables: {'params': ..., 'batch_stats': ...}, on the devices or the host.
@@ -97,7 +100,7 @@ def evaluate(
       batch_size: over all devices, a multiple of their number.
       devices: of this process.
     """
-    spec = EvalSpec(model, dataset.stored, dataset.num_classes, dataset.unseen)
+    spec = EvalSpec(model, dataset.stored, dataset.num_classes, dataset.unseen, dataset.soft is not None)
     rows = dataset.splits[split]
     index, mask = eval_batches(rows[dataset.labelled[rows]], batch_size)
     score = functools.partial(_compiled(spec, tuple(devices)), variables, resident(dataset, devices))
@@ -109,10 +112,11 @@ def evaluate(
 
 def _streamed(dataset: Dataset, index: np.ndarray, mask: np.ndarray, devices: Sequence[jax.Device]) -> Iterator[Batch]:
     """Batches of one step that carry their images; one that cannot be read is masked."""
+    targets = (dataset.labels, dataset.soft)
     for i, pixels in enumerate(eval_stream(dataset, index)):
         batch = make_batches(index[i : i + 1], mask[i : i + 1] & pixels.good, 0, devices)
-        labels = parallel.split(dataset.labels[index[i : i + 1]], devices)
-        yield batch._replace(images=parallel.split(pixels.images[None], devices), labels=labels)
+        labels, soft = (None if one is None else parallel.split(one[index[i : i + 1]], devices) for one in targets)
+        yield batch._replace(images=parallel.split(pixels.images[None], devices), labels=labels, soft=soft)
 
 
 def make_batches(index: np.ndarray, mask: np.ndarray, epoch: int, devices: Sequence[jax.Device]) -> Batch:

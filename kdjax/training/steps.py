@@ -186,17 +186,19 @@ class EvalSpec(NamedTuple):
       stored: the data's stored form.
       num_classes: of the data.
       unseen: classes that training never showed, whose examples are also counted apart.
+      scored: whether outputs are also compared with the data's distributions.
     """
 
     model: nn.Module
     stored: Any
     num_classes: int
     unseen: tuple[int, ...] = ()
+    scored: bool = False
 
 
 def eval_step(variables: Mapping, arrays: Any, batch: Batch, *, spec: EvalSpec, axis_name: str) -> Sums:
-    """Sums loss (cross-entropy), accuracy and, above five classes, top-5 over one device's share of a batch."""
-    images, rows, labels, _ = augment.materialize(arrays, batch)
+    """Sums loss (cross-entropy), accuracy, and what else the spec asks for, over one device's share of a batch."""
+    images, rows, labels, soft = augment.materialize(arrays, batch)
     images = augment.render(images, rows, batch.index, batch.epoch, 0, view="none", stored=spec.stored, train=False)
     output, _ = models.call(spec.model, variables, images, train=False)
     per_example = {
@@ -205,6 +207,8 @@ def eval_step(variables: Mapping, arrays: Any, batch: Batch, *, spec: EvalSpec, 
     }
     if spec.num_classes > 5:
         per_example["top5"] = metrics.top5(output.logits, labels)
+    if spec.scored:
+        per_example["distance"] = losses.softmax_mse(output.logits, soft, reduction="class_sum")
     sums = _sums(per_example, batch.mask)
     if spec.unseen:
         unseen = jnp.isin(labels, jnp.asarray(spec.unseen))
@@ -215,8 +219,9 @@ def eval_step(variables: Mapping, arrays: Any, batch: Batch, *, spec: EvalSpec, 
 
 def eval_metric_names(spec: EvalSpec) -> tuple[str, ...]:
     """The names that `eval_step` reports."""
-    names = ("loss", "accuracy", "top5") if spec.num_classes > 5 else ("loss", "accuracy")
-    return (*names, "accuracy_seen", "accuracy_unseen") if spec.unseen else names
+    asked = {"top5": spec.num_classes > 5, "distance": spec.scored}
+    apart = ("accuracy_seen", "accuracy_unseen") if spec.unseen else ()
+    return ("loss", "accuracy", *(name for name, holds in asked.items() if holds), *apart)
 
 
 def train_steps(carry: tuple[TrainState, Sums], fixed: Fixed, batches: Batch, *, spec: Spec, axis_name: str):

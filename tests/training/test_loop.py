@@ -41,7 +41,7 @@ def test_a_teacher_and_its_student(store, one_device):
     result = run(config, store, one_device)
     assert set(result) == {"last", "best", "seconds"}
     assert set(result["last"]) == {"epoch", "step", "train", "validation", "test"}
-    assert set(result["best"]["test"]) == {"loss", "accuracy", "top5"}  # six classes
+    assert set(result["best"]["test"]) == {"loss", "accuracy", "top5", "distance"}  # six classes, p* known
     student = store.find("gaussian/mlp-cross_entropy+wttm-mlp-mse-smoke-s0-s0")
     assert student.manifest["format"] == 1
     assert student.manifest["teachers"] == {"a": {"run": "gaussian/mlp-mse-smoke-s0", "checkpoint": "last", "step": 8}}

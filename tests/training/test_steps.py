@@ -151,7 +151,7 @@ def test_evaluation_counts_every_example_once_whatever_the_batch(config):
         plan = make_plan(config, tuple(jax.local_devices()[:count]))
         scores = evaluate(plan.spec.model, plan.variables, plan.dataset, "test", batch_size, plan.devices)
         arrays = resident(plan.dataset, plan.devices)
-        assert scores.keys() == {"loss", "accuracy"} and arrays["images"].dtype == np.uint8
+        assert scores.keys() == {"loss", "accuracy", "distance"} and arrays["images"].dtype == np.uint8
         images = (plan.dataset.images[plan.dataset.splits["test"]] / 255.0 - 0.5) / 0.5
         logits = models.call(plan.spec.model, plan.variables, images.astype(np.float32), train=False)[0].logits
         expected = np.mean(np.argmax(logits, -1) == plan.dataset.labels[plan.dataset.splits["test"]])

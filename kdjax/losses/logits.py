@@ -158,7 +158,9 @@ def power_transform(logits: Array, gamma: float) -> Array:
       ValueError: logits are not [batch, classes], or gamma is out of range.
     """
     check_range("gamma", gamma)
-    return jax.nn.log_softmax(gamma * as_logits(logits))
+    logits = as_logits(logits)
+    top = lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))  # times gamma it would cost all others precision
+    return jax.nn.log_softmax(gamma * (logits - top))
 
 
 def renyi_entropy(logits: Array, order: float) -> Array:

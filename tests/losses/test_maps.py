@@ -212,8 +212,16 @@ def test_standardised_logits():
         loss = getattr(losses, name)
         plain = loss(*(losses.standardize_logits(x) for x in LOGITS), **arguments)
         np.testing.assert_allclose(loss(*LOGITS, standardize=True, **arguments), plain, rtol=1e-12)
-    gradient = jax.grad(lambda s: losses.kd(s, LOGITS[1], standardize=True).sum())(np.ones_like(LOGITS[0]))
-    assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_standardised_constant_logits_have_the_derivative_of_the_formula(dtype):
+    """z / (deviation + 1e-7) has the derivative 1 / 1e-7 at deviation 0, as in PyTorch; 1000.1 is rounded."""
+    student = np.full_like(LOGITS[0], 1000.1, dtype=dtype)
+    gradient = jax.grad(lambda s: losses.kd(s, LOGITS[1].astype(dtype), temperature=1.0, standardize=True).sum())
+    p = numpy_maps.softmax((LOGITS[1] - LOGITS[1].mean(-1, keepdims=True)) / LOGITS[1].std(-1, ddof=1, keepdims=True))
+    np.testing.assert_array_equal(losses.standardize_logits(student), 0)
+    np.testing.assert_allclose(gradient(student), (1 / 6 - p) * 1e7, rtol=1e-4)
 
 
 def test_differences_of_zero_have_no_gradient():

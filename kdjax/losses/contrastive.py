@@ -51,11 +51,10 @@ def contrast_loss(scores: Array, normalizer: Array, *, examples: int) -> Array:
     if scores.ndim != 2 or scores.shape[1] < 2:
         raise ValueError(f"scores must be [batch, 1 + negatives], not {list(scores.shape)}.")
     noise = (scores.shape[1] - 1) / examples
-    log_x = scores - jnp.log(normalizer)
-    log_total = jnp.logaddexp(log_x, math.log(noise + 1e-7))
-    positive = log_x[:, 0] - log_total[:, 0]
-    negative = math.log(noise) - log_total[:, 1:]
-    return -(jnp.sum(positive) + jnp.sum(negative)) / scores.shape[0]
+    log_odds = scores - jnp.log(normalizer) - math.log(noise + 1e-7)
+    positive = jax.nn.softplus(-log_odds[:, 0])
+    negative = jax.nn.softplus(log_odds[:, 1:])  # near 0 for most: what rounding leaves of a difference would add up
+    return jnp.mean(positive + jnp.sum(negative, axis=1)) + (scores.shape[1] - 1) * math.log1p(1e-7 / noise)
 
 
 def contrast_scores(embeddings: Array, memory: Array, rows: Array, *, temperature: float = 0.07) -> Array:
@@ -72,9 +71,9 @@ def contrast_scores(embeddings: Array, memory: Array, rows: Array, *, temperatur
     """
     dtype = jnp.promote_types(embeddings.dtype, jnp.float32)
     if memory.shape[0] <= rows.shape[1] * memory.shape[1]:
-        products = jnp.matmul(embeddings, memory.astype(dtype).T)
+        products = jnp.matmul(embeddings, memory.astype(dtype).T, precision="highest")
         return jnp.take_along_axis(products, rows, axis=1) / temperature
-    return jnp.einsum("bd,bkd->bk", embeddings, memory[rows].astype(dtype)) / temperature
+    return jnp.einsum("bd,bkd->bk", embeddings, memory[rows].astype(dtype), precision="highest") / temperature
 
 
 def first_normalizer(scores: Array, *, examples: int) -> Array:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from kdjax.losses._checks import as_logit_pair, as_mask, check_range
+from kdjax.losses._checks import as_logit_pair, as_mask, check_range, expectation
 from kdjax.losses.logits import standardized
 
 
@@ -41,7 +41,7 @@ def dkd(
     sides = [_parted(logits / temperature, target) for logits in (student, teacher)]
     (s_target, s_rest, s_within), (t_target, t_rest, t_within) = sides
     binary = jnp.exp(t_target) * (t_target - s_target) + jnp.exp(t_rest) * (t_rest - s_rest)
-    within = jnp.sum(jnp.where(target, 0, jnp.exp(t_within) * (t_within - s_within)), axis=-1)
+    within = expectation(jnp.where(target, 0, jnp.exp(t_within)), t_within - s_within)
     return temperature**2 * (alpha * binary + beta * within)
 
 
@@ -74,7 +74,7 @@ def nkd(
     own = -taught * jnp.sum(jnp.where(target, jax.nn.log_softmax(student), 0), axis=-1)
     _, _, s_within = _parted(student / temperature, target)
     _, _, t_within = _parted(teacher / temperature, target)
-    others = -jnp.sum(jnp.where(target, 0, jnp.exp(t_within) * s_within), axis=-1)
+    others = -expectation(jnp.where(target, 0, jnp.exp(t_within)), s_within)
     return own + gamma * temperature**2 * others
 
 
@@ -148,7 +148,6 @@ def _parted(logits: Array, target: Array) -> tuple[Array, Array, Array]:
     """Log-probability of the target [batch], of all others together [batch], and of each within the others."""
     log_probs = jax.nn.log_softmax(logits)
     own = jnp.sum(jnp.where(target, log_probs, 0), axis=-1)
-    others = jnp.where(target, -jnp.inf, logits)
     rest = jax.nn.logsumexp(jnp.where(target, -jnp.inf, log_probs), axis=-1)
-    within = jnp.where(target, 0, logits - jax.nn.logsumexp(others, axis=-1, keepdims=True))
+    within = jnp.where(target, 0, jax.nn.log_softmax(jnp.where(target, -jnp.inf, logits)))
     return own, rest, within

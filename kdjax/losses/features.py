@@ -136,7 +136,8 @@ def factor_transfer(student_features: Array, teacher_features: Array, *, p1: flo
       ValueError: not a pair of maps.
     """
     ours, theirs = (_attention_map(f, p1) for f in same_size(*as_pair(student_features, teacher_features)))
-    difference = jnp.abs(ours - theirs)
+    difference = ours - theirs
+    difference = difference * jnp.sign(difference)  # PyTorch's derivative of |x| at 0 is 0, that of jnp.abs 1
     return jnp.mean(difference if isinstance(p2, int | float) and p2 == 1 else _power(difference, p2))
 
 

@@ -126,17 +126,18 @@ def standardize_logits(logits: Array) -> Array:
       logits: [batch, classes], two classes at least.
 
     Returns:
-      [batch, classes]; zeros for a constant row.
+      [batch, classes]; zeros for a constant row, where the derivative is the formula's too, 1e7 times the centring.
 
     Raises:
       ValueError: logits are not [batch, classes].
     """
     logits = as_logits(logits)
+    logits = logits - lax.stop_gradient(logits[:, :1])  # so that equal ones are zeros, not what rounding leaves of them
     centred = logits - jnp.mean(logits, axis=-1, keepdims=True)
     variance = jnp.sum(centred**2, axis=-1, keepdims=True) / max(logits.shape[-1] - 1, 1)
     positive = variance > 0
     deviation = jnp.where(positive, jnp.sqrt(jnp.where(positive, variance, 1.0)), 0.0)
-    return jnp.where(positive, centred / (deviation + 1e-7), 0.0)
+    return centred / (deviation + 1e-7)
 
 
 def standardized(student: Array, teacher: Array, standardize: bool) -> tuple[Array, Array]:
@@ -158,7 +159,9 @@ def power_transform(logits: Array, gamma: float) -> Array:
       ValueError: logits are not [batch, classes], or gamma is out of range.
     """
     check_range("gamma", gamma)
-    return jax.nn.log_softmax(gamma * as_logits(logits))
+    logits = as_logits(logits)
+    top = lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))  # times gamma it would cost all others precision
+    return jax.nn.log_softmax(gamma * (logits - top))
 
 
 def renyi_entropy(logits: Array, order: float) -> Array:

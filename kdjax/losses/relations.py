@@ -1,7 +1,7 @@
 """Losses that compare the examples of a batch with one another, on embeddings [batch, dim] of the global batch."""
 
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from kdjax.losses._checks import as_float
 from kdjax.losses._maps import normalized
@@ -39,7 +39,8 @@ def correlation(student_embeddings: Array, teacher_embeddings: Array) -> Array:
       ValueError: the shapes differ.
     """
     student, teacher = _pair(student_embeddings, teacher_embeddings, same_width=True)
-    difference = jnp.abs(student - teacher)
+    difference = student - teacher
+    difference = difference * jnp.sign(difference)  # PyTorch's derivative of |x| at 0 is 0, that of jnp.abs 1
     return jnp.sum(difference[:-1] * difference[1:]) / max(len(student) - 1, 1)
 
 
@@ -72,8 +73,7 @@ def rkd(
 
 def _distances(x: Array) -> Array:
     """Euclidean distances over the mean of those above 0."""
-    squares = jnp.sum(x**2, axis=1)
-    squared = jnp.maximum(squares[:, None] + squares[None] - 2 * _product(x, x), 1e-12)
+    squared = jnp.maximum(jnp.sum((x[None] - x[:, None]) ** 2, axis=2), 1e-12)
     distances = jnp.sqrt(squared) * (1 - jnp.eye(len(x), dtype=x.dtype))
     count = jnp.sum(distances > 0)
     return distances / jnp.where(count > 0, jnp.sum(distances) / jnp.maximum(count, 1), 1.0)
@@ -113,6 +113,7 @@ def _neighbours(x: Array, epsilon: float) -> Array:
     norm = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
     unit = x / (norm + epsilon)
     similarity = (_product(unit, unit) + 1) / 2
+    similarity = jnp.where(similarity < 0, 0.0, similarity)  # rounding, of opposite ones: the logarithm would be NaN
     return similarity / jnp.sum(similarity, axis=1, keepdims=True)
 
 
@@ -188,6 +189,7 @@ def itrd_mutual(student_embeddings: Array, teacher_embeddings: Array) -> Array:
 
 
 def _standardized(x: Array) -> Array:
+    x = x - lax.stop_gradient(x[:1])  # so that a constant column is zeros, not what rounding leaves of it
     centred = x - jnp.mean(x, axis=0)
     variance = jnp.sum(centred**2, axis=0) / max(len(x) - 1, 1)
     positive = variance > 0

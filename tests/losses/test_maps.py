@@ -212,8 +212,81 @@ def test_standardised_logits():
         loss = getattr(losses, name)
         plain = loss(*(losses.standardize_logits(x) for x in LOGITS), **arguments)
         np.testing.assert_allclose(loss(*LOGITS, standardize=True, **arguments), plain, rtol=1e-12)
-    gradient = jax.grad(lambda s: losses.kd(s, LOGITS[1], standardize=True).sum())(np.ones_like(LOGITS[0]))
-    assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_standardised_constant_logits_have_the_derivative_of_the_formula(dtype):
+    """z / (deviation + 1e-7) has the derivative 1 / 1e-7 at deviation 0, as in PyTorch; 1000.1 is rounded."""
+    student = np.full_like(LOGITS[0], 1000.1, dtype=dtype)
+    gradient = jax.grad(lambda s: losses.kd(s, LOGITS[1].astype(dtype), temperature=1.0, standardize=True).sum())
+    p = numpy_maps.softmax((LOGITS[1] - LOGITS[1].mean(-1, keepdims=True)) / LOGITS[1].std(-1, ddof=1, keepdims=True))
+    np.testing.assert_array_equal(losses.standardize_logits(student), 0)
+    np.testing.assert_allclose(gradient(student), (1 / 6 - p) * 1e7, rtol=1e-4)
+
+
+def test_differences_of_zero_have_no_gradient():
+    """As in PyTorch, whose |x| has the derivative 0 at 0."""
+    teacher = VECTORS[1].copy()
+    teacher[1, 2] = VECTORS[0][1, 2]
+    assert jax.grad(losses.correlation)(VECTORS[0], teacher)[1, 2] == 0
+    np.testing.assert_array_equal(jax.grad(losses.factor_transfer)(S3[2], S3[2]), 0)
+
+
+@pytest.mark.parametrize("name", ["dkd", "nkd"])
+def test_a_class_that_both_sides_mask_out_plays_no_part(name):
+    loss, labels = getattr(losses, name), np.array([0, 1, 2, 3, 4])
+    masked = [np.concatenate([x, np.full((BATCH, 1), -np.inf)], axis=1) for x in LOGITS]
+    np.testing.assert_allclose(loss(*masked, labels), loss(*LOGITS, labels), rtol=1e-12)
+    gradients = [jax.grad(lambda s, t: loss(s, t, labels).sum())(*pair) for pair in (masked, LOGITS)]
+    np.testing.assert_allclose(gradients[0][:, :-1], gradients[1], atol=1e-12)
+    np.testing.assert_array_equal(gradients[0][:, -1], 0)
+
+
+SHIFTED = {
+    "dkd": lambda s, t: losses.dkd(s, t, LABELS),
+    "nkd": lambda s, t: losses.nkd(s, t, LABELS),
+    "ttm": lambda s, t: losses.ttm(s, t, gamma=0.3),
+    "kd, standardised": lambda s, t: losses.kd(s, t, standardize=True),
+}
+
+
+@pytest.mark.parametrize("name", SHIFTED)
+def test_a_common_shift_of_the_logits_costs_no_precision(name):
+    student, teacher = (np.round(64 * x) / 64 for x in LOGITS)  # so that a shift is exact in float32
+    shifted = SHIFTED[name](np.float32(student + 3e4), np.float32(teacher - 3e4))
+    np.testing.assert_allclose(shifted, SHIFTED[name](student, teacher), rtol=2e-5)
+
+
+def test_contrast_in_float32_adds_up_many_negatives():
+    scores = np.random.default_rng(4).normal(0, 1.25, (4, 16385))
+    normalizer = np.exp(scores).mean() * 50_000
+    value = losses.contrast_loss(scores.astype(np.float32), np.float32(normalizer), examples=50_000)
+    np.testing.assert_allclose(value, losses.contrast_loss(scores, normalizer, examples=50_000), rtol=2e-6)
+
+
+def test_columns_of_one_value_are_zeros_to_itrd_correlation():
+    """What rounding leaves of them is not blown up to a deviation of 1."""
+    student = np.tile(VECTORS[0][:1], (BATCH, 1))
+    for dtype in (np.float32, np.float64):
+        value, gradient = jax.value_and_grad(losses.itrd_correlation)(student.astype(dtype), VECTORS[1].astype(dtype))
+        np.testing.assert_allclose(value, np.log2(7), rtol=1e-6)
+        np.testing.assert_array_equal(gradient, 0)
+
+
+def test_distances_of_rkd_are_exact_in_float32_far_from_zero():
+    student, teacher = np.round(64 * VECTORS[0]) / 64 + 100, np.round(64 * WIDER) / 64 - 100
+    value, gradient = jax.value_and_grad(losses.rkd)(student.astype(np.float32), teacher.astype(np.float32))
+    expected = jax.value_and_grad(losses.rkd)(student, teacher)
+    np.testing.assert_allclose(value, expected[0], rtol=2e-6)
+    np.testing.assert_allclose(gradient, expected[1], rtol=1e-5, atol=1e-5 * np.abs(expected[1]).max())
+
+
+def test_opposite_embeddings_are_finite_to_pkt_in_float32():
+    """Their similarity is 0; rounding makes it a negative number beyond the 1e-7 of the logarithm."""
+    directions = np.random.default_rng(5).normal(size=(40, 1, 1024)).astype(np.float32)
+    students = 10 * directions * np.array([[1], [-1.5]], np.float32)
+    values, gradients = jax.vmap(jax.value_and_grad(lambda s: losses.pkt(s, directions[:2, 0])))(students)
+    assert np.isfinite(values).all() and np.isfinite(gradients).all()
 
 
 def test_margins_are_means_of_what_is_below_zero():

@@ -13,7 +13,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-DOORS = "train_teacher train_student evaluate run_study bench import_torch export show_model show_views prepare_data".split()
+DOORS = "train_teacher train_student evaluate run_study bench import_torch export show_model".split()
+DOORS += ["show_views", "prepare_data"]
 
 
 def blocks(language: str) -> list[str]:

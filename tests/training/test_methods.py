@@ -228,7 +228,7 @@ def test_hsakd_teaches_from_a_teacher_that_was_trained_to(config, one_device, tm
 
 @pytest.fixture(scope="session")
 def photographs(tmp_path_factory) -> str:
-    """The first 128 CIFAR-10 test images, where the tests find them beside the project; CRD meets each several times."""
+    """The first 128 CIFAR-10 test images, if there; so few that CRD meets each several times."""
     default = pathlib.Path(__file__).parents[3] / "shared" / "data"
     file = pathlib.Path(os.environ.get("KDJAX_SHARED_DATA", default)) / "cifar10_test_jpeg.npz"
     if not file.is_file():

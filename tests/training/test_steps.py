@@ -42,7 +42,9 @@ def run_steps(config, num_devices: int, num_steps: int, mask=None):
 def largest_difference(a, b) -> float:
     pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     return max(
-        float(np.max(np.abs(x - y) / (1e-30 + np.max(np.abs(x))), initial=0)) for x, y in pairs if x.dtype.kind == "f"
+        float(np.max(np.abs(x - y) / max(1e-6, np.max(np.abs(x), initial=0)), initial=0))
+        for x, y in pairs
+        if x.dtype.kind == "f"
     )
 
 

@@ -11,7 +11,9 @@ from kdjax.errors import UserError, nearest
 # What a teacher may say in `config.teachers = {'a': {...}}`.
 TEACHER = {
     "run": "",  # the run's name in the store
-    "weight": 1.0,  # its share where a loss is a mean over several teachers
+    "weight": 1.0,  # its share among several teachers
+    "temperature": 1.0,  # its logits are divided by it before any loss reads them
+    "classes": (),  # its columns that are the data's classes, in their order; () where they are the same
     "checkpoint": "last",  # 'last', 'best' or a step
     "output": "",  # 'softmax' | 'clipped_logits', for a teacher that was fitted in logit space
     "made_by": "",  # the command that trains it, for the message when the store lacks it
@@ -23,7 +25,7 @@ TEACHER = {
 TRACED = ("losses", "warmup", "optimizer", "schedule", "teachers", "seed")
 
 # Sections that may change under a run's name: they do not touch its numbers.
-OPERATIONAL = ("checkpoint", "published")
+OPERATIONAL = ("checkpoint", "notes", "published")
 
 
 def defaults() -> ConfigDict:
@@ -69,6 +71,11 @@ def defaults() -> ConfigDict:
     config.model.head = "fc"  # the classifier's name among the parameters
 
     config.teachers = ConfigDict()  # name -> TEACHER
+    config.ensemble = (
+        "losses"  # of several teachers: 'losses', a mean of each loss over them; losses of logits alone may
+    )
+    # see one teacher instead: the mean of 'logits' or of 'probs', or 'choice', one teacher an example by its weight
+    config.teacher_batch_norm = "running"  # statistics that teachers use: 'running', or the global 'batch' they see
     config.losses = ConfigDict()  # name -> {'weight': ..., 'loss': ..., hyper-parameters}
 
     config.warmup = ConfigDict()  # a phase before the epochs of training, for methods that begin with one
@@ -95,6 +102,7 @@ def defaults() -> ConfigDict:
     config.schedule.warmup_epochs = 0
     config.schedule.args = ConfigDict()  # what a schedule of your own takes
 
+    config.notes = ()  # what a user should be told when the run starts
     config.published = ConfigDict()  # what a paper prints for this run: accuracy (%), teacher, alone, protocol, source
 
     config.checkpoint = ConfigDict()
@@ -169,6 +177,9 @@ def _check_teacher(name: str, teacher: ConfigDict) -> None:
     weight = teacher.get("weight", 1.0)
     if not isinstance(weight, int | float) or isinstance(weight, bool) or not weight > 0:
         raise UserError(f"{where}.weight must be a number above 0, not {weight!r}.")
+    temperature = teacher.get("temperature", 1.0)
+    if not isinstance(temperature, int | float) or isinstance(temperature, bool) or not temperature > 0:
+        raise UserError(f"{where}.temperature must be a number above 0, not {temperature!r}.")
     if teacher.get("output", "") not in ("", "softmax", "clipped_logits"):
         raise UserError(f"{where}.output must be 'softmax' or 'clipped_logits', not '{teacher.output}'.")
 
@@ -190,6 +201,11 @@ def _check_values(config: ConfigDict) -> None:
         "batch_size": (config.batch_size >= 1, "at least 1"),
         "eval_batch_size": (config.eval_batch_size >= 1, "at least 1"),
         "eval_every": (config.eval_every >= 1, "at least 1"),
+        "ensemble": (
+            config.ensemble in ("losses", "logits", "probs", "choice"),
+            "'losses', 'logits', 'probs' or 'choice'",
+        ),
+        "teacher_batch_norm": (config.teacher_batch_norm in ("running", "batch"), "'running' or 'batch'"),
         "select": (config.select in ("validation", "last"), "'validation' or 'last'"),
         "data.validation": (0 <= config.data.validation < 1, "in [0, 1)"),
         "warmup.epochs": (config.warmup.epochs >= 0, "at least 0"),
@@ -255,12 +271,14 @@ def differences(old: Mapping, new: Mapping, where: str = "config") -> list[str]:
 def default_run_name(config: ConfigDict) -> str:
     """Returns `<dataset>/<model>-<what>-s<seed>`, readable and a function of the config.
 
-    What: the config's short name for a stage without teachers, else `<losses joined by +>-<teachers' last parts>`.
+    What: the config's short name for a stage without teachers, else `<losses joined by +>-<teachers' last parts>`, and
+    the view where the config names one.
     A split seed other than 0 joins the name.
     """
     if config.teachers:
         teachers = [teacher.run.rsplit("/", 1)[-1] for teacher in config.teachers.values()]
-        what = "-".join(["+".join(config.losses), *teachers])
+        view = [_plain(config.data.view.replace(":", ""))] if config.data.view else []
+        what = "-".join(["+".join(config.losses), *teachers, *view])
     else:
         what = config.name or "+".join(config.losses)
     split = f"-split{config.data.split_seed}" if config.data.split_seed else ""
@@ -275,4 +293,9 @@ def _protocol_name(name: str, arguments: Mapping) -> str:
     """'+long_tailed-100': a protocol with its plain arguments, short enough for a folder's name."""
     plain = [value for value in arguments.values() if isinstance(value, int | float | str)]
     words = [f"{value:g}" if isinstance(value, float) else str(value).rsplit("/", 1)[-1] for value in plain]
-    return "-".join([f"+{name.replace(':', '.')}", *(re.sub(r"[^A-Za-z0-9._-]", "_", word) for word in words)])
+    return "-".join([f"+{name.replace(':', '.')}", *map(_plain, words)])
+
+
+def _plain(word: str) -> str:
+    """A word that may stand in a folder's name."""
+    return re.sub(r"[^A-Za-z0-9._+-]", "_", word)

@@ -18,6 +18,9 @@ BRANCHED = ("hsakd_teacher",)  # for networks with auxiliary classifiers only
 STUDENTS = ("alone_student", "kd_student", "ttm_student", "wttm_student", "function_matching")
 
 
+RETHINK = ("rethink_teacher", "rethink_1_teachers", "rethink_2_teachers", "rethink_3_teachers")
+
+
 def get(name: str, argument: str | None) -> ConfigDict:
     import importlib
 
@@ -25,8 +28,8 @@ def get(name: str, argument: str | None) -> ConfigDict:
 
 
 def test_no_config_is_forgotten(root):
-    names = {path.stem for path in (root / "configs").glob("*.py")} - {"common", "published"}
-    assert names == {*TEACHERS, *BRANCHED, *STUDENTS, "student"}
+    names = {path.stem for path in (root / "configs").glob("*.py")} - {"common", "published", "rethink"}
+    assert names == {*TEACHERS, *BRANCHED, *STUDENTS, *RETHINK, "student"}
 
 
 @pytest.mark.parametrize("name", TEACHERS + STUDENTS)
@@ -51,7 +54,36 @@ def test_hsakds_networks_have_auxiliary_classifiers():
         get("student", "hsakd,vgg13,vgg8")
 
 
-@pytest.mark.parametrize("name", TEACHERS + BRANCHED + STUDENTS)
+def test_weak_and_strong_teachers_and_their_student(tmp_path, one_device):
+    """Missing teachers name the command that makes them; made by it, they are found."""
+    store = Store(tmp_path)
+    config = get("rethink_2_teachers", "smoke,ws,to_strong")
+    with pytest.raises(UserError, match="rethink_teacher.py:smoke,w,1 --run=digits/resnet8-rethink-w-smoke-s1"):
+        train(config, store, devices=one_device, show=False)
+    for teacher in config.teachers.values():
+        argument, run = teacher.made_by.partition(".py:")[2].split(" --run=")
+        made = get("rethink_teacher", argument)
+        assert default_run_name(made) == run
+        train(made, store, devices=one_device, show=False)
+    train(config, store, devices=one_device, show=False)
+    other = get("rethink_2_teachers", "smoke,ws,to_weak")
+    assert default_run_name(other) != default_run_name(config)
+
+
+def test_the_released_values_are_named():
+    config = get("rethink_3_teachers", "cifar100,wss,to_strong,as_released")
+    resolve(config)
+    assert config.teacher_batch_norm == "batch" and config.losses.kd.temperature == 3.0
+    assert len(config.notes) == 4 and config.schedule.milestones == (189, 194)
+    plain = get("rethink_3_teachers", "cifar100,wss,to_strong")
+    assert plain.teacher_batch_norm == "running" and not plain.notes and plain.losses.kd.temperature == 10.0
+    assert get("rethink_teacher", "cifar100,s,2,as_released").epochs == 45
+    assert get("rethink_teacher", "cifar100,s,2").epochs == get("rethink_teacher", "cifar100,w,1").epochs
+    with pytest.raises(UserError, match="'wx' is no word"):
+        get("rethink_2_teachers", "digits,wx")
+
+
+@pytest.mark.parametrize("name", TEACHERS + BRANCHED + STUDENTS + RETHINK)
 def test_every_config_opens_like_a_lab_notebook(name):
     import importlib
 

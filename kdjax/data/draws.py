@@ -9,7 +9,7 @@ from kdjax.data.sampler import mix
 # What bits are for -> a word that parts them from all others.
 DOMAINS = {
     name: 0x76696577 + i
-    for i, name in enumerate(("crop", "resized", "rotate", "jitter", "policy", "hole", "mix", "partner"))
+    for i, name in enumerate(("crop", "resized", "rotate", "jitter", "policy", "hole", "mix", "partner", "teacher"))
 }
 
 

@@ -120,6 +120,13 @@ def reads_teacher_logits(function: Callable) -> bool:
     return _reads(function, (*FROM_TEACHER, "teacher_auxiliary"))
 
 
+def reads_logits_alone(function: Callable) -> bool:
+    """Whether logits are all that a loss reads of a teacher, so that several teachers can be joined into one."""
+    return reads_teacher_logits(function) and not _reads(
+        function, (*FROM_MAPS, *FROM_VECTORS, *FROM_BRANCHES, *FROM_ADAPTER)
+    )
+
+
 def make_distiller(terms: Mapping, warming_up: bool = False) -> Distiller:
     """Makes one Distiller of all terms; `terms` (resolved) gives the structure, its numbers are not read here.
 
@@ -178,7 +185,11 @@ def _teachers_of(term: Mapping, inputs: Mapping) -> dict[str, Mapping]:
     function = lookup(losses.LOSSES, term["loss"], "loss")
     if not reads_teacher(function):
         return {}
-    return {term["teacher"]: inputs["teachers"][term["teacher"]]} if term["teacher"] else inputs["teachers"]
+    if term["teacher"]:
+        return {term["teacher"]: inputs["teachers"][term["teacher"]]}
+    if inputs.get("ensemble") is not None and reads_logits_alone(function):
+        return {"ensemble": inputs["ensemble"]}
+    return inputs["teachers"]
 
 
 def _evaluate(key: str, term: Mapping, variables: Mapping, inputs: Mapping, warming_up: bool) -> tuple[jax.Array, dict]:

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from kdjax import models
-from kdjax.data import augment, view_names
+from kdjax.data import augment, draws, view_names
 from kdjax.training import start
-from kdjax.training.spec import Fixed, Spec
+from kdjax.training.spec import Fixed, Spec, SpecTeacher
 from kdjax.training.state import TrainState
 from kdjax.training.structure import join
 from kdjax.types import Batch
@@ -38,7 +38,7 @@ def see(fixed: Fixed, batch: Batch, config: Mapping, spec: Spec) -> Seen:
     visit = batch.epoch if batch.visit is None else batch.visit
     labels, targets = _targets(held, spec)
     views = {}
-    for view in dict.fromkeys((spec.view, *(view for *_, view in spec.teachers))):
+    for view in dict.fromkeys((spec.view, *(teacher.view for teacher in spec.teachers))):
         shared = {"view": view, "stored": spec.stored}
         if not view_names.parse(view).mix:
             views[view] = augment.render(*held[:2], batch.index, visit, config["seed"], train=True, **shared)
@@ -65,21 +65,60 @@ def _mixed_targets(own, other, kept, spec: Spec):
     return part * own + (1 - part) * other
 
 
-def run_teachers(fixed: Fixed, views: Mapping, config: Mapping, spec: Spec) -> dict[str, dict]:
-    """Teachers run in eval mode and outside the gradient, each on its view."""
-    outputs = {}
-    for name, model, output_space, view in spec.teachers:
-        output, _ = models.call(model, fixed.teachers[name], views[view], train=False)
-        logits = lax.stop_gradient(output.logits)
-        if output_space == "clipped_logits":  # the outputs themselves estimate probabilities
-            logits = jnp.log(jnp.clip(logits, 1e-6, 1.0))
-        outputs[name] = {
-            "logits": logits,
-            "weight": config["teachers"][name]["weight"],
+def run_teachers(
+    fixed: Fixed, views: Mapping, batch: Batch, config: Mapping, spec: Spec, axis_name: str | None
+) -> dict[str, dict]:
+    """Teachers run outside the gradient, each on its view; in eval mode unless the config wants batch statistics."""
+    outputs, by_batch = {}, spec.teacher_batch_norm == "batch"
+    for teacher in spec.teachers:
+        output, _ = models.call(
+            teacher.model,
+            fixed.teachers[teacher.name],
+            views[teacher.view],
+            train=by_batch,
+            axis_name=axis_name if by_batch else None,
+            rngs={"dropout": jax.random.key(0)},
+            keys=_example_keys(config["seed"], batch) if by_batch else None,
+        )
+        own = config["teachers"][teacher.name]
+        outputs[teacher.name] = {
+            "logits": _read_logits(output.logits, teacher, own["temperature"]),
+            "weight": own["weight"],
             "output": _frozen(output),
-            "norms": norms(model, fixed.teachers[name]),
+            "norms": norms(teacher.model, fixed.teachers[teacher.name]),
         }
     return outputs
+
+
+def _read_logits(logits, teacher: SpecTeacher, temperature):
+    """A teacher's logits as losses read them: of the data's classes, at the teacher's own temperature."""
+    logits = lax.stop_gradient(logits)
+    if teacher.output == "clipped_logits":  # the outputs themselves estimate probabilities
+        logits = jnp.log(jnp.clip(logits, 1e-6, 1.0))
+    if teacher.classes:  # a softmax over fewer columns is renormalised by itself
+        logits = logits[:, jnp.asarray(teacher.classes)]
+    return logits / temperature
+
+
+def join_teachers(teachers: Mapping[str, dict], batch: Batch, config: Mapping, spec: Spec) -> dict | None:
+    """Makes one teacher of several for the losses that read logits alone; None where they are means over teachers."""
+    same_classes = len({teacher["logits"].shape for teacher in teachers.values()}) == 1
+    if spec.ensemble == "losses" or len(teachers) < 2 or not same_classes:
+        return None
+    logits = jnp.stack([teacher["logits"] for teacher in teachers.values()])
+    weights = jnp.stack([jnp.asarray(teacher["weight"], logits.dtype) for teacher in teachers.values()])
+    shares = weights / jnp.sum(weights)
+    if spec.ensemble == "logits":
+        joined = jnp.tensordot(shares, logits, 1)
+    elif spec.ensemble == "probs":
+        logs = jax.nn.log_softmax(logits) + jnp.log(shares)[:, None, None]
+        joined = jax.nn.logsumexp(logs, axis=0)
+    else:
+        visit = batch.epoch if batch.visit is None else batch.visit
+        drawn = draws.unit(draws.bits(batch.index, visit, config["seed"], "teacher", 1, jnp)[:, 0], jnp)
+        chosen = jnp.sum(drawn[:, None] >= jnp.cumsum(shares)[:-1], axis=1)
+        joined = jnp.take_along_axis(logits, chosen[None, :, None], axis=0)[0]
+    return {**next(iter(teachers.values())), "logits": joined, "weight": jnp.ones(())}
 
 
 def _frozen(output):
@@ -136,8 +175,9 @@ def example_inputs(spec: Spec, variables: Mapping, teachers: Mapping, numbers: M
     config = join(spec.structure, numbers)
     output, _ = models.call(spec.model, variables, images, train=False)
     batch = {"logits": output.logits, "student_logits": output.logits, "labels": two, "index": two, "mask": two == 0}
-    views = dict.fromkeys((view for *_, view in spec.teachers), images)
-    taught = run_teachers(Fixed(teachers, None, numbers), views, config, spec)
+    views = dict.fromkeys((teacher.view for teacher in spec.teachers), images)
+    blank = Batch(index=two, epoch=two[0], mask=two == 0, labelled=two == 0)
+    taught = run_teachers(Fixed(teachers, None, numbers), views, blank, config, spec, None)
     own = {
         "classes": two,
         "axis_name": None,

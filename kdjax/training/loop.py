@@ -70,8 +70,8 @@ def train(
         if run.result is not None:  # another process was faster
             return run.result
         if show:
-            for record in plan.dataset.protocols:
-                print(f"{run.name} {describe(record)}", file=sys.stderr, flush=True)
+            for line in (*config.notes, *map(describe, plan.dataset.protocols)):
+                print(f"{run.name} {line}", file=sys.stderr, flush=True)
         with StopSignals() as stop:
             return Trainer(plan, run, stop, show, sink).fit()
 

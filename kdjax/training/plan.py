@@ -18,9 +18,10 @@ from kdjax.training import state as train_state
 from kdjax.training.evaluation import stream_if_needed
 from kdjax.training.manifest import make_manifest
 from kdjax.training.networks import Network, build, load_network
+from kdjax.training.spec import SpecTeacher
 from kdjax.training.start import check_head, start_from
 from kdjax.training.structure import part
-from kdjax.training.teachers import check_classes, check_splits, load_teachers
+from kdjax.training.teachers import Teacher, check_classes, check_splits, load_teachers
 
 
 class Plan(NamedTuple):
@@ -67,7 +68,7 @@ def make_plan(config: ConfigDict, store: Store, data_dir: str, devices: Sequence
     teachers = load_teachers(config, store)
     dataset = stream_if_needed(load_dataset(config.data, data_dir), config.data.stream, devices)
     check_overlap(config.data.name, dataset.images, dataset.splits, config.data.allow_overlap)
-    check_classes(config.losses, teachers, dataset.num_classes)
+    check_classes(config, teachers, dataset.num_classes)
     check_splits(config, dataset, teachers, data_dir)
     origin = load_network(store.find(config.init_from), config.init_checkpoint) if config.init_from else None
     return plan_with(config, dataset, teachers, devices, origin)
@@ -83,7 +84,9 @@ def plan_with(
     structure, numbers = part(traced(config))
     spec = steps.Spec(
         model=model,
-        teachers=tuple((name, t.model, t.output, _teacher_view(config, dataset, name)) for name, t in teachers.items()),
+        teachers=tuple(_spec_teacher(config, dataset, name, teacher) for name, teacher in teachers.items()),
+        ensemble=config.ensemble,
+        teacher_batch_norm=config.teacher_batch_norm,
         structure=structure,
         stored=dataset.stored,
         view=resolve_view(dataset, config.data.view),
@@ -111,10 +114,11 @@ def plan_with(
     return Plan(config, dataset, teachers, spec, phase, numbers, variables, distiller, tuple(devices))
 
 
-def _teacher_view(config: ConfigDict, dataset: Dataset, name: str) -> str:
-    """A teacher's own view, that of all teachers, or the student's."""
-    own = config.teachers[name].get("view", "")
-    return resolve_view(dataset, own or config.data.teacher_view or config.data.view, "teacher_view")
+def _spec_teacher(config: ConfigDict, dataset: Dataset, name: str, teacher: Teacher) -> SpecTeacher:
+    """A teacher with its own view, that of all teachers, or the student's."""
+    fields = config.teachers[name]
+    view = resolve_view(dataset, fields.view or config.data.teacher_view or config.data.view, "teacher_view")
+    return SpecTeacher(name, teacher.model, teacher.output, view, tuple(fields.classes))
 
 
 def _main_terms(config: ConfigDict) -> tuple[str, ...]:
@@ -136,9 +140,10 @@ def traced(config: ConfigDict) -> dict:
     """Returns what a step reads of a resolved config, floats as floats and the seed as a NumPy scalar."""
     sections = {name: config[name] for name in schema.TRACED}
     sections = {name: value.to_dict() if isinstance(value, ConfigDict) else value for name, value in sections.items()}
-    # Of a teacher only its weight is a number; its run's name must not shape the compilation.
+    # Of a teacher only its weight and temperature are numbers; its run's name must not shape the compilation.
     sections["teachers"] = {
-        name: {"weight": float(teacher["weight"])} for name, teacher in sections["teachers"].items()
+        name: {"weight": float(teacher["weight"]), "temperature": float(teacher["temperature"])}
+        for name, teacher in sections["teachers"].items()
     }
     # What shapes a loss's trainable part is structure, floats and all.
     sections["losses"] = {

@@ -22,12 +22,32 @@ class Fixed(NamedTuple):
     numbers: dict
 
 
+class SpecTeacher(NamedTuple):
+    """What of a teacher shapes a compiled step.
+
+    Attributes:
+      name: in config.teachers.
+      model: its network.
+      output: what its logits mean, 'softmax' or 'clipped_logits'.
+      view: that it sees.
+      classes: columns of its logits that are the data's classes, () for all.
+    """
+
+    name: str
+    model: nn.Module | models.Picked
+    output: str
+    view: str
+    classes: tuple[int, ...] = ()
+
+
 class Spec(NamedTuple):
     """What shapes a compiled step: hashable, equal for two runs that may share one compilation.
 
     Attributes:
       model: the network that is trained.
-      teachers: (name, network, output space, view) each.
+      teachers: of the config, in its order.
+      ensemble: how they join where a loss reads logits alone.
+      teacher_batch_norm: 'running' or 'batch' statistics in them.
       structure: the traced sections of the config with holes for their numbers.
       stored: how the data's stored values become network inputs.
       view: the student's augmentation.
@@ -46,7 +66,9 @@ class Spec(NamedTuple):
     """
 
     model: nn.Module | models.Picked
-    teachers: tuple[tuple[str, nn.Module | models.Picked, str, str], ...]
+    teachers: tuple[SpecTeacher, ...]
+    ensemble: str
+    teacher_batch_norm: str
     structure: Structure
     stored: Any
     view: str

@@ -38,7 +38,8 @@ def train_step(state: TrainState, fixed: Fixed, batch: Batch, *, spec: Spec, axi
     config = join(spec.structure, fixed.numbers)
     seen = forward.see(fixed, batch, config, spec)
     images, labels, targets = seen.views[spec.view], seen.labels, seen.targets
-    teachers = forward.run_teachers(fixed, seen.views, config, spec)
+    teachers = forward.run_teachers(fixed, seen.views, batch, config, spec, axis_name)
+    ensemble = forward.join_teachers(teachers, batch, config, spec)
     chosen = {key: config["losses"][key] for key in spec.terms}
     distiller = distillers.make_distiller(chosen, warming_up=spec.phase == "warmup")
 
@@ -46,7 +47,7 @@ def train_step(state: TrainState, fixed: Fixed, batch: Batch, *, spec: Spec, axi
         output, batch_stats = forward.run_student(trainable["model"], state, images, batch, config, spec, axis_name)
         inputs = {
             "logits": output.logits, "student_logits": output.logits, "labels": targets, "index": batch.index,
-            "mask": batch.mask, "axis_name": axis_name, "teachers": teachers, "output": output,
+            "mask": batch.mask, "axis_name": axis_name, "teachers": teachers, "ensemble": ensemble, "output": output,
             "classes": labels, "epoch": batch.epoch, "seed": config["seed"], "unbiased": spec.unbiased_variance,
             "sync": axis_name if spec.sync_batch_norm else None,
         }  # fmt: skip
@@ -174,7 +175,7 @@ def train_metric_names(spec: Spec) -> tuple[str, ...]:
     names = ["loss", *(f"losses/{name}" for name in terms), "accuracy"]
     if spec.diagnostics:
         looks = ("teacher_entropy", "kl_to_transformed", "wttm_weight")
-        names += ["student_entropy", *(f"{teacher}/{look}" for teacher, *_ in spec.teachers for look in looks)]
+        names += ["student_entropy", *(f"{teacher.name}/{look}" for teacher in spec.teachers for look in looks)]
     return tuple(names)
 
 

@@ -228,7 +228,7 @@ def test_a_teacher_may_see_another_view_with_the_same_crop(image_file):
         "crop_flip",
     )
     plan = make_plan(config, jax.local_devices()[:1])
-    assert plan.spec.view == "crop_flip+cutout:4" and plan.spec.teachers[0][3] == "crop_flip"
+    assert plan.spec.view == "crop_flip+cutout:4" and plan.spec.teachers[0].view == "crop_flip"
 
     seen, batch = see(plan)
     student, teacher = (np.asarray(seen.views[view]) for view in ("crop_flip+cutout:4", "crop_flip"))

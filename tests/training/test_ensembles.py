@@ -1,0 +1,160 @@
+"""One, two and three teachers: how they join, what each sees, and which statistics they use."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import enable_x64
+from small_world import fresh_teacher, start, student_config
+
+from kdjax import losses, models
+from kdjax.data import load_dataset, make_order
+from kdjax.errors import UserError
+from kdjax.training import forward, parallel, steps
+from kdjax.training.feed import Feed
+from kdjax.training.plan import plan_with, resolve
+from kdjax.training.structure import join
+from kdjax.training.teachers import check_classes
+
+from test_steps import largest_difference  # isort: skip
+
+NAMES = ("a", "b", "c")
+
+
+def configured(image_file: str, count: int, **changed):
+    config = student_config(**changed)
+    config.data.args, config.data.view = {"path": image_file}, "crop_flip"
+    config.losses = {"cross_entropy": {"weight": 0.5}, "kd": {"weight": 0.5, "temperature": 3.0}}
+    config.teachers = {name: {"run": name, "weight": 1.0 + i} for i, name in enumerate(NAMES[:count])}
+    return config
+
+
+def make_plan(config, num_devices=1, seeds=(5, 6, 7)):
+    config = resolve(config)
+    dataset = load_dataset(config.data, "")
+    teachers = {name: fresh_teacher(dataset, seed) for name, seed in zip(config.teachers, seeds, strict=False)}
+    return plan_with(config, dataset, teachers, jax.local_devices()[:num_devices])
+
+
+def first_batch(plan):
+    feed = Feed(plan.dataset, make_order(plan.dataset, 8, 0), plan.spec.view, plan.devices, last=1)
+    return jax.tree.map(lambda leaf: leaf[:, 0], feed.batches(0, 0, 1))
+
+
+def taught(plan):
+    """The first batch, its view, every teacher's output and the joined one."""
+    batch = jax.tree.map(lambda leaf: leaf[0], first_batch(plan))
+    config, fixed = join(plan.spec.structure, plan.numbers), start(plan)[1]
+    seen = forward.see(fixed, batch, config, plan.spec)
+    teachers = forward.run_teachers(fixed, seen.views, batch, config, plan.spec, None)
+    return batch, seen, teachers, forward.join_teachers(teachers, batch, config, plan.spec)
+
+
+def test_teachers_join_by_logits_and_by_probabilities(image_file):
+    shares = np.array([1, 2, 3]) / 6
+    for ensemble in ("logits", "probs"):
+        _, _, teachers, joined = taught(make_plan(configured(image_file, 3, ensemble=ensemble)))
+        logits = np.stack([np.asarray(teachers[name]["logits"], np.float64) for name in NAMES])
+        if ensemble == "logits":
+            np.testing.assert_allclose(joined["logits"], np.tensordot(shares, logits, 1), rtol=1e-5, atol=1e-5)
+        else:
+            p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+            np.testing.assert_allclose(np.exp(joined["logits"]), np.tensordot(shares, p, 1), rtol=1e-5, atol=1e-6)
+
+
+def test_one_teacher_is_chosen_for_each_example_as_often_as_its_weight_says(image_file):
+    plan = make_plan(configured(image_file, 3, ensemble="choice"))
+    batch, _, teachers, joined = taught(plan)
+    logits = np.stack([np.asarray(teachers[name]["logits"]) for name in NAMES])
+    matches = (logits == np.asarray(joined["logits"])).all(axis=-1)
+    assert (matches.sum(axis=0) == 1).all()
+    many = np.zeros((3, 6000, 2), np.float32) + np.arange(3, dtype=np.float32)[:, None, None]
+    outputs = {name: {"logits": jnp.asarray(many[i]), "weight": 1.0 + i} for i, name in enumerate(NAMES)}
+    wide = batch._replace(index=np.arange(6000, dtype=np.int32), visit=np.zeros(6000, np.int32))
+    config = join(plan.spec.structure, plan.numbers)
+    chosen = np.asarray(forward.join_teachers(outputs, wide, config, plan.spec)["logits"])[:, 0].astype(int)
+    np.testing.assert_allclose(np.bincount(chosen) / 6000, np.array([1, 2, 3]) / 6, atol=0.03)
+    again = np.asarray(forward.join_teachers(outputs, wide, config, plan.spec)["logits"])[:, 0]
+    np.testing.assert_array_equal(chosen, again)
+    later = forward.join_teachers(outputs, wide._replace(visit=wide.visit + 1), config, plan.spec)["logits"]
+    assert (np.asarray(later)[:, 0] != chosen).mean() > 0.3
+
+
+@pytest.mark.parametrize("ensemble", ["losses", "logits", "probs", "choice"])
+def test_two_equal_teachers_are_one(image_file, ensemble):
+    results = []
+    for count, seeds in ((1, (5,)), (2, (5, 5))):
+        plan = make_plan(configured(image_file, count, ensemble=ensemble), seeds=seeds)
+        results.append(one_step(plan))
+    assert largest_difference(results[0].params, results[1].params) < 1e-4
+
+
+def one_step(plan):
+    carry, fixed = parallel.replicate(start(plan), plan.devices)
+    step = jax.pmap(
+        lambda state, fixed, batch: steps.train_step(state, fixed, batch, spec=plan.spec, axis_name="devices"),
+        axis_name="devices", in_axes=(None, None, 0), out_axes=None, devices=plan.devices,
+    )  # fmt: skip
+    return jax.device_get(step(carry[0], fixed, first_batch(plan))[0])
+
+
+def test_the_mean_of_losses_is_the_papers(image_file):
+    """Guo et al.: the plain mean over the M complete losses."""
+    config = configured(image_file, 3)
+    for name in NAMES:
+        config.teachers[name].weight = 1.0
+    plan = make_plan(config)
+    _, seen, teachers, joined = taught(plan)
+    assert joined is None
+    variables = {"params": plan.variables["params"], "batch_stats": plan.variables["batch_stats"]}
+    output, _ = models.call(plan.spec.model, variables, seen.views["crop_flip"], train=True)
+    parts = [losses.kd(output.logits, teachers[name]["logits"], temperature=3.0).mean() for name in NAMES]
+    labels = losses.cross_entropy(output.logits, seen.labels).mean()
+    expected = np.mean([0.5 * labels + 0.5 * part for part in parts])
+    carry, fixed = parallel.replicate(start(plan), plan.devices)
+    step = jax.pmap(
+        lambda state, fixed, batch: steps.train_step(state, fixed, batch, spec=plan.spec, axis_name="devices"),
+        axis_name="devices", in_axes=(None, None, 0), out_axes=None, devices=plan.devices,
+    )  # fmt: skip
+    total, count = jax.device_get(step(carry[0], fixed, first_batch(plan))[1].metrics["loss"])
+    assert total / count == pytest.approx(expected, rel=1e-4)
+
+
+def test_batch_statistics_in_teachers_are_of_the_global_batch(image_file):
+    config = configured(image_file, 2, teacher_batch_norm="batch")
+    with enable_x64():
+        one, four = (one_step(make_plan(config, count)) for count in (1, 4))
+        assert largest_difference(one.params, four.params) < 1e-10
+        running = one_step(make_plan(configured(image_file, 2)))
+        assert largest_difference(one.params, running.params) > 1e-4
+
+
+def test_a_teachers_own_temperature_and_columns(image_file):
+    config = configured(image_file, 2)
+    config.teachers.a.temperature, config.teachers.b.classes = 2.0, (3, 0, 1, 2)
+    plan = make_plan(config)
+    _, _, teachers, _ = taught(plan)
+    _, _, plain, _ = taught(make_plan(configured(image_file, 2)))
+    np.testing.assert_allclose(teachers["a"]["logits"], plain["a"]["logits"] / 2, rtol=1e-6)
+    np.testing.assert_array_equal(teachers["b"]["logits"], np.asarray(plain["b"]["logits"])[:, [3, 0, 1, 2]])
+
+
+def test_columns_that_a_teacher_does_not_have_are_refused(image_file):
+    config = resolve(configured(image_file, 1))
+    dataset = load_dataset(config.data, "")
+    teachers = {"a": fresh_teacher(dataset)}
+    check_classes(config, teachers, 4)
+    for classes, words in (((0, 4), "columns from 0 to 3"), ((0, 1), "has 2 classes while the data has 4")):
+        config.teachers.a.classes = classes
+        with pytest.raises(UserError, match=words):
+            check_classes(config, teachers, 4)
+    check_classes(config, teachers, 2)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [("ensemble", "mean", "'losses', 'logits', 'probs' or 'choice'"), ("teacher_batch_norm", "eval", "'running' or")],
+)
+def test_a_wrong_word_is_refused(image_file, field, value, words):
+    with pytest.raises(UserError, match=words):
+        resolve(configured(image_file, 1, **{field: value}))

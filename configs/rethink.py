@@ -1,7 +1,7 @@
 """What the configs of Guo et al. (2024) share: their networks, views, schedules, and the values as they were released.
 
-An argument is words in any order: a data set ('digits', 'smoke', 'cifar100'), the teachers' views ('w', 's', 'ww', 'wws'
-...: weak or strong, one letter a teacher), 'to_weak' or 'to_strong' for the student's view, 'as_released'.
+An argument is words in any order: a data set (`digits`, `smoke`, `cifar100`), the teachers' views (`w`, `s`, `ww`,
+`wws` ...: weak or strong, one letter a teacher), `to_weak` or `to_strong` for the student's view, `as_released`.
 """
 
 from typing import NamedTuple

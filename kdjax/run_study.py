@@ -1,25 +1,32 @@
 """Trains all runs of a study and prints its table: python -m kdjax.run_study --config=configs/studies/quickstart.py"""
 
+import importlib
+
 from kdjax import cli
+from kdjax.errors import UserError, nearest
 
 cli.define_common_flags()
 cli.define_config_flag()
 
+# What study.kind may say -> what runs it, `run(study, store, data_dir, counter)`, and what tells of what that returned,
+# `report(study, outcome)`.
+KINDS = {
+    "cross": ("kdjax.studies.cross", "kdjax.reporting.study"),
+    "posterior": ("kdjax.studies.posterior", "kdjax.reporting.posterior"),
+}
+
 
 def main() -> None:
     """Runs the study that the flags name; the table is also written to <store>/report.md."""
-    from kdjax.reporting.study import Score, study_report
     from kdjax.store import Store
-    from kdjax.studies.cross import make_jobs, run_jobs
 
     study, store = cli.FLAGS.config, Store(cli.FLAGS.store)
-    jobs = make_jobs(study)
-    results = run_jobs(jobs, store, cli.FLAGS.data_dir, cli.job_counter(len(jobs)))
-    scores = [
-        Score(job.student, job.teacher, job.seed, job.split, job.losses, result, job.published)
-        for job, result in zip(jobs, results, strict=True)
-    ]
-    report = study_report(study.title, study.baseline, study.contrasts, scores)
+    kind = study.get("kind", "cross")
+    if kind not in KINDS:
+        raise UserError(f"study.kind '{kind}' is none.{nearest(kind, KINDS)}")
+    study_module, reporting_module = (importlib.import_module(name) for name in KINDS[kind])
+    outcome = study_module.run(study, store, cli.FLAGS.data_dir, cli.job_counter)
+    report = reporting_module.report(study, outcome)
     print(f"\n{report}\nThis table is in {store.write_text('report.md', report)}.")
 
 

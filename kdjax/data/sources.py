@@ -70,11 +70,28 @@ def load_gaussian(
     if classes < 2 or dim < 1 or n_train < 1 or n_test < 0 or variance <= 0:
         raise UserError("data set 'gaussian' needs classes >= 2, dim >= 1, n_train >= 1, n_test >= 0 and variance > 0.")
     draw = np.random.Generator(np.random.Philox(key=np.array([seed, 3], np.uint64)))
-    centres = delta * draw.integers(-1, 2, (classes, dim))
+    centres = _centres(draw, classes, dim, delta)
     labels = draw.integers(0, classes, n_train + n_test)
     noise = np.sqrt(variance) * draw.standard_normal((n_train + n_test, dim))
     x = (centres[labels] + noise).astype(np.float32)
     return Rows(x, labels, _posterior(x, centres, variance), classes, num_train=n_train)
+
+
+def _centres(draw: np.random.Generator, classes: int, dim: int, delta: float) -> np.ndarray:
+    return delta * draw.integers(-1, 2, (classes, dim))
+
+
+def gaussian_oracle(
+    *, classes: int = 10, dim: int = 30, variance: float = 6.0, delta: float = 1.0, seed: int = 0, **_: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns weight [classes, dim] and bias [classes] of the linear classifier whose softmax is p* of `gaussian`.
+
+    Args:
+      classes, dim, variance, delta, seed: as `load_gaussian` takes them; its other arguments change nothing.
+    """
+    draw = np.random.Generator(np.random.Philox(key=np.array([seed, 3], np.uint64)))
+    centres = _centres(draw, classes, dim, delta)
+    return centres / variance, -(centres**2).sum(axis=1) / (2 * variance)
 
 
 def _posterior(x: np.ndarray, centres: np.ndarray, variance: float) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The table of a study: accuracies over seeds, and paired differences with their intervals."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,6 +31,15 @@ class Score(NamedTuple):
 
 
 Groups = dict[tuple[str, str], list[Score]]  # (student, teacher) -> its runs
+
+
+def report(study: Any, outcome: Sequence[tuple]) -> str:
+    """Returns a study's tables in Markdown, of the (job, result) pairs that `studies.cross.run` returned."""
+    scores = [
+        Score(job.student, job.teacher, job.seed, job.split, job.losses, result, job.published)
+        for job, result in outcome
+    ]
+    return study_report(study.title, study.baseline, study.contrasts, scores)
 
 
 def study_report(title: str, baseline: str, contrasts: Sequence, scores: Sequence[Score]) -> str:
@@ -118,10 +127,14 @@ def _difference(group: Sequence[Score], other: Sequence[Score]) -> str:
     for score in group:
         draw = score.split if several else score.seed
         draws.setdefault(draw, []).append(_test(score, "last") - base[score.split, score.seed])
-    means = [np.mean(differences) for differences in draws.values()]
-    mean, half = np.mean(means), _half_width(means)
+    return interval([np.mean(differences) for differences in draws.values()])
+
+
+def interval(values: Sequence[float], digits: int = 2) -> str:
+    """Returns a mean with its 95 % t interval, marked where that holds zero."""
+    mean, half = np.mean(values), _half_width(values)
     noise = " (noise)" if abs(mean) <= half else ""
-    return f"{mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}]{noise}"
+    return f"{mean:+.{digits}f} [{mean - half:+.{digits}f}, {mean + half:+.{digits}f}]{noise}"
 
 
 def _half_width(values: Sequence[float]) -> float:

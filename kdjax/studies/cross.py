@@ -11,7 +11,7 @@ from kdjax.errors import UserError, nearest
 from kdjax.store import Store
 from kdjax.training.loop import train
 
-FIELDS = ("title", "seeds", "splits", "baseline", "contrasts", "teachers", "students")
+FIELDS = ("kind", "title", "seeds", "splits", "baseline", "contrasts", "teachers", "students")
 
 
 class Job(NamedTuple):
@@ -72,7 +72,7 @@ def _check(study: ConfigDict) -> None:
     for field in study:
         if field not in FIELDS:
             raise UserError(f"a study has no field '{field}'.{nearest(field, FIELDS)}")
-    for field in FIELDS:
+    for field in FIELDS[1:]:
         if field not in study:
             raise UserError(f"the study lacks the field '{field}'.")
     if study.seeds < 1 or not study.splits:
@@ -106,6 +106,19 @@ def _student_jobs(label: str, config: ConfigDict, teachers: dict[str, ConfigDict
             )
         jobs.append(Job(label, teacher, seed, split, own))
     return jobs
+
+
+def run(study: ConfigDict, store: Store, data_dir: str, counter: Callable[[int], Callable[[str], None]]) -> list:
+    """Trains all runs of a study and returns (job, result) of each.
+
+    Args:
+      study: as `make_jobs` takes it.
+      store: for its runs.
+      data_dir: where data sets that are not embedded lie.
+      counter: makes of the number of runs what is called after each with its name.
+    """
+    jobs = make_jobs(study)
+    return list(zip(jobs, run_jobs(jobs, store, data_dir, counter(len(jobs))), strict=True))
 
 
 def group_of(label: str) -> str:

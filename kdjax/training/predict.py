@@ -142,6 +142,7 @@ def load_run(
     checkpoint: str = "last",
     data_dir: str = "data",
     devices: Sequence[jax.Device] | None = None,
+    data: ConfigDict | None = None,
 ) -> Loaded:
     """Loads a run's network and data.
 
@@ -151,12 +152,14 @@ def load_run(
       checkpoint: 'last', 'best' or a step.
       data_dir: where data sets that are not embedded lie.
       devices: of this process; all of them by default.
+      data: a config.data in the place of the run's own.
 
     Raises:
       UserError: no such run or checkpoint, or its data is not there.
     """
     network = load_network(store.find(name), checkpoint)
     config = ConfigDict(network.manifest["config"])
+    config.data = config.data if data is None else data
     devices = tuple(devices or jax.local_devices())
     dataset = stream_if_needed(load_dataset(config.data, data_dir), config.data.stream, devices)
     batch_size = -(-config.eval_batch_size // len(devices)) * len(devices)
@@ -171,6 +174,7 @@ def predict_run(
     checkpoint: str = "last",
     data_dir: str = "data",
     devices: Sequence[jax.Device] | None = None,
+    data: ConfigDict | None = None,
     view: str = "none",
     visit: int = 0,
     features: bool = False,
@@ -178,7 +182,7 @@ def predict_run(
     """Returns a run's outputs on a split of its own data set.
 
     Args:
-      store, name, checkpoint, data_dir, devices: as `load_run` takes them.
+      store, name, checkpoint, data_dir, devices, data: as `load_run` takes them.
       split: 'train', 'validation' or 'test'.
       view: 'none', a view's name, or 'own' for the one that the run was trained on.
       visit: of the view, which with the run's seed keys it.
@@ -187,7 +191,7 @@ def predict_run(
     Raises:
       UserError: as `load_run`, or the data has no such split.
     """
-    run = load_run(store, name, checkpoint, data_dir, devices)
+    run = load_run(store, name, checkpoint, data_dir, devices, data)
     if split not in run.dataset.splits:
         raise UserError(f"run '{name}' has no split '{split}'.{nearest(split, run.dataset.splits)}")
     shown = resolve_view(run.dataset, run.config.data.view if view == "own" else view)

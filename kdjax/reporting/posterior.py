@@ -1,0 +1,94 @@
+"""The tables of the posterior study: teachers, their distance to p*, their students, and paired differences."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from kdjax.reporting.study import interval
+from kdjax.reporting.tables import markdown
+
+
+def report(study: Any, outcome: Any) -> str:
+    """Returns the study's tables in Markdown.
+
+    Args:
+      study: of kind 'posterior'.
+      outcome: what `studies.posterior.run` returned.
+    """
+    methods = [method for method in study.methods if method not in study.alone]
+    parts = [
+        f"# {study.title}",
+        f"Bayes accuracy on the test split: {outcome.bayes:.2%}. Accuracies in %; ± is the standard deviation over "
+        f"{study.seeds} teacher seeds, a teacher's students averaged first ({study.student_seeds} each). Distance: "
+        "mean squared distance to p*, summed over classes, on the test split. p* is one teacher.",
+        _teacher_table(outcome, methods),
+        "Differences between students of teachers of one seed, [ ] a 95 % t interval over the teacher seeds:",
+        _contrast_table(study, outcome, methods),
+        f"Over all {len(outcome.teachers)} teachers, Spearman's rank correlation of distance and students' accuracy: "
+        + ", ".join(f"{method} {_spearman(outcome, method):+.2f}" for method in methods)
+        + ".",
+        "Chosen on validation, with seeds that are not reported: " + _choices(outcome.choices) + ".",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _teacher_table(outcome: Any, methods: list[str]) -> str:
+    rows = []
+    for kind in dict.fromkeys(teacher.kind for teacher in outcome.teachers):
+        group = [teacher for teacher in outcome.teachers if teacher.kind == kind]
+        own = [_spread([100 * t.accuracy for t in group]), _spread([t.distance for t in group], 4)]
+        students = [_spread([100 * v for v in _means(outcome, method, kind).values()]) for method in methods]
+        rows.append((kind, *own, _spread([t.entropy for t in group], 3), *students, len(group)))
+    for method in dict.fromkeys(s.method for s in outcome.students if not s.kind):
+        alone = [100 * s.accuracy for s in outcome.students if s.method == method]
+        rows.append((f"(student {method})", "", "", "", *[_spread(alone)] * len(methods), len(alone)))
+    header = ("teacher", "accuracy", "distance to p*", "entropy, nats", *(f"student, {m}" for m in methods), "n")
+    return markdown(header, rows)
+
+
+def _contrast_table(study: Any, outcome: Any, methods: list[str]) -> str:
+    rows = []
+    for first, second in study.contrasts:
+        cells = []
+        for method in methods:
+            a, b = _means(outcome, method, first), _means(outcome, method, second)
+            cells.append(interval([100 * (a.get(seed, a.get(0)) - b[seed]) for seed in b]))
+        distances = [{t.seed: t.distance for t in outcome.teachers if t.kind == kind} for kind in (first, second)]
+        nearer = [distances[0].get(seed, distances[0].get(0)) - distances[1][seed] for seed in distances[1]]
+        rows.append((f"{first} − {second}", interval(nearer, 4), *cells))
+    return markdown(("teachers", "distance", *(f"students, {method}" for method in methods)), rows)
+
+
+def _means(outcome: Any, method: str, kind: str) -> dict[int, float]:
+    """Teacher seed -> mean accuracy of its students."""
+    found: dict[int, list[float]] = {}
+    for student in outcome.students:
+        if (student.method, student.kind) == (method, kind):
+            found.setdefault(student.teacher_seed, []).append(student.accuracy)
+    return {seed: float(np.mean(values)) for seed, values in found.items()}
+
+
+def _spread(values: list[float], digits: int = 2) -> str:
+    mean = f"{np.mean(values):.{digits}f}"
+    return f"{mean} ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else mean
+
+
+def _spearman(outcome: Any, method: str) -> float:
+    from scipy.stats import spearmanr
+
+    if len(outcome.teachers) < 3:
+        return float("nan")
+    accuracies = [_means(outcome, method, t.kind)[t.seed] for t in outcome.teachers]
+    return float(spearmanr([t.distance for t in outcome.teachers], accuracies).statistic)
+
+
+def _choices(choices: Mapping[str, Any]) -> str:
+    said = []
+    for name, value in choices.items():
+        if isinstance(value, Mapping):
+            terms = "; ".join(f"{key} {dict(term)}" for key, term in value["losses"].items())
+            said.append(f"{name}: {terms} (entropy {value['entropy']:.3f} against {value['entropy of MSE']:.3f})")
+        else:
+            said.append(f"{name} {value:g}")
+    return ", ".join(said)

@@ -41,6 +41,7 @@ setup(
         "test": [
             "chex>=0.1.90",
             "pytest>=8.0",
+            "pytest-xdist>=3.6",
             "nbclient>=0.10",
             "nbformat>=5.10",
             "ipykernel>=6.29",

@@ -12,6 +12,7 @@ cli.define_config_flag()
 # `report(study, outcome)`.
 KINDS = {
     "cross": ("kdjax.studies.cross", "kdjax.reporting.study"),
+    "human": ("kdjax.studies.human", "kdjax.reporting.human"),
     "posterior": ("kdjax.studies.posterior", "kdjax.reporting.posterior"),
 }
 

@@ -24,6 +24,11 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "slow: long; run by launch/test.sh --slow")
 
 
+def pytest_collection_modifyitems(items):
+    """The README's commands take longest: first, so that no process is left alone with them at the end."""
+    items.sort(key=lambda item: "test_readme" not in item.nodeid)
+
+
 @pytest.fixture(scope="session")
 def root() -> pathlib.Path:
     """The project's top folder."""

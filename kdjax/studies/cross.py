@@ -11,7 +11,7 @@ from kdjax.errors import UserError, nearest
 from kdjax.store import Store
 from kdjax.training.loop import train
 
-FIELDS = ("kind", "title", "seeds", "splits", "baseline", "contrasts", "teachers", "students")
+FIELDS = ("kind", "raters", "title", "seeds", "splits", "baseline", "contrasts", "teachers", "students")
 
 
 class Job(NamedTuple):
@@ -72,7 +72,7 @@ def _check(study: ConfigDict) -> None:
     for field in study:
         if field not in FIELDS:
             raise UserError(f"a study has no field '{field}'.{nearest(field, FIELDS)}")
-    for field in FIELDS[1:]:
+    for field in FIELDS[2:]:
         if field not in study:
             raise UserError(f"the study lacks the field '{field}'.")
     if study.seeds < 1 or not study.splits:

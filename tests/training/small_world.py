@@ -15,7 +15,7 @@ from kdjax.training.teachers import Teacher
 
 def student_config(**changed) -> ConfigDict:
     config = defaults()
-    config.model.name = "resnet8"
+    config.model.name = "four_layers:FourLayers"
     config.teachers = {"a": {"run": "images/resnet8-ce-s0"}}
     config.losses = {
         "cross_entropy": {"weight": 1.0},
@@ -32,7 +32,7 @@ def student_config(**changed) -> ConfigDict:
 
 
 def fresh_teacher(dataset: Dataset, seed: int = 5) -> Teacher:
-    model = models.create_model("resnet8", dataset.num_classes)
+    model = models.create_model("four_layers:FourLayers", dataset.num_classes)
     variables = models.init_variables(model, (1, *dataset.images.shape[1:]), seed)
     return Teacher(model, variables, dataset.num_classes, "softmax", {}, None)
 

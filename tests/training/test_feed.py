@@ -31,7 +31,7 @@ def store(tmp_path) -> Store:
 
 def alone(image_file: str, **data) -> ConfigDict:
     config = defaults()
-    config.model.name, config.epochs, config.batch_size, config.eval_batch_size = "resnet8", 2, 16, 16
+    config.model.args, config.epochs, config.batch_size, config.eval_batch_size = {"hidden": (8,)}, 2, 16, 16
     config.losses = {"cross_entropy": {"weight": 1.0}}
     config.data.name, config.data.args, config.data.view = "arrays", {"path": image_file}, "crop_flip"
     config.data.update(data)
@@ -65,7 +65,6 @@ def test_a_streamed_run_is_the_resident_run_to_the_bit(image_file, store, view):
 
 def test_a_stopped_stream_goes_on_to_the_example(image_file, store, one_device, monkeypatch):
     config = alone(image_file, stream="always", view="crop")
-    config.model.name, config.model.args = "mlp", {"hidden": (8,)}
     monkeypatch.setattr("kdjax.training.loop.MOST_STREAMED_STEPS", 1)
     whole = train(config, store, name="whole", devices=one_device, show=False)
     with monkeypatch.context() as patch:
@@ -260,7 +259,6 @@ def test_mixed_targets_are_what_the_mixed_images_are(image_file):
 
 def test_seen_and_unseen_classes_are_reported_apart(image_file, store, one_device):
     config = alone(image_file, protocols={"drop_classes": {"classes": (1,)}})
-    config.model.name, config.model.args = "mlp", {"hidden": (8,)}
     test = train(config, store, name="dropped", devices=one_device, show=False)["last"]["test"]
     assert test["accuracy"] == pytest.approx(0.75 * test["accuracy_seen"] + 0.25 * test["accuracy_unseen"])
     record = store.find("dropped").manifest["protocols"][0]

@@ -127,7 +127,7 @@ def _by_hand(plan, index):
         )  # the first of three warm-up epochs
 
     params = jax.tree.map(jnp.asarray, plan.variables["params"])
-    loss, gradients = jax.value_and_grad(objective)(params)
+    loss, gradients = jax.jit(jax.value_and_grad(objective))(params)
     rate, decay = 0.05, 5e-4  # the first update of momentum is the plain one
     return jax.tree.map(lambda p, g: p - rate * (g + decay * p), params, gradients), loss
 

@@ -1,0 +1,40 @@
+"""The tables of a study on images with human labels: accuracies, and distances of seen and unseen images."""
+
+from typing import Any
+
+import numpy as np
+
+from kdjax.reporting import study as cross
+from kdjax.reporting.tables import markdown
+
+
+def report(study: Any, outcome: Any) -> str:
+    """Returns the study's tables in Markdown.
+
+    Args:
+      study: of kind 'human'.
+      outcome: what `studies.human.run` returned.
+    """
+    header = ("student", "teacher", "seen, last", "unseen, last", "unseen, best", "n")
+    rows = []
+    groups: dict[tuple[str, str], list[dict]] = {}
+    for job, result in outcome.pairs:
+        groups.setdefault((job.student, job.teacher), []).append(result)
+    for (student, teacher), results in groups.items():
+        cells = [_spread(results, *where) for where in (("last", "train"), ("last", "test"), ("best", "test"))]
+        rows.append((student or "(teacher)", teacher or "-", *cells, len(results)))
+    floors = ", ".join(f"{name} {outcome.floors[split]:.4f}" for name, split in (("seen", "train"), ("unseen", "test")))
+    text = (
+        "Squared distance of a network's output to the human label distribution, summed over classes, mean over images "
+        f"(seen: the training images; unseen: the test images). {study.raters} people an image leave a noise of "
+        f"{floors} in it, which no network can be rid of."
+    )
+    return "\n\n".join([cross.report(study, outcome.pairs).rstrip(), text, markdown(header, rows)]) + "\n"
+
+
+def _spread(results: list[dict], checkpoint: str, split: str) -> str:
+    if any(checkpoint not in result for result in results):
+        return "-"
+    values = [result[checkpoint][split]["distance"] for result in results]
+    mean = f"{np.mean(values):.4f}"
+    return f"{mean} ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else mean

@@ -1,0 +1,43 @@
+"""A cross of teachers and students on images whose human label distributions are known, and the noise of those."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from kdjax import analysis
+from kdjax.data import load_dataset
+from kdjax.store import Store
+from kdjax.studies import cross
+
+
+class Outcome(NamedTuple):
+    """What the study found.
+
+    Attributes:
+      pairs: (job, result) of every run.
+      floors: split -> mean squared distance between the measured distributions and the true ones, which nobody knows:
+        what is expected of the raters' number alone.
+      entropies: split -> mean entropy of the human labels, in nats.
+    """
+
+    pairs: list[tuple]
+    floors: dict[str, float]
+    entropies: dict[str, float]
+
+
+def run(study: ConfigDict, store: Store, data_dir: str, counter: Callable[[int], Callable[[str], None]]) -> Outcome:
+    """Trains all runs of the study; human labels choose nothing.
+
+    Args:
+      study: as of kind 'cross', with `raters`, how many people labelled an image.
+      store, data_dir, counter: as `studies.cross.run` takes them.
+    """
+    pairs = cross.run(study, store, data_dir, counter)
+    data = load_dataset(pairs[0][0].config.data, data_dir)  # every run's, but for the split seed
+    soft = {split: data.soft[data.splits[split]].astype(np.float64) for split in ("train", "test")}
+    floors = {split: float(np.mean(analysis.sampling_noise_estimate(p, study.raters))) for split, p in soft.items()}
+    logs = {split: np.log(np.where(p > 0, p, 1)) for split, p in soft.items()}
+    entropies = {split: float(-(p * logs[split]).sum(axis=1).mean()) for split, p in soft.items()}
+    return Outcome(pairs, floors, entropies)

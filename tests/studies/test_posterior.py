@@ -1,0 +1,69 @@
+"""The posterior study in small: p* as a teacher is p*, rows pair by teacher seed, choices come from other seeds."""
+
+import numpy as np
+import pytest
+
+from configs.studies import gaussian_posterior
+from kdjax.config import defaults
+from kdjax.data import load_dataset
+from kdjax.data.sources import gaussian_oracle
+from kdjax.reporting import posterior as reporting
+from kdjax.store import Store
+from kdjax.studies import posterior
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory):
+    study = gaussian_posterior.get_config("smoke")
+    study.softened = {"label smoothing": study.softened["label smoothing"]}
+    study.contrasts = (("MSE, stopped", "CE, stopped"), ("p*", "CE, stopped"))
+    names = []
+    store = Store(tmp_path_factory.mktemp("runs"))
+    return study, posterior.run(study, store, "", lambda total: names.append), names, store
+
+
+def test_the_linear_classifier_of_the_mixture_is_its_posterior():
+    config = defaults()
+    config.data.name, config.data.args = "gaussian", {"n_train": 50, "n_test": 500, "delta": 1.5, "seed": 4}
+    data = load_dataset(config.data, "")
+    weight, bias = gaussian_oracle(**config.data.args.to_dict())
+    logits = data.images.astype(np.float64) @ weight.T + bias
+    p = np.exp(logits - logits.max(axis=1, keepdims=True))
+    np.testing.assert_allclose(p / p.sum(axis=1, keepdims=True), data.soft, atol=1e-12)
+
+
+def test_p_star_is_a_teacher_without_distance(outcome):
+    study, found, _, _ = outcome
+    oracle = next(teacher for teacher in found.teachers if teacher.kind == posterior.ORACLE)
+    assert oracle.distance < 1e-9 and oracle.accuracy == pytest.approx(found.bayes, abs=2e-3)
+
+
+def test_every_teacher_has_its_students_and_choosing_seeds_are_not_reported(outcome):
+    study, found, names, _ = outcome
+    kinds = {teacher.kind for teacher in found.teachers}
+    assert len(kinds) == 7 and {teacher.seed for teacher in found.teachers} == {0}
+    assert {(s.method, s.kind) for s in found.students} == {(m, k) for m in ("KD", "WTTM") for k in kinds} | {
+        ("alone", "")
+    }
+    assert len(names) == posterior.count_runs(study)
+    assert any("-s100" in name for name in names)
+
+
+def test_the_same_study_again_trains_nothing_and_says_the_same(outcome, monkeypatch):
+    study, found, _, store = outcome
+    monkeypatch.setattr("kdjax.training.loop.Trainer.fit", None)
+    assert posterior.run(study, store, "", lambda total: lambda name: None) == found
+    text = reporting.report(study, found)
+    assert "Bayes accuracy" in text and "| p* " in text and "(student alone)" in text
+
+
+def test_differences_pair_teachers_of_one_seed():
+    teachers = [posterior.Teacher(kind, seed, "", "last", 1.0, 0.5, 0.1 * seed + shift, 1.0)
+                for kind, shift in (("A", 0.0), ("B", 0.05)) for seed in range(3)]  # fmt: skip
+    students = [posterior.Student("KD", kind, seed, s, 0.5 + 0.1 * seed + shift + 0.01 * s)
+                for kind, shift in (("A", 0.0), ("B", 0.02)) for seed in range(3) for s in range(2)]  # fmt: skip
+    study = gaussian_posterior.get_config("smoke")
+    study.contrasts, study.methods = (("B", "A"),), {"KD": {}}
+    study.alone = ()
+    text = reporting.report(study, posterior.Outcome(0.9, {}, teachers, students))
+    assert "| B − A    | +0.0500 [+0.0500, +0.0500] | +2.00 [+2.00, +2.00] |" in text

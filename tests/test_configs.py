@@ -29,7 +29,7 @@ def get(name: str, argument: str | None) -> ConfigDict:
 
 def test_no_config_is_forgotten(root):
     names = {path.stem for path in (root / "configs").glob("*.py")} - {"common", "published", "rethink"}
-    assert names == {*TEACHERS, *BRANCHED, *STUDENTS, *RETHINK, "student"}
+    assert names == {*TEACHERS, *BRANCHED, *STUDENTS, *RETHINK, "student", "tolerant_generations"}
 
 
 @pytest.mark.parametrize("name", TEACHERS + STUDENTS)
@@ -83,7 +83,7 @@ def test_the_released_values_are_named():
         get("rethink_2_teachers", "digits,wx")
 
 
-@pytest.mark.parametrize("name", TEACHERS + BRANCHED + STUDENTS + RETHINK)
+@pytest.mark.parametrize("name", (*TEACHERS, *BRANCHED, *STUDENTS, *RETHINK, "tolerant_generations"))
 def test_every_config_opens_like_a_lab_notebook(name):
     import importlib
 

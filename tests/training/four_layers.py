@@ -22,7 +22,9 @@ class FourLayers(nn.Module):
         x = nn.relu(nn.Conv(self.widths[0], (3, 3), name="stem")(images))
         features = {"stem": x}
         for stage, width in enumerate(self.widths, start=1):
-            x = nn.Conv(width, (3, 3), strides=1 if stage == 1 else 2, padding=1, use_bias=False, name=f"conv{stage}")(x)
+            x = nn.Conv(width, (3, 3), strides=1 if stage == 1 else 2, padding=1, use_bias=False, name=f"conv{stage}")(
+                x
+            )
             x = nn.BatchNorm(use_running_average=not train, momentum=0.9, name=f"bn{stage}")(x)
             features |= {f"stage{stage}_preact": x, f"stage{stage}": nn.relu(x)}
             x = nn.relu(x)

@@ -1,0 +1,87 @@
+"""The tables of a study of generations: accuracy by generation, ensembles, controls, transfer, paired differences."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from kdjax.reporting.study import interval
+from kdjax.reporting.tables import markdown
+
+
+def report(study: Any, outcome: Any) -> str:
+    """Returns the study's tables in Markdown.
+
+    Args:
+      study: of kind 'generations'.
+      outcome: what `studies.generations.run` returned.
+    """
+    how = "chosen on validation over all seeds" if study.report == "validation" else "fixed beforehand"
+    parts = [
+        f"# {study.title}",
+        f"Test accuracy in %, last checkpoint; ± is the standard deviation over {study.seeds} seeds. Generation 0 is "
+        "the patriarch; m counts generations, times the length, or networks.",
+        _by_generation(outcome),
+        "Mean probability of generations (or networks) 1 to m:",
+        _grid(outcome.ensembles),
+        f"The generation that a chain is reported by ({how}), and its difference to what stands beside it, paired by "
+        "seed, [ ] a 95 % t interval over seeds:",
+        _differences(outcome),
+    ]
+    if outcome.transfer:
+        parts += ["Linear probe on the features, strength chosen on validation:", _transfer(outcome)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _by_generation(outcome: Any) -> str:
+    return _grid({key: scores["last"] for key, scores in outcome.accuracy.items()})
+
+
+def _grid(values: Mapping[tuple[str, int, int], float]) -> str:
+    """(row, m, seed) -> value as rows by m."""
+    columns = sorted({m for _, m, _ in values})
+    rows = []
+    for row in dict.fromkeys(row for row, _, _ in values):
+        cells = [[100 * v for (r, k, _), v in values.items() if (r, k) == (row, m)] for m in columns]
+        rows.append((row, *(_spread(cell) for cell in cells)))
+    return markdown(("", *(f"m = {m}" for m in columns)), rows)
+
+
+def _spread(values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    return f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else f"{values[0]:.2f}"
+
+
+def _differences(outcome: Any) -> str:
+    chains, others = list(outcome.chosen), [row for row, _, _ in outcome.accuracy if row not in outcome.chosen]
+    rows = []
+    for chain in chains:
+        m = outcome.chosen[chain]
+        own = _last(outcome, chain, m)
+        beside = [(f"generation 0 of {chain}", chain, 0), *((f"generation {m} of {c}", c, m) for c in chains)]
+        beside += [(row, row, m) for row in dict.fromkeys(others)]
+        for name, row, generation in beside:
+            base = _last(outcome, row, generation)
+            if (row, generation) != (chain, m) and base:
+                rows.append((f"{chain}, m = {m}", name, interval([100 * (own[seed] - base[seed]) for seed in own])))
+    return markdown(("generation", "against", "difference"), rows)
+
+
+def _last(outcome: Any, row: str, m: int) -> dict[int, float]:
+    """Seed -> accuracy; independent networks are members of an ensemble, which is what stands beside a chain."""
+    if (row, m, 0) in outcome.ensembles and row not in outcome.chosen:
+        return {seed: v for (r, k, seed), v in outcome.ensembles.items() if (r, k) == (row, m)}
+    return {seed: v["last"] for (r, k, seed), v in outcome.accuracy.items() if (r, k) == (row, m)}
+
+
+def _transfer(outcome: Any) -> str:
+    names = list(dict.fromkeys(name for name, *_ in outcome.transfer))
+    places = list(dict.fromkeys((row, m) for _, row, m, _ in outcome.transfer))
+    rows = []
+    for row, m in places:
+        cells = [
+            [100 * v for (n, r, k, _), v in outcome.transfer.items() if (n, r, k) == (name, row, m)] for name in names
+        ]
+        rows.append((row, m, *(_spread(cell) for cell in cells)))
+    return markdown(("chain", "generation", *names), rows)

@@ -1,0 +1,174 @@
+"""Generations: every student's teacher is the one before it, and a study stopped anywhere ends as an unbroken one."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from configs import tolerant_generations
+from kdjax.errors import UserError
+from kdjax.reporting.generations import report
+from kdjax.store import Store
+from kdjax.studies import generations
+from kdjax.studies.transfer import STRENGTHS, probe
+from kdjax.training.predict import predict_run
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def small(**changed) -> ConfigDict:
+    study = tolerant_generations.get_config("smoke")
+    study.generations, study.label_weights, study.members, study.longest = 2, (0.6, 0.8), 2, 2
+    study.update(changed)
+    return study
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    store = Store(tmp_path_factory.mktemp("runs"))
+    study = small()
+    study.transfer = {"itself": study.alone.data}
+    return study, generations.run(study, store, "", lambda total: lambda name: None), store
+
+
+def test_every_student_learns_from_the_generation_before():
+    study = tolerant_generations.get_config()
+    jobs = generations.make_jobs(study)
+    assert len({job.name for job in jobs}) == len(jobs) == 5 * (5 * 4 + 3 + 3)
+    seen = set()
+    for job in jobs:
+        teachers = [teacher.run for teacher in job.config.teachers.values()]
+        if job.row in study.chains and job.generation:
+            assert teachers == [job.name.replace(f"gen{job.generation}", f"gen{job.generation - 1}")]
+            assert teachers[0] in seen
+        else:
+            assert not teachers
+        seen.add(job.name)
+
+
+def test_weights_follow_the_schedule_and_sum_to_one():
+    study = small(label_weights=(0.3, 0.9))
+    for job in generations.make_jobs(study):
+        if job.row == "tolerant" and job.generation:
+            weight = study.label_weights[job.generation - 1]
+            assert job.config.losses.cross_entropy.weight == pytest.approx(weight)
+            assert job.config.losses.kd.weight == pytest.approx(1 - weight)
+            assert job.config.losses.kd.temperature == 1.0  # KL without temperature
+
+
+def test_controls_are_longer_and_independent():
+    jobs = generations.make_jobs(small())
+    longer = [job for job in jobs if job.row == generations.LONGER]
+    assert [job.config.epochs for job in longer] == [2, 4]
+    members = [job for job in jobs if job.row == generations.INDEPENDENT]
+    assert len({job.config.seed for job in members}) == 2 and len({job.config.epochs for job in members}) == 1
+
+
+def test_ensembles_are_mean_probabilities(trained):
+    study, outcome, store = trained
+    first = outcome.accuracy["tolerant", 1, 0]["last"]
+    assert outcome.ensembles["tolerant", 1, 0] == pytest.approx(first)
+    total, labels = 0, None
+    for job in generations.make_jobs(study):
+        if job.row == "tolerant" and job.generation:
+            outputs = predict_run(store, job.name, "test")
+            e = np.exp(outputs.logits - outputs.logits.max(axis=1, keepdims=True))
+            total, labels = total + e / e.sum(axis=1, keepdims=True), outputs.labels
+    assert outcome.ensembles["tolerant", 2, 0] == pytest.approx(np.mean(total.argmax(axis=1) == labels))
+
+
+def test_the_reported_generation_is_fixed_or_chosen_on_validation_alone(trained):
+    study, outcome, _ = trained
+    validation = [outcome.accuracy["tolerant", m, 0]["validation"] for m in (1, 2)]
+    assert outcome.chosen == {"tolerant": 1 + int(np.argmax(validation))}
+    worse = {key: {**scores, "last": 0.0, "best": 0.0} for key, scores in outcome.accuracy.items()}
+    assert generations._reported(study, worse, "tolerant") == outcome.chosen["tolerant"]
+    study = small(report=2)
+    assert generations._reported(study, worse, "tolerant") == 2
+    text = report(study, outcome)
+    assert "fixed beforehand" in text and "trained m times as long" in text and "Linear probe" in text
+
+
+def test_a_probe_is_logistic_regression_on_pooled_features(trained):
+    from sklearn.linear_model import LogisticRegression
+
+    study, outcome, store = trained
+    run = generations.make_jobs(study)[1].name
+    parts = {s: predict_run(store, run, s, features=True) for s in ("train", "validation", "test")}
+    mean, std = parts["train"].pooled.mean(axis=0), parts["train"].pooled.std(axis=0) + 1e-6
+    scores = []
+    for strength in STRENGTHS:
+        x = {s: (p.pooled.astype(np.float64) - mean) / std for s, p in parts.items()}
+        model = LogisticRegression(C=strength, max_iter=2000).fit(x["train"], parts["train"].labels)
+        scores.append([model.score(x[s], parts[s].labels) for s in ("validation", "test")])
+    best = max(scores, key=lambda score: score[0])
+    assert probe(store, run, study.alone.data) == pytest.approx(best[1], abs=0.02)
+    assert outcome.transfer["itself", "tolerant", 1, 0] == pytest.approx(best[1], abs=0.02)
+
+
+def test_a_set_of_another_shape_is_refused_in_one_line(trained):
+    study, _, store = trained
+    data = ConfigDict(study.alone.data.to_dict())
+    data.name, data.args = "digits", {}
+    with pytest.raises(UserError, match="cannot see data set 'digits'"):
+        probe(store, generations.make_jobs(study)[0].name, data)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("label_weights", (0.6,), "2 numbers in"),
+        ("label_weights", (0.6, 1.5), "2 numbers in"),
+        ("report", "test", "'validation' or a generation up to 2"),
+        ("report", 3, "up to 2"),
+        ("seeds", 0, "at least 1"),
+        ("sedes", 1, "Did you mean 'seeds'"),
+    ],
+)
+def test_a_wrong_study_is_refused(field, value, words):
+    study = small()
+    with study.unlocked():
+        study[field] = value
+    with pytest.raises(UserError, match=words):
+        generations.make_jobs(study)
+
+
+def test_killed_at_any_boundary_the_same_command_ends_as_an_unbroken_one(tmp_path):
+    line = [sys.executable, "-m", "kdjax.train_generations", "--config=configs/tolerant_generations.py:smoke"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for name in ("JAX_NUM_CPU_DEVICES", "NPROC"):
+        env.pop(name, None)
+
+    def start(store: str) -> subprocess.Popen:
+        return subprocess.Popen(
+            [*line, f"--store={store}"], cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    broken, kills = tmp_path / "broken", 0
+    for boundary in (1, 2):  # after the patriarch, after its first student
+        process = start(str(broken))
+        deadline = time.time() + 120
+        while len(list(broken.rglob("result.json"))) < boundary and time.time() < deadline and process.poll() is None:
+            time.sleep(0.02)
+        kills += process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert kills
+    outputs = []
+    for store in (broken, tmp_path / "whole"):
+        out, errors = (process := start(str(store))).communicate(timeout=240)
+        assert process.returncode == 0, errors
+        outputs.append(out.replace(str(store), ""))
+    assert outputs[0] == outputs[1]
+    a, b = (Store(path) for path in (broken, tmp_path / "whole"))
+    assert a.runs() == b.runs() and len(a.runs()) == 4
+    for name in a.runs():
+        variables = (store.find(name).restore_variables("last")[0] for store in (a, b))
+        jax.tree.map(np.testing.assert_array_equal, *variables)

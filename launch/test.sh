@@ -12,4 +12,4 @@ else
   export JAX_DISABLE_MOST_OPTIMIZATIONS="${JAX_DISABLE_MOST_OPTIMIZATIONS:-1}"
 fi
 # Two processes, a file to each in turn; more would fight over the emulated devices' threads.
-exec .venv/bin/python -m pytest tests -n 2 --dist loadfile ${chosen[@]+"${chosen[@]}"} "$@"
+exec .venv/bin/python -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder ${chosen[@]+"${chosen[@]}"} "$@"

@@ -5,9 +5,10 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from kdjax.data import load_dataset
 from kdjax.errors import UserError
 from kdjax.store import Store
-from kdjax.training.predict import predict_run
+from kdjax.training.predict import load_run, predict_run
 
 STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)  # inverse of the regularisation, scikit-learn's C
 
@@ -24,12 +25,23 @@ def probe(store: Store, run: str, data: Any, data_dir: str = "data") -> float:
     Raises:
       UserError: the set has no validation or test split, or its images do not fit the network.
     """
+    _check_shape(store, run, data, data_dir)
     parts = {split: _features(store, run, data, data_dir, split) for split in ("train", "validation", "test")}
     mean, std = parts["train"][0].mean(axis=0), parts["train"][0].std(axis=0) + 1e-6
     scaled = {split: ((x - mean) / std, y) for split, (x, y) in parts.items()}
     fitted = [_fit(*scaled["train"], strength) for strength in STRENGTHS]
     chosen = max(fitted, key=lambda model: model.score(*scaled["validation"]))
     return float(chosen.score(*scaled["test"]))
+
+
+def _check_shape(store: Store, run: str, data: Any, data_dir: str) -> None:
+    own = load_run(store, run, data_dir=data_dir).dataset.input_shape
+    other = load_dataset(data, data_dir).input_shape
+    if own != other:
+        a, b = ("x".join(map(str, shape)) for shape in (own, other))
+        raise UserError(
+            f"run '{run}' cannot see data set '{data.name}': it takes {a}, not {b}; set the size in the study's transfer."
+        )
 
 
 def _fit(x: np.ndarray, y: np.ndarray, strength: float) -> Any:
@@ -39,13 +51,7 @@ def _fit(x: np.ndarray, y: np.ndarray, strength: float) -> Any:
 
 
 def _features(store: Store, run: str, data: Any, data_dir: str, split: str) -> tuple[np.ndarray, np.ndarray]:
-    try:
-        outputs = predict_run(store, run, split, data_dir=data_dir, data=ConfigDict(data), features=True)
-    except (TypeError, ValueError) as error:  # flax raises its own kinds for inputs of another shape
-        line = " ".join(str(error).split())[:160]
-        raise UserError(
-            f"run '{run}' cannot see data set '{data.name}' ({line}); set the size in the study's transfer."
-        ) from error
+    outputs = predict_run(store, run, split, data_dir=data_dir, data=ConfigDict(data), features=True)
     if outputs.pooled is None:
         raise UserError(f"run '{run}' has no pooled vector; name one by config.model.pooled.")
     return outputs.pooled.astype(np.float64), outputs.labels

@@ -57,7 +57,7 @@ def test_export_then_import_gives_the_same_bits(form, state, store, tmp_path):
 def test_an_imported_run_is_a_teacher_and_a_start(state, store, config, one_device, tmp_path):
     write_weights(tmp_path / "a.npz", state)
     name, _ = import_weights(str(tmp_path / "a.npz"), "resnet8", store, args=ARGS)
-    config.model.args, config.epochs = ARGS, 1
+    config.model.name, config.model.args, config.epochs = "resnet8", ARGS, 1
     config.teachers = {"a": {"run": name}}
     config.init_from = name
     result = train(config, store, name="student", devices=one_device, show=False)

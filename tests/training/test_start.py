@@ -15,7 +15,7 @@ from kdjax.training.plan import make_plan, resolve
 def own(config):
     """A small convolutional network that learns from labels."""
     config.teachers, config.losses = {}, {"cross_entropy": {"weight": 1.0}}
-    config.model.args = {"widths": (4, 4, 6, 8)}
+    config.model.name, config.model.args = "resnet8", {"widths": (4, 4, 6, 8)}
     config.epochs = 1
     return config
 

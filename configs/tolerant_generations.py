@@ -41,7 +41,7 @@ def get_config(argument: str | None = None):
     study.generations = 1 if smoke else 3 if small else 5
     study.label_weights = (0.6,) * study.generations  # rising weights go back toward one-hot labels
     study.longest = study.members = study.generations
-    study.report = "validation" if small else study.generations
+    study.report = "validation" if small else str(study.generations)
     study.chains = {
         name: {"patriarch": _run(pair, losses), "student": _run(pair, {"cross_entropy": {"weight": 0.6}, **KL})}
         for name, losses in PATRIARCHS.items()

@@ -112,10 +112,9 @@ def _check(study: ConfigDict) -> None:
         raise UserError(
             f"config.label_weights must be {study.generations} numbers in [0, 1], one a generation, not {weights}."
         )
-    chosen = study.report
-    if chosen != "validation" and not (isinstance(chosen, int) and 1 <= chosen <= study.generations):
+    if study.report not in ("validation", *(str(m) for m in range(1, study.generations + 1))):
         raise UserError(
-            f"config.report must be 'validation' or a generation up to {study.generations}, not {chosen!r}."
+            f"config.report must be 'validation' or a generation up to '{study.generations}', not {study.report!r}."
         )
 
 
@@ -200,7 +199,7 @@ def _transfers(study: ConfigDict, jobs: Sequence[Job], store: Store, data_dir: s
 def _reported(study: ConfigDict, accuracy: Mapping, chain: str) -> int:
     """Fixed beforehand, or the best mean validation accuracy over all seeds; the test split decides nothing."""
     if study.report != "validation":
-        return study.report
+        return int(study.report)
     means = {
         m: np.mean([accuracy[chain, m, seed]["validation"] for seed in range(study.seeds)])
         for m in range(1, study.generations + 1)

@@ -40,7 +40,8 @@ def _check_shape(store: Store, run: str, data: Any, data_dir: str) -> None:
     if own != other:
         a, b = ("x".join(map(str, shape)) for shape in (own, other))
         raise UserError(
-            f"run '{run}' cannot see data set '{data.name}': it takes {a}, not {b}; set the size in the study's transfer."
+            f"run '{run}' cannot see data set '{data.name}': it takes {a}, not {b}; set its size in the "
+            "study's transfer."
         )
 
 

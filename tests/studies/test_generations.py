@@ -90,7 +90,7 @@ def test_the_reported_generation_is_fixed_or_chosen_on_validation_alone(trained)
     assert outcome.chosen == {"tolerant": 1 + int(np.argmax(validation))}
     worse = {key: {**scores, "last": 0.0, "best": 0.0} for key, scores in outcome.accuracy.items()}
     assert generations._reported(study, worse, "tolerant") == outcome.chosen["tolerant"]
-    study = small(report=2)
+    study = small(report="2")
     assert generations._reported(study, worse, "tolerant") == 2
     text = report(study, outcome)
     assert "fixed beforehand" in text and "trained m times as long" in text and "Linear probe" in text
@@ -126,8 +126,8 @@ def test_a_set_of_another_shape_is_refused_in_one_line(trained):
     [
         ("label_weights", (0.6,), "2 numbers in"),
         ("label_weights", (0.6, 1.5), "2 numbers in"),
-        ("report", "test", "'validation' or a generation up to 2"),
-        ("report", 3, "up to 2"),
+        ("report", "test", "'validation' or a generation up to '2'"),
+        ("report", "3", "up to '2'"),
         ("seeds", 0, "at least 1"),
         ("sedes", 1, "Did you mean 'seeds'"),
     ],

@@ -49,7 +49,7 @@ def _config(name: str, losses: dict, smoke: bool) -> ConfigDict:
     config.data.validation, config.data.view = 0.1, "crop_flip"
     config.data.protocols = {"subset": {"per_class": 20 if smoke else 250}}
     config.model.name = "resnet8"
-    config.epochs, config.batch_size, config.eval_batch_size, config.eval_every = (1 if smoke else 40), 64, 500, 5
+    config.epochs, config.batch_size, config.eval_batch_size, config.eval_every = (1 if smoke else 25), 64, 500, 5
     config.optimizer.learning_rate = 0.05
     config.schedule.name = "cosine"
     config.checkpoint.every_epochs = 0

@@ -8,8 +8,8 @@ Command:  python -m kdjax.train_generations --config=configs/tolerant_generation
 Expect:   the paper sees accuracy rise over the first generations and then level off; the README tells what was seen.
 Hardware: digits: 2 CPU cores, minutes. `:cifar100,resnet110` wants a GPU or TPU.
 
-Students: label_weights[m - 1] times cross-entropy, the rest KL to the last generation without temperature; in 'CE, KD'
-the rest is KD at temperature 4. Beside generation m stand one network trained m times as long and m independent
+Students: label_weights[m - 1] times cross-entropy, the rest KL to the last generation without temperature; in 'CE then
+KD' the rest is KD at temperature 4. Beside generation m stand one network trained m times as long and m independent
 networks.
 """
 
@@ -49,7 +49,7 @@ def get_config(argument: str | None = None):
     }
     if not smoke:
         hot = {"kd": {"weight": 1.0, "temperature": 4.0}}
-        study.chains["CE, KD"] = {
+        study.chains["CE then KD"] = {
             "patriarch": _run(pair, PATRIARCHS["born again"]),
             "student": _run(pair, {"cross_entropy": {"weight": 0.6}, **hot}),
         }

@@ -15,7 +15,7 @@ README = (ROOT / "README.md").read_text()
 
 
 DOORS = "train_teacher train_student evaluate run_study bench import_torch export show_model".split()
-DOORS += ["show_views", "prepare_data"]
+DOORS += ["show_views", "prepare_data", "train_generations"]
 
 
 def blocks(language: str) -> list[str]:
@@ -54,9 +54,9 @@ def test_every_command_runs_in_order(tmp_path):
         env.pop(name, None)
     lanes = ([], [])  # what reads or leaves runs goes in order; beside it what stands alone
     for command in python_commands():
-        lanes[any(f"kdjax.{door}" in command for door in ("bench", "show_", "prepare_data", "run_study"))].append(
-            command
-        )
+        lanes[
+            any(f"kdjax.{door}" in command for door in ("bench", "show_", "prepare_data", "run_study", "generations"))
+        ].append(command)
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         for done in [pool.submit(run_commands, lane, tmp_path, env) for lane in lanes]:
             done.result()

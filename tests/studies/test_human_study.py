@@ -1,0 +1,43 @@
+"""The study on human labels in small, on made images: its floors, and distances of seen and unseen images."""
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from configs.studies import human_posterior
+from kdjax.data import load_dataset
+from kdjax.reporting import human as reporting
+from kdjax.store import Store
+from kdjax.studies import human
+
+
+@pytest.fixture
+def study(tmp_path) -> ConfigDict:
+    rng = np.random.default_rng(0)
+    labels = np.arange(400) % 4
+    images = rng.integers(0, 256, (400, 8, 8, 3)).astype(np.uint8)
+    soft = rng.dirichlet(np.ones(4), 400).astype(np.float32)
+    np.savez(tmp_path / "made.npz", images=images, labels=labels, soft=soft)
+    study = human_posterior.get_config("smoke")
+    for config in (*study.teachers.values(), *study.students.values()):
+        config.data.name, config.data.args = "arrays", {"path": str(tmp_path / "made.npz"), "test": 0.5}
+        config.model.name, config.model.args = "mlp", {"hidden": (8,)}
+        if "tolerant" in config.losses:
+            config.losses.tolerant.num_top = 3
+    return study
+
+
+def test_distances_are_told_apart_for_seen_and_unseen_images(study, tmp_path):
+    outcome = human.run(study, Store(tmp_path / "runs"), "", lambda total: lambda name: None)
+    data = load_dataset(outcome.pairs[0][0].config.data, "")
+    assert len(data.splits["train"]) == 80
+    for split in ("train", "test"):
+        p = data.soft[data.splits[split]].astype(np.float64)
+        assert outcome.floors[split] == pytest.approx(np.mean((1 - (p**2).sum(axis=1)) / 50), rel=1e-5)
+        assert outcome.entropies[split] == pytest.approx(np.mean(-(p * np.log(p)).sum(axis=1)), rel=1e-5)
+    text = reporting.report(study, outcome)
+    first = outcome.pairs[0][1]
+    assert (
+        f"| {first['last']['train']['distance']:.4f} " in text and f"| {first['last']['test']['distance']:.4f} " in text
+    )
+    assert "teacher tolerant − teacher CE" in text

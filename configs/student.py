@@ -31,7 +31,7 @@ METHODS = {
     "activation_boundary": {"activation_boundary": {"weight": 0.0}},
     "vid": {"vid": {"weight": 1.0}},
     "svd": {"svd": {"weight": 1.0}},
-    "review": {"review": {"weight": {"schedule": "warmup", "value": 5.0, "epochs": 20}}},
+    "review": {"review": {"weight": 5.0, "ramp_epochs": 20}},
     "ofd": {"ofd": {"weight": 0.001}},
     "similarity": {"similarity": {"weight": 3000.0}},
     "correlation": {"correlation": {"weight": 0.02, "dim": 128}},
@@ -95,12 +95,12 @@ def _terms(method: str, setting: common.Setting) -> dict:
             published.DKD_BETA, published.PAIRS)  # fmt: skip
         epochs = 1 if imagenet else 20
         terms["dkd"] |= {"beta": published.of_pair(rows, *pair, pairs) or 8.0, "temperature": 1.0 if imagenet else 4.0}
-        terms["dkd"]["weight"] = {"schedule": "warmup", "value": 1.0, "epochs": epochs}
+        terms["dkd"]["ramp_epochs"] = epochs
     if method == "review":
         rows, pairs = (published.IMAGENET_REVIEW, published.IMAGENET_PAIRS) if imagenet else (
             published.REVIEW, published.PAIRS)  # fmt: skip
         value = published.of_pair(rows, *pair, pairs) or 5.0
-        terms["review"]["weight"] = {"schedule": "warmup", "value": value, "epochs": 1 if imagenet else 20}
+        terms["review"] = {"weight": value, "ramp_epochs": 1 if imagenet else 20}
     if "itrd" in terms:
         same_family = pair in published.PAIRS[:7] or setting.teacher == setting.student
         mutual = 0.0 if pair in published.WITHOUT_MUTUAL else 1.0

@@ -112,6 +112,16 @@ def test_every_method_of_every_pair_passes_the_schema(method):
     resolve(get("student", method))
 
 
+def test_a_flag_reaches_every_methods_weight():
+    for method in student.METHODS:
+        config = get("student", f"{method},resnet56,resnet20")
+        for key in config.losses:
+            config.losses[key].weight = 0.125
+        weights = resolve(config).losses
+        assert all(w.weight == 0.125 or w.weight["value"] == 0.125 for w in weights.values())
+    assert resolve(get("student", "dkd,resnet56,resnet20")).losses.dkd.weight.epochs == 20
+
+
 def test_published_numbers_and_weights_stand_in_the_config():
     config = get("student", "wttm_crd,resnet32x4,resnet8x4")
     assert config.published.accuracy == 76.65 and config.published.teacher == 79.42

@@ -27,7 +27,7 @@ FROM_BRANCHES = ("auxiliary", "student_auxiliary", "teacher_auxiliary")  # of ro
 FROM_ADAPTER = ("variances", "student_projections", "student_scores", "teacher_scores", "normalizers", "examples")
 INPUTS = FROM_BATCH + FROM_TEACHER + FROM_MAPS + FROM_VECTORS + FROM_BRANCHES + FROM_ADAPTER
 # A term's own fields beside its hyper-parameters.
-FIELDS = ("loss", "weight", "teacher", "stages", "adapter")
+FIELDS = ("loss", "weight", "ramp_epochs", "teacher", "stages", "adapter")
 
 
 class Distiller(NamedTuple):
@@ -74,11 +74,20 @@ def _resolve(key: str, term: Mapping, teachers: Mapping) -> dict:
     for field, value in hyper.items():
         _check_range(where, field, value)
     _check_teacher(where, name, function, term.get("teacher", ""), teachers)
-    weight = resolve_weight(term["weight"], f"{where}.weight")
+    weight = _ramped(resolve_weight(term["weight"], f"{where}.weight"), term.get("ramp_epochs", 0), where)
     resolved = {"loss": name, "weight": weight, "teacher": term.get("teacher", ""), **hyper}
     if _reads(function, FROM_MAPS):
         resolved["stages"] = tuple(s if isinstance(s, str) else tuple(s) for s in term.get("stages", ()))
     return {**resolved, "adapter": adapter} if adapter else resolved
+
+
+def _ramped(weight: Any, epochs: Any, where: str) -> Any:
+    """A number that a weight rises to over its first epochs, so that a flag can still change the number alone."""
+    if not epochs:
+        return weight
+    if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 0 or isinstance(weight, Mapping):
+        raise UserError(f"{where}.ramp_epochs must be a whole number of epochs beside a weight that is a number.")
+    return resolve_weight({"schedule": "warmup", "value": weight, "epochs": epochs}, f"{where}.weight")
 
 
 def _adapter_fields(loss: str) -> dict[str, Any]:

@@ -52,8 +52,7 @@ def configured(config, *methods):
         warmup |= chosen.warmup.losses.to_dict()
         trains = chosen.warmup.trains if len(methods) == 1 else "all"
     for term in terms.values():
-        if isinstance(term["weight"], dict):
-            term["weight"] = term["weight"]["value"]  # the schedule's end at once
+        term.pop("ramp_epochs", None)  # the full weight at once
     if "crd" in terms:
         terms["crd"]["negatives"] = 16
     config.losses = terms

@@ -73,7 +73,10 @@ def train(
             for line in (*config.notes, *map(describe, plan.dataset.protocols)):
                 print(f"{run.name} {line}", file=sys.stderr, flush=True)
         with StopSignals() as stop:
-            return Trainer(plan, run, stop, show, sink).fit()
+            result = Trainer(plan, run, stop, show, sink).fit()
+            if stop.signum:  # it came in the last epoch: no other run of this process is begun
+                stop.leave(f"run '{run.name}' is finished; the same command goes on from there.")
+            return result
 
 
 @functools.lru_cache(maxsize=64)
@@ -256,10 +259,10 @@ class Trainer:
 
     def _save_if_due(self) -> None:
         every, epoch = self.config.checkpoint.every_epochs, self.progress["epoch"]
-        if epoch == self.epochs or (every and epoch % every == 0):
-            self._save()
-        elif self.stop.signum:
+        if self.stop.signum and epoch < self.epochs:
             self._stop(0)
+        elif epoch == self.epochs or (every and epoch % every == 0):
+            self._save()
 
     def _save(self) -> None:
         """Writes the best state, if it is newer than what is on disk, and then the present one."""

@@ -9,12 +9,8 @@ from kdjax.errors import UserError
 
 cli.define_common_flags()
 cli.define(flags.DEFINE_list, "runs", [], "Names of runs of the store, with commas.")
-cli.define(
-    flags.DEFINE_list,
-    "what",
-    ["fidelity", "calibration"],
-    "Which analyses, with commas: posterior, fidelity, attention, calibration, affinity.",
-)
+KINDS = "With commas, of: posterior, fidelity, attention, calibration, affinity."
+cli.define(flags.DEFINE_list, "what", ["fidelity", "calibration"], KINDS)
 cli.define(flags.DEFINE_string, "split", "test", "'train', 'validation' or 'test'.")
 cli.define(flags.DEFINE_string, "checkpoint", "last", "'last', 'best' or a step.")
 cli.define(flags.DEFINE_string, "out", "", "A JSON file for everything that was found.")

@@ -13,6 +13,8 @@ cli.define_config_flag()
 KINDS = {
     "cross": ("kdjax.studies.cross", "kdjax.reporting.study"),
     "posterior": ("kdjax.studies.posterior", "kdjax.reporting.posterior"),
+    "noise": ("kdjax.studies.noise", "kdjax.reporting.noise"),
+    "renyi": ("kdjax.studies.renyi", "kdjax.reporting.renyi"),
 }
 
 

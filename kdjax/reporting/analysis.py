@@ -29,7 +29,7 @@ def posterior_table(rows: Sequence[Mapping]) -> str:
         "cross-entropy": "cross_entropy",
         "H(p*)": "posterior_entropy",
         "squared error": "squared_error",
-        "1 - |p*|^2": "label_noise",
+        "label noise": "label_noise",
     }
     return _columns(rows, {"run": "run"}, columns)
 

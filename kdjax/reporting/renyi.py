@@ -18,7 +18,7 @@ def report(study: Any, outcome: Sequence[Any]) -> str:
     """
     parts = [
         f"# {study.title}",
-        f"T = {study.temperature:g}; {study.seeds} seeds, each with its own split and teacher. Test accuracy (%) and "
+        f"T = {study.temperature:g}; {len(study.seeds)} seeds, each with its own split and teacher. Test accuracy (%), "
         f"entropy H(q) and KL(p_T, q) to the transformed teacher (nats), of the last epoch; ± is the standard "
         f"deviation over seeds, [ ] a 95 % t interval of the paired difference to '{study.baseline}'.",
         _students(study, outcome),

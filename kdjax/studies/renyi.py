@@ -47,8 +47,8 @@ def run(study: ConfigDict, store: Store, data_dir: str, counter: Callable[[int],
       data_dir: where data sets that are not embedded lie.
       counter: makes of the number of runs what is called after each with its name.
     """
-    done, students = counter(study.seeds * (1 + len(study.losses))), []
-    for seed in range(study.seeds):
+    done, students = counter(len(study.seeds) * (1 + len(study.losses))), []
+    for seed in study.seeds:
         teacher = f"{study.teacher.data.name}/teacher-s{seed}"
         train(_at(study.teacher, seed), store, name=teacher, data_dir=data_dir, show=False)
         done(teacher)

@@ -178,14 +178,19 @@ def test_a_split_that_is_not_there(store):
         analyze(store, ["a"], ["calibration"], split="tset")
 
 
+def test_every_analysis_has_its_table(store):
+    found = analyze(store, ["a", "b", "c"], list(WHAT))
+    assert set(found) == {"runs", "split", "checkpoint", *WHAT}
+    shown = report(found)
+    assert all(f"## {name}\n\n| run" in shown or f"## {name}\n\n| first" in shown for name in WHAT)
+
+
 def test_the_door_prints_tables_and_writes_json(store, tmp_path, command):
     out, at = tmp_path / "found.json", f"--store={store.root}"
-    done = command("kdjax.analyze", "--runs=a,b,c", f"--what={','.join(WHAT)}", at, f"--out={out}")
+    done = command("kdjax.analyze", "--runs=a,b,c", "--what=fidelity,calibration", at, f"--out={out}")
     assert done.returncode == 0, done.stderr
-    found = json.loads(out.read_text())
-    assert set(found) == {"runs", "split", "checkpoint", *WHAT}
-    assert all(f"## {name}\n\n| run" in done.stdout or f"## {name}\n\n| first" in done.stdout for name in WHAT)
-    assert report(found).strip() == done.stdout.strip()
+    assert report(json.loads(out.read_text())).strip() == done.stdout.strip()
+    assert [path.name for path in tmp_path.iterdir()] == ["found.json"]
     for arguments in ((), ("--runs=a,d",)):
         done = command("kdjax.analyze", at, *arguments)
         assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr

@@ -40,8 +40,8 @@ def test_spearmans_interval_holds_its_value():
 
 def test_ttm_is_kd_less_the_whole_renyi_entropy(tmp_path):
     study = renyi.get_config("smoke")
-    study.seeds = 1
-    wanted = ("CE", "KD", "TTM", "WTTM", "KD less 100 % Renyi")
+    study.seeds = (0,)
+    wanted = ("KD", "TTM", "KD less 100 % Renyi")
     study.losses = {name: study.losses[name] for name in wanted}
     study.contrasts = (("TTM", "KD"),)
     found = {student.label: student for student in renyi_study.run(study, Store(tmp_path), "data", count)}
@@ -49,7 +49,7 @@ def test_ttm_is_kd_less_the_whole_renyi_entropy(tmp_path):
     assert kd.entropy == pytest.approx(ttm.entropy, rel=1e-5)
     np.testing.assert_allclose(kd.train_entropy, ttm.train_entropy, rtol=1e-5)
     np.testing.assert_allclose(kd.train_to_transformed, ttm.train_to_transformed, rtol=1e-3)
-    assert abs(found["KD"].entropy - ttm.entropy) > 1e-3 and found["CE"].train_to_transformed == ()
+    assert abs(found["KD"].entropy - ttm.entropy) > 1e-3
     assert "TTM − KD" in renyi_report.report(study, list(found.values()))
 
 

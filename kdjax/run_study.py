@@ -14,6 +14,8 @@ KINDS = {
     "cross": ("kdjax.studies.cross", "kdjax.reporting.study"),
     "human": ("kdjax.studies.human", "kdjax.reporting.human"),
     "posterior": ("kdjax.studies.posterior", "kdjax.reporting.posterior"),
+    "noise": ("kdjax.studies.noise", "kdjax.reporting.noise"),
+    "renyi": ("kdjax.studies.renyi", "kdjax.reporting.renyi"),
 }
 
 

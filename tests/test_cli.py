@@ -24,7 +24,7 @@ def one_line(done) -> str:
     "door",
     [
         *("train_teacher", "train_student", "evaluate", "run_study", "bench"),
-        *("import_torch", "export", "show_model"),
+        *("import_torch", "export", "show_model", "analyze"),
     ],
 )
 def test_help_shows_kdjaxs_own_flags_without_jax(door, command):

@@ -18,7 +18,7 @@ ROWS = [
     {"cli", "bench"},
 ]
 DOORS = {"train_teacher", "train_student", "evaluate", "run_study", "import_torch", "export"}
-DOORS |= {"show_model", "show_views", "prepare_data", "train_generations"}
+DOORS |= {"show_model", "show_views", "prepare_data", "train_generations", "analyze"}
 
 
 def room_of(path: pathlib.Path, package: pathlib.Path) -> str:
@@ -72,7 +72,10 @@ def test_configs_import_nothing_but_the_schema_and_common(root):
         ("from kdjax import losses", ("flax", "orbax", "tensorflow_datasets", "sklearn", "matplotlib", "grain")),
         ("from kdjax import analysis", ("flax", "orbax", "scipy.optimize", "sklearn", "matplotlib")),
         ("import kdjax.cli", ("jax", "flax", "orbax", "tensorflow_datasets")),
-        ("import kdjax.train_student, kdjax.train_teacher, kdjax.evaluate, kdjax.run_study", ("jax", "flax", "orbax")),
+        (
+            "import kdjax.train_student, kdjax.train_teacher, kdjax.evaluate, kdjax.run_study, kdjax.analyze",
+            ("jax", "flax", "orbax"),
+        ),
         ("import kdjax.config", ("jax",)),
         ("import kdjax.training.loop", ("tensorflow_datasets", "sklearn", "matplotlib", "PIL")),
     ],

@@ -216,6 +216,38 @@ def soft_labels(dataset: Dataset, *, seed: int, path: str, key: str = "", split:
     return dataclasses.replace(dataset, soft=soft)
 
 
+def mixed_targets(dataset: Dataset, *, seed: int, epsilon: float, other: str = "labels") -> Dataset:
+    """Moves the distributions of the training split away from p*, to epsilon * other + (1 - epsilon) * p*.
+
+    Students see them with config.data.targets = 'soft'; validation and test keep p* (Hamidi et al., ECCV 2024).
+
+    Args:
+      dataset: with distributions.
+      seed: not used.
+      epsilon: in [0, 1].
+      other: 'labels': the one-hot labels, as in the paper; 'uniform': 1 / classes, which is as far from p* at some
+        epsilon, and says nothing wrong of any example.
+
+    Raises:
+      UserError: an argument out of range, or data without distributions.
+    """
+    del seed
+    where = "config.data.protocols.mixed_targets"
+    if not 0 <= epsilon <= 1 or other not in ("labels", "uniform"):
+        raise UserError(f"{where} needs epsilon in [0, 1] and 'labels' or 'uniform', not {epsilon} and '{other}'.")
+    if dataset.soft is None:
+        raise UserError(
+            f"{where}: data set '{dataset.name}' has no distributions; gaussian and cifar10h have, and the protocol "
+            "soft_labels brings some."
+        )
+    soft, rows = dataset.soft.copy(), dataset.splits["train"]
+    rows = rows[dataset.labelled[rows]]
+    one_hot = np.eye(dataset.num_classes, dtype=soft.dtype)[dataset.labels[rows]]
+    target = one_hot if other == "labels" else np.full_like(one_hot, 1 / dataset.num_classes)
+    soft[rows] = epsilon * target + (1 - epsilon) * soft[rows]
+    return dataclasses.replace(dataset, soft=soft)
+
+
 def _read_array(path: str, key: str, where: str) -> np.ndarray:
     try:
         stored = np.load(path, allow_pickle=False)
@@ -239,6 +271,7 @@ PROTOCOLS: dict[str, Callable[..., Dataset]] = {
     "drop_classes": drop_classes,
     "label_noise": label_noise,
     "soft_labels": soft_labels,
+    "mixed_targets": mixed_targets,
     "labelled_fraction": labelled_fraction,
 }
 

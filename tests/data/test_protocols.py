@@ -97,6 +97,22 @@ def test_cifar100s_coarse_classes_are_five_each():
     assert {CIFAR100_COARSE[i] for i in aquatic_mammals} == {0} and {CIFAR100_COARSE[i] for i in trees} == {17}
 
 
+def test_mixed_targets_lie_between_labels_and_distributions():
+    data = make_dataset(soft=True)
+    train, test = data.splits["train"], data.splits["test"]
+    one_hot = np.eye(10)[data.labels]
+    for epsilon in (0.0, 0.3, 1.0):
+        mixed = apply(data, mixed_targets={"epsilon": epsilon})
+        expected = epsilon * one_hot + (1 - epsilon) * data.soft
+        np.testing.assert_allclose(mixed.soft[train], expected[train], atol=1e-6)
+        np.testing.assert_array_equal(mixed.soft[test], data.soft[test])
+        np.testing.assert_array_equal(mixed.labels, data.labels)
+    uniform = apply(data, mixed_targets={"epsilon": 0.5, "other": "uniform"})
+    np.testing.assert_allclose(uniform.soft[train], 0.05 + 0.5 * data.soft[train], atol=1e-6)
+    with pytest.raises(UserError, match="has no distributions"):
+        apply(make_dataset(), mixed_targets={"epsilon": 0.5})
+
+
 def test_dropped_classes_leave_training_and_nothing_else():
     data = make_dataset()
     dropped = apply(data, drop_classes={"classes": [3, 7]})
@@ -170,7 +186,7 @@ def test_a_protocol_is_a_function_of_its_seed_and_leaves_its_input_alone(name):
     assert same == (name in ("superclasses", "drop_classes"))
     fixed = apply(data, 6, **{name: {**ARGUMENTS[name], "seed": 5}})
     np.testing.assert_array_equal(fixed.labels, a.labels)
-    assert a.images is data.images and set(PROTOCOLS) - set(ARGUMENTS) == {"soft_labels"}
+    assert a.images is data.images and set(PROTOCOLS) - set(ARGUMENTS) == {"soft_labels", "mixed_targets"}
 
 
 def test_protocols_compose_in_the_tables_order_or_in_the_order_asked_for():
@@ -202,6 +218,8 @@ def test_protocols_compose_in_the_tables_order_or_in_the_order_asked_for():
         ({"superclasses": {"mapping": [0, 2] * 5}}, "every number"),
         ({"superclasses": {"mapping": "cifar2x6"}}, "Did you mean 'cifar2x5'"),
         ({"subset": {"per_class": 0}}, "at least 1"),
+        ({"mixed_targets": {"epsilon": 1.5}}, r"epsilon in \[0, 1\]"),
+        ({"mixed_targets": {"epsilon": 0.5, "other": "onehot"}}, "'labels' or 'uniform'"),
     ],
 )
 def test_a_protocol_that_makes_no_sense_is_refused_in_one_line(protocols, words):

@@ -1,0 +1,37 @@
+"""Compares runs of a store: python -m kdjax.analyze --runs=digits/mlp-ce-s0,digits/mlp-mse-s0 --what=fidelity"""
+
+import pathlib
+
+from absl import flags
+
+from kdjax import cli
+from kdjax.errors import UserError
+
+cli.define_common_flags()
+cli.define(flags.DEFINE_list, "runs", [], "Names of runs of the store, with commas.")
+KINDS = "With commas, of: posterior, fidelity, attention, calibration, affinity."
+cli.define(flags.DEFINE_list, "what", ["fidelity", "calibration"], KINDS)
+cli.define(flags.DEFINE_string, "split", "test", "'train', 'validation' or 'test'.")
+cli.define(flags.DEFINE_string, "checkpoint", "last", "'last', 'best' or a step.")
+cli.define(flags.DEFINE_string, "out", "", "A JSON file for everything that was found.")
+
+
+def main() -> None:
+    """Prints a table for each analysis of the runs that the flags name."""
+    flag = cli.FLAGS
+    if not flag.runs:
+        raise UserError("--runs is missing; name runs of the store, such as --runs=digits/mlp-ce-s0,digits/mlp-mse-s0.")
+    from kdjax.reporting.analysis import report
+    from kdjax.store import Store
+    from kdjax.store.files import write_json
+    from kdjax.studies.analysis import analyze
+
+    options = {"split": flag.split, "checkpoint": flag.checkpoint, "data_dir": flag.data_dir}
+    found = analyze(Store(flag.store), flag.runs, flag.what, **options)
+    print(report(found))
+    if flag.out:
+        write_json(pathlib.Path(flag.out), found)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,196 @@
+"""Analysis of runs: numbers of plain NumPy on their outputs, a run against itself, and what is refused."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from kdjax import models
+from kdjax.config import defaults
+from kdjax.errors import UserError
+from kdjax.reporting.analysis import report
+from kdjax.store import Store
+from kdjax.studies import maps
+from kdjax.studies.analysis import WHAT, analyze
+from kdjax.training.loop import train
+from kdjax.training.predict import Loaded, load_run, predict_run
+
+
+@pytest.fixture(scope="module")
+def image_file(tmp_path_factory) -> str:
+    rng = np.random.default_rng(0)
+    labels = np.arange(112) % 4
+    images = rng.integers(0, 256, (112, 8, 8, 3)).astype(np.uint8)
+    images[:, :, :, 0] = images[:, :, :, 0] // 4 + 40 * labels[:, None, None].astype(np.uint8)
+    soft, path = rng.dirichlet(np.ones(4), 112), tmp_path_factory.mktemp("data") / "images.npz"
+    train_part = {"images": images[:64], "labels": labels[:64], "soft": soft[:64]}
+    np.savez(path, **train_part, test_images=images[64:], test_labels=labels[64:], test_soft=soft[64:])
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory, image_file) -> Store:
+    """Three small residual networks, the last on clean images; an MLP on digits, which have no distributions."""
+    store = Store(tmp_path_factory.mktemp("runs"))
+    for seed, name in enumerate(("a", "b", "c")):
+        config = _config(seed)
+        config.model.name, config.model.args = "resnet8", {"widths": (4, 4, 6, 8)}
+        config.data.name, config.data.args = "arrays", {"path": image_file}
+        config.data.validation, config.data.view = 0.25, "none" if name == "c" else "crop_flip"
+        train(config, store, name=name, devices=jax.local_devices()[:1], show=False)
+    config = _config(0)
+    config.epochs, config.model.args, config.data.validation = 1, {"hidden": (4,)}, 0.0
+    train(config, store, name="digits", devices=jax.local_devices()[:1], show=False)
+    return store
+
+
+def _config(seed: int) -> ConfigDict:
+    config = defaults()
+    config.seed, config.epochs, config.batch_size, config.eval_batch_size = seed, 6, 16, 20
+    config.eval_every = 6
+    config.losses = {"cross_entropy": {"weight": 1.0}}
+    return config
+
+
+def softmax(logits):
+    e = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
+
+
+def test_posterior_is_the_distance_to_the_datas_distributions(store):
+    outputs = predict_run(store, "a")
+    found = analyze(store, ["a", "b"], ["posterior"])["posterior"][0]
+    q, p = softmax(outputs.logits), outputs.soft
+    assert found["squared_distance"] == pytest.approx(np.mean(np.sum((q - p) ** 2, axis=1)), rel=1e-5)
+    assert found["kl_posterior_network"] == pytest.approx(np.mean(np.sum(p * np.log(p / q), axis=1)), rel=1e-5)
+    assert found["decomposition"]["squared_error"] == pytest.approx(found["squared_error"], rel=1e-5)
+    assert found["released"] == pytest.approx(np.sqrt(np.sum((q - p) ** 2)), rel=1e-5)
+
+
+def test_fidelity_of_pairs_and_of_each_against_the_mean_of_the_others(store):
+    outputs = {name: predict_run(store, name) for name in "abc"}
+    found = analyze(store, ["a", "b", "c", "a"], ["fidelity"])["fidelity"]
+    pairs = {(pair["first"], pair["second"]): pair for pair in found["pairs"]}
+    p, q = (softmax(outputs[name].logits) for name in "ab")
+    one = pairs["a", "b"]
+    same = p.argmax(axis=1) == q.argmax(axis=1)
+    assert one["agreement"] == pytest.approx(np.mean(same))
+    assert one["kl_first_second"] == pytest.approx(np.mean(np.sum(p * np.log(p / q), axis=1)), rel=1e-4)
+    assert one["total_variation"] == pytest.approx(np.mean(np.abs(p - q).sum(axis=1)) / 2, rel=1e-5)
+    by_class = [np.mean(same[outputs["a"].labels == label]) for label in range(4)]
+    np.testing.assert_allclose(one["agreement_by_class"], by_class)
+    itself = pairs["a", "a"]
+    assert itself["agreement"] == 1 and itself["kl_first_second"] == pytest.approx(0, abs=1e-7)
+    assert len(found["against_mean"]) == 4
+    mean = np.mean([outputs[name].logits for name in "aca"], axis=0)  # what stands beside b
+    agreement = np.mean(mean.argmax(axis=1) == outputs["b"].logits.argmax(axis=1))
+    assert found["against_mean"][1]["agreement"] == pytest.approx(agreement)
+
+
+def test_attention_is_the_overlap_of_plain_numpys_maps(store):
+    found = analyze(store, ["a", "b", "a"], ["attention"])["attention"]
+    overlaps = {tuple(row["runs"]): row for row in found["overlaps"]}
+    assert overlaps["a", "a"]["iou"] == overlaps["a", "a"]["pooled_iou"] == 1
+    regions = [_regions(store, name) for name in "ab"]
+    shared, united = (kind(*regions).sum(axis=(1, 2)) for kind in (np.logical_and, np.logical_or))
+    assert overlaps["a", "b"]["pooled_iou"] == pytest.approx(shared.sum() / united.sum(), abs=0.005)
+    assert overlaps["a", "b"]["iou"] == pytest.approx(np.mean(shared[united > 0] / united[united > 0]), abs=0.005)
+    assert overlaps["a", "b", "a"] == {**overlaps["a", "b"], "runs": ["a", "b", "a"]}
+
+
+def _regions(store: Store, name: str) -> np.ndarray:
+    """High parts of the map at 8 x 8, from 2 x 2 by half-pixel centres."""
+    outputs, fc = predict_run(store, name, features=True), store.find(name).restore_variables("last")[0]["params"]["fc"]
+    cam = np.maximum(outputs.features, 0) @ np.asarray(fc["kernel"]).sum(axis=1)
+    np.testing.assert_allclose(
+        np.maximum(outputs.features, 0).mean(axis=(1, 2)) @ fc["kernel"] + fc["bias"], outputs.logits, atol=1e-4
+    )
+    at = np.clip((np.arange(8) + 0.5) / 4 - 0.5, 0, 1)  # what the second row or column counts
+    weights = np.stack([1 - at, at], axis=1)
+    cam = np.einsum("ip,npq,jq->nij", weights, cam, weights)
+    low, high = cam.min(axis=(1, 2), keepdims=True), cam.max(axis=(1, 2), keepdims=True)
+    return (cam - low) / (high - low + 1e-8) > 0.4
+
+
+@pytest.mark.parametrize("model, args", [("wrn", {"depth": 10, "width": 1}), ("vgg8", {}), ("mobilenetv2_half", {})])
+def test_the_map_that_the_classifier_reads_is_found(store, model, args, one_device):
+    run = load_run(store, "a", devices=one_device)
+    module = models.create_model(model, 4, **args)
+    variables = models.init_variables(module, (1, 8, 8, 3), 0)
+    config = ConfigDict(run.config.to_dict())
+    config.model.name = model
+    network = run.network._replace(model=module, variables=variables)
+    head = maps.find_head("x", Loaded(network, config, run.dataset, one_device, 16), "test")
+    assert head.kernel.shape[1] == 4 and head.activation in maps.ACTIVATIONS
+
+
+def test_calibration_and_the_temperature_of_validation(store):
+    row = analyze(store, ["a"], ["calibration"])["calibration"][0]
+    outputs, q = predict_run(store, "a"), softmax(predict_run(store, "a").logits)
+    own = q[np.arange(len(q)), outputs.labels]
+    assert row["nll"] == pytest.approx(-np.mean(np.log(own)), rel=1e-5)
+    assert row["brier"] == pytest.approx(np.mean(np.sum((q - np.eye(4)[outputs.labels]) ** 2, axis=1)), rel=1e-5)
+    assert sum(row["reliability"]["count"]) == len(q) == row["examples"]
+    validation = predict_run(store, "a", "validation")
+    temperatures = np.linspace(0.5, 2, 301) * row["temperature"]
+    nll = [-np.mean(np.log(softmax(validation.logits / t)[np.arange(16), validation.labels])) for t in temperatures]
+    assert row["temperature"] in (0.01, 100.0) or 0 < np.argmin(nll) < 300
+    tempered = softmax(outputs.logits / row["temperature"])
+    assert row["tempered"]["confidence"] == pytest.approx(np.mean(tempered.max(axis=1)), rel=1e-4)
+
+
+def test_affinity_of_own_and_of_other_views(store):
+    rows = {(row["run"], row["view"]): row for row in analyze(store, ["a", "c"], ["affinity"])["affinity"]}
+    assert len(rows) == 4 and rows["c", "none"]["affinity"] == 1
+    row = rows["a", "crop_flip"]
+    shown = {view: predict_run(store, "a", "validation", view=view) for view in ("crop_flip", "none", "crop")}
+    accuracy = {view: np.mean(one.logits.argmax(axis=1) == one.labels) for view, one in shown.items()}
+    assert row["accuracy"] == pytest.approx(accuracy["crop_flip"]) and row["base_view"] == "crop"
+    assert row["affinity"] == pytest.approx(accuracy["crop_flip"] / accuracy["none"])
+    assert row["released_affinity"] == pytest.approx(accuracy["crop_flip"] / accuracy["crop"])
+    assert rows["c", "crop_flip"]["clean_model"] and not row["clean_model"]
+    result = store.find("a").result
+    gap = result["last"]["train"]["accuracy"] - result["best"]["validation"]["accuracy"]
+    assert row["overfit_gap"] == pytest.approx(gap)
+
+
+@pytest.mark.parametrize(
+    "runs, what, words",
+    [
+        ("a", "fidelty", "Did you mean 'fidelity'"),
+        ("a,d", "fidelity", "has no run 'd'"),
+        ("a", "fidelity", "name two or more"),
+        ("a,digits", "fidelity", "other examples"),
+        ("digits,digits", "attention", "has no map"),
+        ("digits", "posterior", "soft_labels"),
+        ("digits", "affinity", "no validation split"),
+    ],
+)
+def test_what_does_not_fit_is_said(store, runs, what, words):
+    with pytest.raises(UserError, match=words):
+        analyze(store, runs.split(","), [what])
+
+
+def test_a_split_that_is_not_there(store):
+    with pytest.raises(UserError, match="has no split 'tset'. Did you mean 'test'"):
+        analyze(store, ["a"], ["calibration"], split="tset")
+
+
+def test_every_analysis_has_its_table(store):
+    found = analyze(store, ["a", "b", "c"], list(WHAT))
+    assert set(found) == {"runs", "split", "checkpoint", *WHAT}
+    shown = report(found)
+    assert all(f"## {name}\n\n| run" in shown or f"## {name}\n\n| first" in shown for name in WHAT)
+
+
+def test_the_door_prints_tables_and_writes_json(store, tmp_path, command):
+    out, at = tmp_path / "found.json", f"--store={store.root}"
+    done = command("kdjax.analyze", "--runs=a,b,c", "--what=fidelity,calibration", at, f"--out={out}")
+    assert done.returncode == 0, done.stderr
+    assert report(json.loads(out.read_text())).strip() == done.stdout.strip()
+    assert [path.name for path in tmp_path.iterdir()] == ["found.json"]
+    for arguments in ((), ("--runs=a,d",)):
+        done = command("kdjax.analyze", at, *arguments)
+        assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr

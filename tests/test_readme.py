@@ -15,7 +15,7 @@ README = (ROOT / "README.md").read_text()
 
 
 DOORS = "train_teacher train_student evaluate run_study bench import_torch export show_model".split()
-DOORS += ["show_views", "prepare_data", "train_generations"]
+DOORS += ["show_views", "prepare_data", "train_generations", "analyze"]
 
 
 def blocks(language: str) -> list[str]:

@@ -20,7 +20,8 @@ def report(study: Any, outcome: Any) -> str:
     parts = [
         f"# {study.title}",
         f"Bayes accuracy on the test split: {outcome.bayes:.2%}. Accuracies in %, ± is the standard deviation over "
-        f"{study.seeds} students; distances are squared, summed over classes, means over examples.",
+        f"{study.seeds} students; distances are squared, summed over classes, means over examples. "
+        "The learning rate of each row is its best on validation, by a seed that is not reported.",
         _students(outcome.points),
         "Spearman's rank correlation of the targets' distance to p* with the student's test accuracy, [ ] a 95 % "
         f"bootstrap interval over students ({RESAMPLES} resamples) of one data set:",
@@ -33,9 +34,14 @@ def _students(points: Sequence[Any]) -> str:
     rows = []
     for other, epsilon in dict.fromkeys((point.other, point.epsilon) for point in points):
         group = [point for point in points if (point.other, point.epsilon) == (other, epsilon)]
-        cells = (_spread([100 * p.accuracy for p in group], 2), _spread([p.distance for p in group], 4), len(group))
+        cells = (
+            f"{group[0].rate:g}",
+            _spread([100 * p.accuracy for p in group], 2),
+            _spread([p.distance for p in group], 4),
+            len(group),
+        )
         rows.append((other, f"{epsilon:g}", f"{group[0].target_distance:.4f}", *cells))
-    header = ("p* mixed with", "epsilon", "targets to p*", "student accuracy", "student to p*", "n")
+    header = ("p* mixed with", "epsilon", "targets to p*", "rate", "student accuracy", "student to p*", "n")
     return markdown(header, rows)
 
 

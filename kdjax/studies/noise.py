@@ -15,6 +15,8 @@ from kdjax.data import load_dataset
 from kdjax.store import Store
 from kdjax.training.loop import train
 
+CHOOSING = 10_000  # from here on seeds choose a rate
+
 
 class Point(NamedTuple):
     """One student.
@@ -22,6 +24,7 @@ class Point(NamedTuple):
     Attributes:
       other: what p* was mixed with, 'labels' or 'uniform'.
       epsilon: how much of it.
+      rate: its learning rate, the best on validation for such targets.
       seed: of the student; no two students share one.
       target_distance: mean squared distance of its targets to p*, summed over classes, on the training split.
       distance: that of the student's outputs on the test split.
@@ -30,6 +33,7 @@ class Point(NamedTuple):
 
     other: str
     epsilon: float
+    rate: float
     seed: int
     target_distance: float
     distance: float
@@ -54,23 +58,31 @@ def run(study: ConfigDict, store: Store, data_dir: str, counter: Callable[[int],
     """
     clean = load_dataset(study.student.data, data_dir)
     mixes = [(other, epsilon) for other, epsilons in study.mixes.items() for epsilon in epsilons]
-    done, points = counter(study.seeds * len(mixes)), []
+    done, points = counter((len(study.rates) + study.seeds) * len(mixes)), []
+
+    def student(config: ConfigDict) -> dict:
+        mix = config.data.protocols.mixed_targets
+        name = f"gaussian/student-{mix.other}-{mix.epsilon:g}-lr{config.optimizer.learning_rate:g}-s{config.seed}"
+        best = train(config, store, name=name, data_dir=data_dir, show=False)["best"]
+        done(name)
+        return best
+
     for number, (other, epsilon) in enumerate(mixes):
+        # Seeds that choose are not reported.
+        found = {r: student(_config(study.student, other, epsilon, r, CHOOSING + number)) for r in study.rates}
+        rate = max(found, key=lambda r: found[r]["validation"]["accuracy"])
         for seed in range(number * study.seeds, (number + 1) * study.seeds):
-            config = _config(study.student, other, epsilon, seed)
-            name = f"gaussian/student-{other}-{epsilon:g}-s{seed}"
-            best = train(config, store, name=name, data_dir=data_dir, show=False)["best"]["test"]
-            moved = _target_distance(clean, load_dataset(config.data, data_dir))
-            points.append(Point(other, epsilon, seed, moved, best["distance"], best["accuracy"]))
-            done(name)
+            config = _config(study.student, other, epsilon, rate, seed)
+            best, moved = student(config)["test"], _target_distance(clean, load_dataset(config.data, data_dir))
+            points.append(Point(other, epsilon, rate, seed, moved, best["distance"], best["accuracy"]))
     rows = clean.splits["test"]
     bayes = float(np.mean(clean.soft[rows].argmax(axis=1) == clean.labels[rows]))
     return Outcome(bayes, points)
 
 
-def _config(student: ConfigDict, other: str, epsilon: float, seed: int) -> ConfigDict:
+def _config(student: ConfigDict, other: str, epsilon: float, rate: float, seed: int) -> ConfigDict:
     config = ConfigDict(student.to_dict())
-    config.seed, config.data.targets = seed, "soft"
+    config.seed, config.optimizer.learning_rate, config.data.targets = seed, rate, "soft"
     config.data.protocols = {"mixed_targets": {"epsilon": epsilon, "other": other}}
     return config
 

@@ -11,6 +11,7 @@ from kdjax.reporting import renyi as renyi_report
 from kdjax.store import Store
 from kdjax.studies import noise as noise_study
 from kdjax.studies import renyi as renyi_study
+from kdjax.studies.analysis import analyze
 
 
 def count(total):
@@ -26,6 +27,9 @@ def test_targets_of_labels_are_as_far_as_epsilon_squared_says(tmp_path):
     assert len(points) == 3 and len({point.seed for point in outcome.points}) == 3
     ratio = points["labels", 0.5].target_distance / points["labels", 1.0].target_distance
     assert ratio == pytest.approx(0.25, rel=1e-6)
+    # Students were told labels; the data's own p* is what they are measured by, on the training split too.
+    name = [name for name in Store(tmp_path).runs() if "labels-1-" in name][0]
+    assert analyze(Store(tmp_path), [name], ["posterior"], split="train")["posterior"][0]["posterior_entropy"] > 0.5
     assert 0 < outcome.bayes < 1 and "| labels" in noise_report.report(study, outcome)
 
 

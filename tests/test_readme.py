@@ -1,6 +1,5 @@
 """The README's commands, code and claims are run."""
 
-import concurrent.futures
 import os
 import pathlib
 import re
@@ -44,25 +43,31 @@ def test_the_readme_has_the_commands_it_should():
     assert all(command.startswith(allowed) for command in others), others
 
 
-def test_every_command_runs_in_order(tmp_path):
+# Doors whose commands need no run that another command made; long, and their parts are tested in small elsewhere.
+ALONE = ("run_study", "bench", "train_generations")
+
+
+def stands_alone(command: str) -> bool:
+    return command.split()[2] in [f"kdjax.{door}" for door in ALONE]
+
+
+def test_every_command_of_a_run_runs_in_order(tmp_path):
     """From the project's folder, as printed, but for the place of the store."""
+    run_commands([command for command in python_commands() if not stands_alone(command)], tmp_path)
+
+
+@pytest.mark.slow
+def test_every_study_and_benchmark_runs(tmp_path):
+    run_commands([command for command in python_commands() if stands_alone(command)], tmp_path)
+
+
+def run_commands(commands: list[str], tmp_path: pathlib.Path) -> None:
     (tmp_path / "mine").mkdir()
     for name, text in re.findall(r"```python\n# (\w+\.py)\n(.*?)```", README, flags=re.DOTALL):
         (tmp_path / "mine" / name).write_text(text)
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    for name in ("JAX_NUM_CPU_DEVICES", "NPROC", "JAX_DISABLE_MOST_OPTIMIZATIONS"):
+    for name in ("JAX_NUM_CPU_DEVICES", "NPROC"):
         env.pop(name, None)
-    lanes = ([], [])  # what reads or leaves runs goes in order; beside it what stands alone
-    for command in python_commands():
-        lanes[
-            any(f"kdjax.{door}" in command for door in ("bench", "show_", "prepare_data", "run_study", "generations"))
-        ].append(command)
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        for done in [pool.submit(run_commands, lane, tmp_path, env) for lane in lanes]:
-            done.result()
-
-
-def run_commands(commands: list[str], tmp_path: pathlib.Path, env: dict[str, str]) -> None:
     for command in commands:
         arguments = shlex.split(command)[1:]
         own = "--config=my_config.py" in arguments

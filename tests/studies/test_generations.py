@@ -140,6 +140,7 @@ def test_a_wrong_study_is_refused(field, value, words):
         generations.make_jobs(study)
 
 
+@pytest.mark.slow
 def test_killed_at_any_boundary_the_same_command_ends_as_an_unbroken_one(tmp_path):
     line = [sys.executable, "-m", "kdjax.train_generations", "--config=configs/tolerant_generations.py:smoke"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -25,8 +25,8 @@ def contact_sheet(dataset: Dataset, views: Sequence[str], seed: int, images: int
     from PIL import Image
 
     rows = dataset.splits["train"][np.linspace(0, len(dataset.splits["train"]) - 1, images).astype(int)]
-    columns = [_shown(dataset, rows, 0, seed, "none", train=False)]
-    columns += [_shown(dataset, rows, visit, seed, view, train=True) for view in views for visit in range(visits)]
+    columns = [shown(dataset, rows, 0, seed, "none", train=False)]
+    columns += [shown(dataset, rows, visit, seed, view, train=True) for view in views for visit in range(visits)]
     grid = np.stack(columns, axis=1)  # [images, columns, height, width, channels]
     factor = max(1, -(-LEAST_SIDE // grid.shape[2]))
     grid = grid.repeat(factor, axis=2).repeat(factor, axis=3)
@@ -36,8 +36,17 @@ def contact_sheet(dataset: Dataset, views: Sequence[str], seed: int, images: int
     return Image.fromarray(sheet.squeeze(-1) if sheet.shape[-1] == 1 else sheet)
 
 
-def _shown(dataset: Dataset, rows: np.ndarray, visit: int, seed: int, view: str, train: bool) -> np.ndarray:
-    """[images, height, width, channels] uint8, a view taken back to what a screen shows."""
+def shown(dataset: Dataset, rows: np.ndarray, visit: int, seed: int, view: str, train: bool) -> np.ndarray:
+    """Returns what a network is shown, taken back to what a screen shows: [images, height, width, channels] uint8.
+
+    Args:
+      dataset: of images.
+      rows: [images], indices in the full set.
+      visit: of the view.
+      seed: of the view.
+      view: its name, 'none' for images as evaluation sees them.
+      train: whether the view is drawn.
+    """
     parsed, stored = view_names.parse(view), dataset.stored
     reader = make_reader(dataset, parsed.smallest if train and parsed.crop == "resized" else 0.0)
     visits = np.full(len(rows), visit, np.int32) if train else None

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kdjax.reporting import statistics
 from kdjax.reporting.tables import markdown
 
 
@@ -122,25 +123,13 @@ def _difference(group: Sequence[Score], other: Sequence[Score]) -> str:
     With one split it is that of the seeds, and says nothing of other test images.
     """
     base = {(score.split, score.seed): _test(score, "last") for score in other}
-    several = len({score.split for score in group}) > 1
-    draws: dict[int, list[float]] = {}
-    for score in group:
-        draw = score.split if several else score.seed
-        draws.setdefault(draw, []).append(_test(score, "last") - base[score.split, score.seed])
-    return interval([np.mean(differences) for differences in draws.values()])
+    own = {(score.split, score.seed): _test(score, "last") for score in group}
+    units, _ = statistics.nested_units({place: value - base[place] for place, value in own.items()})
+    return interval(units)
 
 
 def interval(values: Sequence[float], digits: int = 2) -> str:
     """Returns a mean with its 95 % t interval, marked where that holds zero."""
-    mean, half = np.mean(values), _half_width(values)
-    noise = " (noise)" if abs(mean) <= half else ""
-    return f"{mean:+.{digits}f} [{mean - half:+.{digits}f}, {mean + half:+.{digits}f}]{noise}"
-
-
-def _half_width(values: Sequence[float]) -> float:
-    """Half a 95 % t interval of the mean; infinite for a single value."""
-    if len(values) < 2:
-        return float("inf")
-    from scipy.stats import t
-
-    return float(t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
+    mean, low, high, _ = statistics.t_interval(values)
+    noise = " (noise)" if low <= 0 <= high else ""
+    return f"{mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]{noise}"

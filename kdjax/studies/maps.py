@@ -61,6 +61,18 @@ def find_head(name: str, run: Loaded, split: str) -> Head:
     )
 
 
+def head_maps(run: Loaded, head: Head, rows: np.ndarray) -> Array:
+    """Returns a run's class-activation maps, [rows, height, width] of the feature, all classes summed.
+
+    Args:
+      run: loaded.
+      head: of its network.
+      rows: examples, at most a batch.
+    """
+    features = _predict_rows(run, head.feature, rows, run.batch_size).features
+    return analysis.class_activation(ACTIVATIONS[head.activation](features), head.kernel, head.bias)
+
+
 def head_regions(run: Loaded, head: Head, rows: np.ndarray, size: tuple[int, int]) -> Array:
     """Returns where the class-activation maps of a run are high, bool [rows, *size], maps of all classes summed.
 
@@ -70,9 +82,7 @@ def head_regions(run: Loaded, head: Head, rows: np.ndarray, size: tuple[int, int
       rows: examples, at most a batch.
       size: (height, width) that maps are resized to.
     """
-    features = _predict_rows(run, head.feature, rows, run.batch_size).features
-    maps = analysis.class_activation(ACTIVATIONS[head.activation](features), head.kernel, head.bias)
-    return analysis.regions(maps, size)
+    return analysis.regions(head_maps(run, head, rows), size)
 
 
 def _classifier(name: str, run: Loaded) -> tuple[np.ndarray, np.ndarray]:

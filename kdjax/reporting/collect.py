@@ -1,0 +1,214 @@
+"""Runs of a store as rows of a report, and the groups that they form: alike in everything but their seeds."""
+
+import fnmatch
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from kdjax.config import OPERATIONAL, with_defaults
+from kdjax.errors import UserError
+from kdjax.store import Store
+
+SEEDS = ("seed", "split_seed")
+# Fields of a config that change no number, or only by rounding: runs that differ in them are alike.
+WITHOUT_EFFECT = (*OPERATIONAL, "eval_batch_size", "eval_every", "diagnostics", "made_by", "stream", "workers")
+GENERATION = re.compile(r"(.*)-gen(\d+)-")
+
+
+class Row(NamedTuple):
+    """A run.
+
+    Attributes:
+      name: in the store.
+      data: name of the data set with its protocols.
+      network: name of the network with its arguments.
+      method: the config's own name, or its losses.
+      losses: their names.
+      teachers: (network, losses) of each teacher.
+      teacher_runs: their names in the store.
+      teacher_seeds: of each teacher, None where the store lacks it.
+      seed: of initial weights and order.
+      split: seed of the data split.
+      generation: (chain, number) of a run that is named as one, or None.
+      family: what makes a method: all of the above but seeds, teachers' teachers too.
+      settings: flat name -> value of everything but seeds, the teachers' too.
+      result: its result.json, None where it is not finished.
+      test: (hash, size) of its test split, or None.
+      examples: training examples processed, None where nobody knows.
+      teacher_examples: those of its teachers and of theirs, None likewise.
+      published: what a paper prints: {'accuracy': %, ...}, perhaps empty.
+    """
+
+    name: str
+    data: str
+    network: str
+    method: str
+    losses: tuple[str, ...]
+    teachers: tuple[tuple[str, str], ...]
+    teacher_runs: tuple[str, ...]
+    teacher_seeds: tuple
+    seed: int
+    split: int
+    generation: tuple[str, int] | None
+    family: str
+    settings: dict[str, Any]
+    result: dict | None
+    test: tuple[str, int] | None
+    examples: int | None
+    teacher_examples: int | None
+    published: dict
+
+    def score(self, checkpoint: str, split: str = "test", what: str = "accuracy") -> float | None:
+        """Returns a number of the result, None where it has none; 'best' is 'last' in a run that keeps no best."""
+        return (self.result or {}).get(checkpoint, {}).get(split, {}).get(what)
+
+    @property
+    def key(self) -> tuple:
+        """(data split, teachers' seeds, seed): its place in nested replication."""
+        return self.split, self.teacher_seeds, self.seed
+
+
+def collect(store: Store, pattern: str = "*") -> list[Row]:
+    """Returns the store's runs whose names match.
+
+    Args:
+      store: with the runs, and their teachers, which need not match.
+      pattern: of shells, '*' matches '/' too.
+
+    Raises:
+      UserError: there are none, or a manifest is damaged.
+    """
+    every = store.runs()
+    names = [name for name in every if fnmatch.fnmatchcase(name, pattern)]
+    if not every:
+        raise UserError(f"The store {store.root} holds no runs; train some, or choose another --store.")
+    if not names:
+        raise UserError(f"None of the {len(every)} runs of {store.root} matches --runs='{pattern}'; '*' takes all.")
+    known: dict[str, Row | None] = {}
+    return [row_of(store, name, known) for name in names]
+
+
+def row_of(store: Store, name: str, known: dict[str, Row | None]) -> Row | None:
+    """Returns a run's row, None where the store lacks the run.
+
+    Args:
+      store: with it and its teachers.
+      name: of the run.
+      known: what was read before, which grows.
+    """
+    if name not in known:
+        known[name] = None  # ends a ring of teachers, which no training makes
+        run = store.run(name)
+        manifest = run.manifest
+        if manifest is not None:
+            asked = with_defaults(manifest["config"])
+            teachers = {label: row_of(store, teacher["run"], known) for label, teacher in asked["teachers"].items()}
+            known[name] = _row(name, manifest, asked, run.result, teachers)
+    return known[name]
+
+
+def groups_of(rows: Sequence[Row]) -> list[list[Row]]:
+    """Returns finished runs in groups that are alike in everything but their seeds; a run that repeats another is out.
+
+    Args:
+      rows: of `collect`.
+
+    Returns:
+      Groups by data and network, those without teachers first, each sorted by split, teachers' seeds and seed.
+    """
+    found: dict[str, dict[tuple, Row]] = {}
+    for row in rows:
+        if is_counted(row):
+            found.setdefault(row.family + json.dumps(row.settings, sort_keys=True), {}).setdefault(row.key, row)
+    groups = [sorted(group.values(), key=lambda row: repr(row.key)) for group in found.values()]
+    return sorted(groups, key=lambda group: (group[0].data, group[0].network, bool(group[0].teachers)))
+
+
+def is_counted(row: Row) -> bool:
+    """Whether a run is finished and has a test accuracy."""
+    return row.score("last") is not None
+
+
+def _row(name: str, manifest: Mapping, asked: Mapping, result: dict | None, teachers: Mapping[str, Row | None]) -> Row:
+    losses = tuple(asked["losses"]) or ("imported",)
+    method = re.sub(r"-smoke$", "", asked["name"]) or " + ".join(losses)
+    generation = GENERATION.fullmatch(name[: name.rfind("-") + 1])
+    chain = (generation[1].rpartition("/")[2], int(generation[2])) if generation else None
+    data, network = _data(asked["data"]), _with(asked["model"]["name"], asked["model"]["args"])
+    runs = tuple(teacher["run"] for teacher in asked["teachers"].values())
+    families = [run if row is None else row.family for run, row in zip(runs, teachers.values(), strict=True)]
+    test = manifest.get("splits", {}).get("test")
+    examples = _examples(asked, result)
+    return Row(
+        name=name,
+        data=data,
+        network=network,
+        method=method,
+        losses=losses,
+        teachers=tuple((row.network, " + ".join(row.losses)) if row else ("?", "?") for row in teachers.values()),
+        teacher_runs=runs,
+        teacher_seeds=tuple(row.seed if row else None for row in teachers.values()),
+        seed=asked["seed"],
+        split=asked["data"]["split_seed"],
+        generation=chain,
+        family=json.dumps([data, network, method, losses, families, chain]),
+        settings=_settings(asked, teachers),
+        result=result,
+        test=(test["sha256"], test["size"]) if test else None,
+        examples=examples,
+        teacher_examples=_sum([part for row in teachers.values() for part in _cost(row)]),
+        published=dict(asked["published"]),
+    )
+
+
+def _cost(row: Row | None) -> tuple:
+    return (None,) if row is None else (row.examples, row.teacher_examples)
+
+
+def _sum(parts: Sequence[int | None]) -> int | None:
+    return None if None in parts else sum(parts)
+
+
+def _examples(asked: Mapping, result: Mapping | None) -> int | None:
+    """Steps times the batch: every view of an image that the network was trained on counts."""
+    if not asked["losses"] or result is None:
+        return None
+    return result["last"]["step"] * asked["batch_size"]
+
+
+def _data(data: Mapping) -> str:
+    name = data["name"].rstrip("/").rpartition("/")[2] if ":" in data["name"] else data["name"]
+    return " + ".join([name, *(_with(protocol, args) for protocol, args in data["protocols"].items())])
+
+
+def _with(name: str, args: Mapping) -> str:
+    """'mlp (hidden 8)'."""
+    words = ", ".join(f"{key} {_short(value)}" for key, value in args.items())
+    return f"{name} ({words})" if words else name
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "x".join(map(_short, value))
+    return f"{value:g}" if isinstance(value, float) else str(value).rpartition("/")[2]
+
+
+def _settings(asked: Mapping, teachers: Mapping[str, Row | None]) -> dict[str, Any]:
+    flat = _flat({key: value for key, value in asked.items() if key != "teachers"})
+    for label, teacher in asked["teachers"].items():
+        row, own = teachers[label], {key: value for key, value in teacher.items() if key != "run"}
+        flat |= _flat(own, f"teachers.{label}.")
+        # Of a teacher that is not there only the name is known, whose seed is taken off.
+        inner = {"run": re.sub(r"-s\d+$", "", teacher["run"])} if row is None else row.settings
+        flat |= {f"teachers.{label}.{key}": value for key, value in inner.items()}
+    return flat
+
+
+def _flat(value: Mapping, prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        if key in (*SEEDS, *WITHOUT_EFFECT):
+            continue
+        flat |= _flat(item, f"{prefix}{key}.") if isinstance(item, Mapping) else {prefix + key: item}
+    return flat

@@ -1,0 +1,270 @@
+"""The report's table: a row for each group of runs, with what it gains over a baseline and what that claim rests on."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kdjax.errors import UserError, nearest
+from kdjax.reporting import statistics
+from kdjax.reporting.collect import Row, groups_of
+from kdjax.reporting.statistics import Interval
+
+
+class Candidate(NamedTuple):
+    """Runs that are alike but for their seeds.
+
+    Attributes:
+      rows: that are reported.
+      setting: what tells it from the method's other settings, '' for the only one.
+      tried: how many settings the method has.
+      note: how it was chosen, or why it could not be.
+    """
+
+    rows: list[Row]
+    setting: str
+    tried: int
+    note: str = ""
+
+
+class Line(NamedTuple):
+    """A row of the table; accuracies and differences in %.
+
+    Attributes:
+      number: of the row, from 1.
+      data, network, method, loss, teacher, setting: what it is of.
+      runs: how many.
+      teachers: how many different teachers, or sets of teachers, they had.
+      last, best: (mean, standard deviation or None) of test accuracy, None where a checkpoint is not there.
+      validation: mean validation accuracy of the last checkpoint, or None.
+      published: accuracy that a paper prints, or None.
+      against: number of the baseline's row, or None.
+      difference: to it, of the last checkpoint, or None.
+      pairs: how many differences that is the mean of.
+      over: what the interval is over.
+      verdict: 'gain', 'loss', 'within noise', 'cannot tell', or ''.
+      test_error: standard error that stems from the test set.
+      test_error_by: 'bootstrap' or 'binomial'.
+      tried: settings of the method.
+      examples, teacher_examples: training examples processed by one run, or None.
+      unequal: whether settings tried or examples differ from the baseline's.
+      note: on how the setting was chosen.
+    """
+
+    number: int
+    data: str
+    network: str
+    method: str
+    loss: str
+    teacher: str
+    setting: str
+    runs: int
+    teachers: int
+    last: tuple[float, float | None]
+    best: tuple[float, float | None] | None
+    validation: float | None
+    published: float | None
+    against: int | None
+    difference: Interval | None
+    pairs: int
+    over: str
+    verdict: str
+    test_error: float
+    test_error_by: str
+    tried: int
+    examples: int | None
+    teacher_examples: int | None
+    unequal: bool
+    note: str
+
+
+def candidates(rows: Sequence[Row], select: str = "") -> list[Candidate]:
+    """Returns the groups of a store's runs.
+
+    Args:
+      rows: of `collect`.
+      select: '' for all settings of every method, or 'validation' for the one of the best mean validation accuracy on
+        the first half of the method's seeds, reported by its runs of the other half.
+
+    Raises:
+      UserError: another way to select.
+    """
+    if select not in ("", "validation"):
+        raise UserError(f"--select='{select}' is none; say 'validation', or leave it out for all settings.")
+    methods: dict[str, list[list[Row]]] = {}
+    for group in groups_of(rows):
+        methods.setdefault(group[0].family, []).append(group)
+    found = []
+    for groups in methods.values():
+        every = [Candidate(group, _setting(group, groups), len(groups)) for group in groups]
+        found += [_select(every)] if select else every
+    return found
+
+
+def _setting(group: Sequence[Row], groups: Sequence[Sequence[Row]]) -> str:
+    """The fields in which a method's settings differ, at the group's values."""
+    every = [other[0].settings for other in groups]
+    fields = sorted({field for settings in every for field in settings})
+    varied = [field for field in fields if len({json.dumps(settings.get(field)) for settings in every}) > 1]
+    return ", ".join(f"{field} = {group[0].settings.get(field)}" for field in varied)
+
+
+def _select(every: Sequence[Candidate]) -> Candidate:
+    """The setting of the best mean validation accuracy on the first half of the seeds, with its runs on the others."""
+    runs = [row for candidate in every for row in candidate.rows]
+    level = "seed" if len({row.seed for row in runs}) > 1 else "split"
+    seeds = sorted({getattr(row, level) for row in runs})
+    first = set(seeds[: len(seeds) // 2])
+    if not first:
+        chosen = max(every, key=lambda candidate: _validation(candidate.rows))
+        return chosen._replace(note="one seed: chosen and reported on the same" if len(every) > 1 else "")
+    chosen = max(every, key=lambda candidate: _validation([r for r in candidate.rows if getattr(r, level) in first]))
+    others = [row for row in chosen.rows if getattr(row, level) not in first]
+    if not others:
+        return chosen._replace(
+            note=f"no runs on the {level}s that nothing was chosen by: chosen and reported on the same"
+        )
+    note = f"{level}s {_listed(first)} chose" if len(every) > 1 else f"{level}s {_listed(first)} left out"
+    return chosen._replace(rows=others, note=note)
+
+
+def _validation(rows: Sequence[Row]) -> float:
+    scores = [row.score("last", "validation") for row in rows]
+    return -math.inf if not scores or None in scores else float(np.mean(scores))
+
+
+def _listed(numbers: set) -> str:
+    return ", ".join(map(str, sorted(numbers)))
+
+
+def compare(
+    found: Sequence[Candidate],
+    *,
+    baseline: str = "",
+    interval: str = "t",
+    correct: Mapping[str, np.ndarray] | None = None,
+) -> list[Line]:
+    """Returns the table's rows.
+
+    Args:
+      found: of `candidates`.
+      baseline: method, or its losses joined by ' + ', that every row is compared with on its own data and network,
+        from the same teacher if it has one; '' for cross-entropy without a teacher.
+      interval: a name of `statistics.INTERVALS`.
+      correct: run -> [test examples] whether it is right, of runs that were looked at.
+
+    Raises:
+      UserError: no row is the baseline, or an unknown interval.
+    """
+    if interval not in statistics.INTERVALS:
+        raise UserError(f"--interval='{interval}' is none.{nearest(interval, statistics.INTERVALS)}")
+    names = {name for candidate in found for name in _names(candidate.rows[0])}
+    if baseline and baseline not in names:
+        raise UserError(f"--baseline='{baseline}': no method has that name.{nearest(baseline, names)}")
+    places = [_baseline(candidate, found, baseline) for candidate in found]
+    return [
+        _line(number, candidate, place, found, statistics.INTERVALS[interval], correct or {})
+        for number, (candidate, place) in enumerate(zip(found, places, strict=True), 1)
+    ]
+
+
+def _names(row: Row) -> tuple[str, str]:
+    return row.method, " + ".join(row.losses)
+
+
+def _baseline(candidate: Candidate, found: Sequence[Candidate], name: str) -> int | None:
+    """The row that a row is compared with: of several that fit the one of the same settings, else of most runs."""
+    own = candidate.rows[0]
+    fitting = []
+    for place, other in enumerate(found):
+        row = other.rows[0]
+        named = name in _names(row) if name else row.losses == ("cross_entropy",) and not row.teachers
+        if named and (row.data, row.network) == (own.data, own.network) and row.generation in (None, own.generation):
+            teacher = 0 if row.teachers == own.teachers else 1 if not row.teachers else 2
+            if teacher < 2 or not own.teachers:
+                changed = sum(own.settings.get(field) != value for field, value in row.settings.items())
+                fitting.append(((teacher, changed, -len(other.rows), place), place))
+    return min(fitting)[1] if fitting else None
+
+
+def _line(number: int, own: Candidate, place: int | None, found: Sequence[Candidate], interval, correct) -> Line:
+    first, rows = own.rows[0], own.rows
+    base = None if place is None or found[place] is own else found[place]
+    difference, pairs, over = _difference(rows, base.rows, interval) if base else (None, 0, "")
+    error, by = _test_error(rows, correct)
+    published = {row.published.get("accuracy") for row in rows}
+    return Line(
+        number=number,
+        data=first.data,
+        network=first.network,
+        method=first.method
+        + (f", generation {first.generation[1]} of {first.generation[0]}" if first.generation else ""),
+        loss=" + ".join(first.losses),
+        teacher="; ".join(f"{network}: {losses}" for network, losses in first.teachers),
+        setting=own.setting,
+        runs=len(rows),
+        teachers=len({row.teacher_runs for row in rows if row.teacher_runs}),
+        last=statistics.mean_std([_percent(row, "last") for row in rows]),
+        best=_best(rows),
+        validation=None if _validation(rows) == -math.inf else 100 * _validation(rows),
+        published=published.pop() if len(published) == 1 else None,
+        against=None if base is None else place + 1,
+        difference=difference,
+        pairs=pairs,
+        over=over,
+        verdict=statistics.verdict(difference, _difference_error(rows, base.rows, correct)) if difference else "",
+        test_error=error,
+        test_error_by=by,
+        tried=own.tried,
+        examples=first.examples,
+        teacher_examples=first.teacher_examples,
+        unequal=base is not None and (own.tried, first.examples) != (base.tried, base.rows[0].examples),
+        note=own.note,
+    )
+
+
+def _percent(row: Row, checkpoint: str) -> float:
+    return 100 * row.score(checkpoint)
+
+
+def _best(rows: Sequence[Row]) -> tuple[float, float | None] | None:
+    if any(row.score("best") is None for row in rows):
+        return None
+    return statistics.mean_std([_percent(row, "best") for row in rows])
+
+
+def _difference(own: Sequence[Row], base: Sequence[Row], interval: Any) -> tuple[Interval | None, int, str]:
+    """The paired difference, how many pairs it has, and in words what its interval is over."""
+    values, others = ({row.key: _percent(row, "last") for row in rows} for rows in (own, base))
+    differences = statistics.paired_differences(values, others)
+    if not differences:
+        return None, 0, "no runs of one split and seed"
+    units, level = statistics.nested_units(differences)
+    words = f"{len(units)} {statistics.LEVELS[level]}" if len(units) > 1 else "one run"
+    with_teachers = {row.teacher_runs for row in (*own, *base) if row.teacher_runs}
+    one = any(len({row.teacher_runs for row in rows}) == 1 and rows[0].teacher_runs for rows in (own, base))
+    return interval(units), len(differences), f"one teacher, {words}" if with_teachers and one else words
+
+
+def _test_error(rows: Sequence[Row], correct: Mapping[str, np.ndarray]) -> tuple[float, str]:
+    """Standard error of the mean accuracy in %, and how it was found; test sets of several splits count apart."""
+    sets = dict(row.test for row in rows if row.test)
+    seen = [row for row in rows if row.name in correct]
+    if seen:
+        errors = [statistics.bootstrap_error(correct[row.name][None]) for row in seen]
+        return 100 * float(np.mean(errors)) / math.sqrt(max(len(sets), 1)), "bootstrap"
+    accuracy = statistics.mean_std([row.score("last") for row in rows])[0]
+    return (100 * statistics.binomial_error(accuracy, sum(sets.values())), "binomial") if sets else (0.0, "unknown")
+
+
+def _difference_error(own: Sequence[Row], base: Sequence[Row], correct: Mapping[str, np.ndarray]) -> float:
+    """In %: bootstrap over examples that both runs of a pair saw, else as if the two test sets were independent."""
+    partners = {(row.split, row.seed): row for row in base if row.name in correct}
+    for row in own:
+        partner = partners.get((row.split, row.seed))
+        if row.name in correct and partner and row.test == partner.test:
+            gained = correct[row.name].astype(float) - correct[partner.name]
+            return 100 * statistics.bootstrap_error(gained[None]) / math.sqrt(len({r.test for r in own}))
+    return math.hypot(_test_error(own, {})[0], _test_error(base, {})[0])

@@ -1,0 +1,252 @@
+"""The report's figures, as SVG that is legible in greyscale: markers, line styles and hatches, axes with units."""
+
+import contextlib
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kdjax import analysis
+from kdjax.reporting import statistics
+
+COLOURS = ("#000000", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9", "#777777")
+LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 2)), (0, (3, 3)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "++++")
+MOST = len(COLOURS)  # curves in one figure
+STYLE = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "svg.fonttype": "none",  # text stays text: it can be searched and read aloud
+    "svg.hashsalt": "kdjax",  # the same figure has the same bytes
+}
+
+
+class Figure(NamedTuple):
+    """A figure, or why there is none.
+
+    Attributes:
+      name: short, for its file.
+      title: of its section.
+      svg: '' where there is none.
+      caption: what is seen, or why nothing is.
+    """
+
+    name: str
+    title: str
+    svg: str
+    caption: str
+
+
+class Series(NamedTuple):
+    """Points of a kind.
+
+    Attributes:
+      label: in the legend.
+      x: values.
+      y: values at each x: a number, or several of which mean and standard deviation are drawn.
+    """
+
+    label: str
+    x: Sequence[float]
+    y: Sequence
+
+
+@contextlib.contextmanager
+def _drawing(name: str, **options: Any) -> Iterator[tuple]:
+    """Gives (axes, out), axes in an array; the SVG is in out[0] afterwards."""
+    import matplotlib.style
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure as Canvas
+
+    out: list[str] = []
+    with matplotlib.style.context(STYLE):
+        canvas = Canvas(layout="constrained", figsize=options.pop("figsize", (6.4, 3.6)))
+        FigureCanvasSVG(canvas)
+        yield canvas.subplots(**{"squeeze": False, **options}), out
+        file = io.StringIO()
+        canvas.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Title": None})
+        out.append(inline_svg(file.getvalue(), name))
+
+
+def inline_svg(text: str, name: str) -> str:
+    """Returns an SVG file as an element that may stand in a page beside others: without head, its ids its own.
+
+    Args:
+      text: of matplotlib.
+      name: that its ids begin with.
+    """
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    return re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", text).strip()
+
+
+def curves(name: str, title: str, caption: str, panels: Mapping[tuple[str, str], Sequence[Series]]) -> Figure:
+    """Draws lines in one panel or several beside one another.
+
+    Args:
+      name, title, caption: of the figure.
+      panels: (x label, y label) -> its series; a band is the standard deviation.
+    """
+    rows = len(next(iter(panels.values())))
+    with _drawing(name, ncols=len(panels), figsize=(4.2 * len(panels), 3.0 + 0.09 * rows)) as (axes, out):
+        for axis, ((x_label, y_label), series) in zip(axes[0], panels.items(), strict=True):
+            for i, each in enumerate(series):
+                _curve(axis, each, i)
+            axis.set(xlabel=x_label, ylabel=y_label)
+            axis.xaxis.get_major_locator().set_params(integer=True)
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        axes[0, 0].figure.legend(handles, labels, loc="outside lower center", ncols=min(2, len(labels)))
+    return Figure(name, title, out[0], caption)
+
+
+def _curve(axis: Any, series: Series, i: int) -> None:
+    mean, std = (np.array([f(np.atleast_1d(y)) for y in series.y]) for f in (np.mean, _std))
+    style = {"color": COLOURS[i % MOST], "linestyle": LINES[i % MOST], "marker": MARKERS[i % MOST], "markersize": 4}
+    axis.plot(series.x, mean, label=series.label, markevery=max(1, len(mean) // 8), linewidth=1.3, **style)
+    if np.any(std > 0):
+        axis.fill_between(series.x, mean - std, mean + std, color=COLOURS[i % MOST], alpha=0.13, linewidth=0)
+
+
+def _std(values: np.ndarray) -> float:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+
+def scatter(name: str, title: str, caption: str, labels: tuple[str, str], series: Sequence[Series]) -> Figure:
+    """Draws points, a marker a series, and says Spearman's correlation over all of them.
+
+    Args:
+      name, title, caption: of the figure.
+      labels: of the axes.
+      series: points, y a number each.
+    """
+    rho = statistics.spearman([x for s in series for x in s.x], [y for s in series for y in s.y])
+    with _drawing(name, figsize=(6.4, 3.6 + 0.1 * len(series))) as (axes, out):
+        for i, each in enumerate(series):
+            filled = COLOURS[i % MOST] if i % 2 else "none"
+            style = {"marker": MARKERS[i % MOST], "facecolors": filled, "edgecolors": COLOURS[i % MOST]}
+            axes[0, 0].scatter(each.x, each.y, s=30, label=each.label, **style)
+        axes[0, 0].set(xlabel=labels[0], ylabel=labels[1])
+        axes[0, 0].figure.legend(loc="outside lower center", ncols=min(2, len(series)))
+    return Figure(name, title, out[0], caption + (f" Spearman's ρ = {rho:.2f}." if np.isfinite(rho) else ""))
+
+
+def reliability_diagrams(name: str, title: str, caption: str, tables: Mapping[str, analysis.Reliability]) -> Figure:
+    """Draws accuracy against confidence by bins, and under it how many examples each bin has.
+
+    Args:
+      name, title, caption: of the figure.
+      tables: label -> what `analysis.reliability` returned.
+    """
+    options = {"nrows": 2, "ncols": len(tables), "sharex": True, "sharey": "row", "height_ratios": (3, 1)}
+    with _drawing(name, figsize=(1.2 + 2.1 * len(tables), 3.6), gridspec_kw=None, **options) as (axes, out):
+        for (above, below), (label, table) in zip(axes.T, tables.items(), strict=True):
+            centres, widths = (table.edges[1:] + table.edges[:-1]) / 2, np.diff(table.edges)
+            bars = {"width": widths, "edgecolor": "#000000", "linewidth": 0.7}
+            above.bar(centres, np.nan_to_num(table.accuracy), color="#cfd8e3", hatch="///", **bars)
+            above.plot([0, 1], [0, 1], color="#d55e00", linestyle="--", linewidth=1.3)
+            above.set_title(label, fontsize=8)
+            above.set(xlim=(0, 1), ylim=(0, 1))
+            below.bar(centres, table.count / max(table.count.sum(), 1), color="#8c96a3", **bars)
+            below.set_xlabel("confidence")
+            below.set_xticks([0, 0.5, 1])
+        axes[0, 0].set_ylabel("accuracy")
+        axes[1, 0].set_ylabel("share of\nexamples")
+    return Figure(name, title, out[0], caption)
+
+
+def matrix(name: str, title: str, caption: str, labels: Sequence[str], values: np.ndarray, unit: str) -> Figure:
+    """Draws a square of numbers, dark for large ones.
+
+    Args:
+      name, title, caption: of the figure.
+      labels: of rows and columns.
+      values: [rows, rows], NaN for what is not known.
+      unit: what the numbers are.
+    """
+    side = 2.6 + 0.55 * len(labels)
+    with _drawing(name, figsize=(side + 1.4, side)) as (axes, out):
+        axis = axes[0, 0]
+        image = axis.imshow(values, cmap="Greys", vmin=0, vmax=1)
+        for (i, j), value in np.ndenumerate(values):
+            text = f"{value:.2f}" if np.isfinite(value) else "-"
+            axis.text(j, i, text, ha="center", va="center", color="white" if value > 0.55 else "black", fontsize=8)
+        axis.set_xticks(range(len(labels)), labels, rotation=40, ha="right", rotation_mode="anchor")
+        axis.set_yticks(range(len(labels)), labels)
+        axis.set(xlabel="run", ylabel="run")
+        axis.figure.colorbar(image, ax=axis, label=unit, shrink=0.8)
+    return Figure(name, title, out[0], caption)
+
+
+class Example(NamedTuple):
+    """One image and what networks say of it.
+
+    Attributes:
+      image: [height, width, channels] uint8, or None for a vector.
+      label: of the data.
+      distributions: who -> [classes].
+      maps: who -> [height, width] in [0, 1].
+    """
+
+    image: np.ndarray | None
+    label: str
+    distributions: dict[str, np.ndarray]
+    maps: dict[str, np.ndarray]
+
+
+def example_sheet(
+    name: str, title: str, caption: str, examples: Sequence[Example], classes: Sequence[str], most: int = 10
+) -> Figure:
+    """Draws a row an example: image, where each network looks, and the distributions as bars.
+
+    Args:
+      name, title, caption: of the figure.
+      examples: alike in what they have.
+      classes: names of the classes.
+      most: classes in a row, the most likely ones.
+    """
+    first = examples[0]
+    shown = ([""] if first.image is not None else []) + list(first.maps)
+    ratios = [1] * len(shown) + [2.6]
+    options = {"nrows": len(examples), "ncols": len(shown) + 1, "gridspec_kw": {"width_ratios": ratios}}
+    with _drawing(name, figsize=(1.5 * len(shown) + 4.6, 1.75 * len(examples) + 0.4), **options) as (axes, out):
+        for row, example in zip(axes, examples, strict=True):
+            for axis, who in zip(row, shown):
+                _picture(axis, example, who)
+            _bars(row[-1], example, classes, most)
+        for axis, who in zip(axes[0], shown):
+            axis.set_title(f"{who} looks at" if who else "image", fontsize=8)
+        axes[-1, -1].set_xlabel("class")
+        axes[0, -1].legend(fontsize=7, ncols=3, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0)
+    return Figure(name, title, out[0], caption)
+
+
+def _picture(axis: Any, example: Example, who: str) -> None:
+    image = example.image
+    grey = image.shape[-1] == 1
+    if who:
+        axis.imshow(image.mean(axis=-1), cmap="gray", vmin=0, vmax=255)
+        axis.imshow(example.maps[who], cmap="inferno", alpha=0.5, vmin=0, vmax=1)
+        axis.contour(example.maps[who], levels=[0.4], colors="white", linewidths=1.2)
+    else:
+        axis.imshow(image[..., 0] if grey else image, **({"cmap": "gray", "vmin": 0, "vmax": 255} if grey else {}))
+        axis.set_ylabel(f"label {example.label}", fontsize=8)
+    axis.set_xticks([])
+    axis.set_yticks([])
+
+
+def _bars(axis: Any, example: Example, classes: Sequence[str], most: int) -> None:
+    table = np.stack(list(example.distributions.values()))
+    kept = np.sort(np.argsort(-table.max(axis=0), kind="stable")[:most])
+    width = 0.8 / len(table)
+    for i, (who, values) in enumerate(example.distributions.items()):
+        shades = {"facecolor": ("#ffffff", "#bbbbbb", "#666666")[i % 3], "hatch": HATCHES[i % len(HATCHES)]}
+        places = np.arange(len(kept)) + (i - (len(table) - 1) / 2) * width
+        axis.bar(places, values[kept], width, label=who, edgecolor="#000000", linewidth=0.7, **shades)
+    axis.set_xticks(range(len(kept)), [classes[k] for k in kept], fontsize=7)
+    axis.set(ylim=(0, 1), ylabel="probability" if example.image is not None else f"label {example.label}\nprobability")

@@ -1,0 +1,91 @@
+"""What a report needs of networks beside their results: outputs on the test set, maps of some images, overlaps."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from kdjax import analysis
+from kdjax.data import Dataset
+from kdjax.errors import UserError
+from kdjax.store import Store
+from kdjax.studies.analysis import Seen, attention
+from kdjax.studies.maps import find_head, head_maps
+from kdjax.training.predict import Predictions
+
+
+@dataclasses.dataclass
+class Evidence:
+    """Of some runs on the test split of one data set.
+
+    Attributes:
+      outputs: run -> its outputs, all of the same examples.
+      dataset: the first run's, None where no run could be looked at.
+      examples: indices in `outputs` of those that are shown.
+      maps: run -> [examples, height, width] in [0, 1], class-activation maps, of runs that have any.
+      overlaps: (run, run) -> mean IoU of the regions where those maps are high.
+      skipped: why something is not there, a line each.
+    """
+
+    outputs: dict[str, Predictions] = dataclasses.field(default_factory=dict)
+    dataset: Dataset | None = None
+    examples: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, int))
+    maps: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    overlaps: dict[tuple[str, str], float] = dataclasses.field(default_factory=dict)
+    skipped: list[str] = dataclasses.field(default_factory=list)
+
+    @property
+    def correct(self) -> dict[str, np.ndarray]:
+        """Run -> [test examples], whether it is right."""
+        return {name: outputs.logits.argmax(axis=1) == outputs.labels for name, outputs in self.outputs.items()}
+
+
+def gather(store: Store, names: Sequence[str], data_dir: str = "data", examples: int = 4) -> Evidence:
+    """Runs the last checkpoints of some runs over their test split.
+
+    Args:
+      store: that has them.
+      names: of the runs; those that cannot be run, or whose test examples are not the first one's, are skipped.
+      data_dir: where data sets that are not embedded lie.
+      examples: how many are shown: the first of as many classes.
+    """
+    found, seen = Evidence(), []
+    for name in names:
+        try:
+            run = Seen(store, name, "test", "last", data_dir)
+            outputs = run.outputs()
+        except UserError as error:
+            found.skipped.append(f"'{name}': {error}")
+            continue
+        first = next(iter(found.outputs.values()), outputs)
+        if not np.array_equal(first.rows, outputs.rows) or not np.array_equal(first.labels, outputs.labels):
+            found.skipped.append(f"'{name}': its test examples are not those of '{next(iter(found.outputs))}'.")
+            continue
+        found.outputs[name] = outputs
+        seen.append(run)
+    if seen:
+        found.dataset = seen[0].run.dataset
+        labels = found.outputs[seen[0].name].labels
+        found.examples = np.sort(np.unique(labels, return_index=True)[1][:examples])
+        _look(found, seen)
+    return found
+
+
+def _look(found: Evidence, seen: Sequence[Seen]) -> None:
+    """Adds maps and their overlaps, of runs on images whose classifier reads the mean of a map."""
+    shape, looking = found.dataset.input_shape, []
+    if len(shape) != 3:
+        found.skipped.append("attention maps: the data are no images.")
+        return
+    for run in seen:
+        try:
+            head = find_head(run.name, run.run, "test")
+        except UserError as error:
+            found.skipped.append(str(error))
+            continue
+        maps = head_maps(run.run, head, run.rows[found.examples])
+        found.maps[run.name] = np.asarray(analysis.normalize_maps(analysis.resize_maps(maps, shape[:2])))
+        looking.append(run)
+    if len(looking) > 1:
+        pairs = [pair for pair in attention(looking)["overlaps"] if len(pair["runs"]) == 2]
+        found.overlaps = {tuple(pair["runs"]): pair["iou"] for pair in pairs}

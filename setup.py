@@ -16,6 +16,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["kdjax", "kdjax.*"]),
+    package_data={"kdjax.reporting": ["templates/*"]},
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2.1",
@@ -23,6 +24,7 @@ setup(
         "grain>=0.2.14",
         "importlib_resources>=6.0",  # tfds needs it and does not say so
         "jax>=0.10",
+        "jinja2>=3.1",
         "matplotlib>=3.9",
         "ml_collections>=1.0",
         "ml_dtypes>=0.5",

@@ -18,7 +18,7 @@ ROWS = [
     {"cli", "bench"},
 ]
 DOORS = {"train_teacher", "train_student", "evaluate", "run_study", "import_torch", "export"}
-DOORS |= {"show_model", "show_views", "prepare_data", "train_generations", "analyze"}
+DOORS |= {"show_model", "show_views", "prepare_data", "train_generations", "analyze", "report"}
 
 
 def room_of(path: pathlib.Path, package: pathlib.Path) -> str:

@@ -14,7 +14,7 @@ README = (ROOT / "README.md").read_text()
 
 
 DOORS = "train_teacher train_student evaluate run_study bench import_torch export show_model".split()
-DOORS += ["show_views", "prepare_data", "train_generations", "analyze"]
+DOORS += ["show_views", "prepare_data", "train_generations", "analyze", "report"]
 
 
 def blocks(language: str) -> list[str]:
@@ -72,7 +72,7 @@ def run_commands(commands: list[str], tmp_path: pathlib.Path) -> None:
         arguments = shlex.split(command)[1:]
         own = "--config=my_config.py" in arguments
         store = [] if any(argument.startswith("--store") for argument in arguments) else [f"--store={tmp_path}/runs"]
-        arguments = [re.sub("=(teacher.safe|views.png)", rf"={tmp_path}/\1", argument) for argument in arguments]
+        arguments = [re.sub("=(teacher.safe|views.png|report)", rf"={tmp_path}/\1", argument) for argument in arguments]
         arguments = [re.sub(r"^--store=runs", f"--store={tmp_path}/runs", argument) for argument in arguments]
         cwd = tmp_path / "mine" if own else ROOT
         store = [] if arguments[1] in ("kdjax.bench", "kdjax.show_views", "kdjax.prepare_data") else store
@@ -100,6 +100,13 @@ def test_the_quickstart_runs_in_an_existing_venv(tmp_path):
     assert report.strip() in done.stdout and "| WTTM" in report
     again = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert again.returncode == 0 and report.strip() in again.stdout
+    page = [f"--store={tmp_path}/quickstart", f"--out={tmp_path}/page"]
+    line = [".venv/bin/python", "-m", "kdjax.report", *page]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    html, row = (tmp_path / "page" / "report.html").read_text(), re.search(r"\| WTTM +\| MSE .*", report).group()
+    last, best = (cell.strip() for cell in row.split("|")[4:6])
+    assert f">{last}<" in html and f">{best}<" in html
 
 
 def test_the_claims_have_an_answer_each():

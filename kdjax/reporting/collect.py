@@ -69,22 +69,25 @@ class Row(NamedTuple):
         return self.split, self.teacher_seeds, self.seed
 
 
-def collect(store: Store, pattern: str = "*") -> list[Row]:
-    """Returns the store's runs whose names match.
+def collect(store: Store, patterns: Sequence[str] = ()) -> list[Row]:
+    """Returns the store's runs whose names match one of the patterns.
 
     Args:
       store: with the runs, and their teachers, which need not match.
-      pattern: of shells, '*' matches '/' too.
+      patterns: of shells, '*' matches '/' too; none for all runs.
 
     Raises:
       UserError: there are none, or a manifest is damaged.
     """
     every = store.runs()
-    names = [name for name in every if fnmatch.fnmatchcase(name, pattern)]
+    asked = patterns or ("*",)
+    names = [name for name in every if any(fnmatch.fnmatchcase(name, pattern) for pattern in asked)]
     if not every:
         raise UserError(f"The store {store.root} holds no runs; train some, or choose another --store.")
     if not names:
-        raise UserError(f"None of the {len(every)} runs of {store.root} matches --runs='{pattern}'; '*' takes all.")
+        raise UserError(
+            f"None of the {len(every)} runs of {store.root} matches --runs={','.join(asked)}; '*' takes all."
+        )
     known: dict[str, Row | None] = {}
     return [row_of(store, name, known) for name in names]
 
@@ -126,8 +129,13 @@ def groups_of(rows: Sequence[Row]) -> list[list[Row]]:
 
 
 def is_counted(row: Row) -> bool:
-    """Whether a run is finished and has a test accuracy."""
+    """Whether a run is finished and has a test accuracy, which weights that were imported lack."""
     return row.score("last") is not None
+
+
+def is_unfinished(row: Row) -> bool:
+    """Whether a run was begun and has no result yet."""
+    return row.result is None
 
 
 def _row(name: str, manifest: Mapping, asked: Mapping, result: dict | None, teachers: Mapping[str, Row | None]) -> Row:
@@ -190,7 +198,7 @@ def _with(name: str, args: Mapping) -> str:
 
 def _short(value: Any) -> str:
     if isinstance(value, list | tuple):
-        return "x".join(map(_short, value))
+        return "x".join(map(_short, value)) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value).rpartition("/")[2]
 
 

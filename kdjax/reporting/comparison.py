@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -42,7 +42,7 @@ class Line(NamedTuple):
       published: accuracy that a paper prints, or None.
       against: number of the baseline's row, or None.
       difference: to it, of the last checkpoint, or None.
-      pairs: how many differences that is the mean of.
+      pairs: how many differences that is the mean of, 0 where the rows have no split and seed in common.
       over: what the interval is over.
       verdict: 'gain', 'loss', 'within noise', 'cannot tell', or ''.
       test_error: standard error that stems from the test set.
@@ -160,12 +160,14 @@ def compare(
     """
     if interval not in statistics.INTERVALS:
         raise UserError(f"--interval='{interval}' is none.{nearest(interval, statistics.INTERVALS)}")
+    if not found:
+        raise UserError("None of the runs is finished; the commands that began them go on, see the README.")
     names = {name for candidate in found for name in _names(candidate.rows[0])}
     if baseline and baseline not in names:
         raise UserError(f"--baseline='{baseline}': no method has that name.{nearest(baseline, names)}")
     places = [_baseline(candidate, found, baseline) for candidate in found]
     return [
-        _line(number, candidate, place, found, statistics.INTERVALS[interval], correct or {})
+        _line(number, candidate, place, found, interval, correct or {})
         for number, (candidate, place) in enumerate(zip(found, places, strict=True), 1)
     ]
 
@@ -189,7 +191,7 @@ def _baseline(candidate: Candidate, found: Sequence[Candidate], name: str) -> in
     return min(fitting)[1] if fitting else None
 
 
-def _line(number: int, own: Candidate, place: int | None, found: Sequence[Candidate], interval, correct) -> Line:
+def _line(number: int, own: Candidate, place: int | None, found: Sequence[Candidate], interval: str, correct) -> Line:
     first, rows = own.rows[0], own.rows
     base = None if place is None or found[place] is own else found[place]
     difference, pairs, over = _difference(rows, base.rows, interval) if base else (None, 0, "")
@@ -199,8 +201,7 @@ def _line(number: int, own: Candidate, place: int | None, found: Sequence[Candid
         number=number,
         data=first.data,
         network=first.network,
-        method=first.method
-        + (f", generation {first.generation[1]} of {first.generation[0]}" if first.generation else ""),
+        method="{} generation {}".format(*first.generation) if first.generation else first.method,
         loss=" + ".join(first.losses),
         teacher="; ".join(f"{network}: {losses}" for network, losses in first.teachers),
         setting=own.setting,
@@ -235,17 +236,24 @@ def _best(rows: Sequence[Row]) -> tuple[float, float | None] | None:
     return statistics.mean_std([_percent(row, "best") for row in rows])
 
 
-def _difference(own: Sequence[Row], base: Sequence[Row], interval: Any) -> tuple[Interval | None, int, str]:
-    """The paired difference, how many pairs it has, and in words what its interval is over."""
+def _difference(own: Sequence[Row], base: Sequence[Row], interval: str) -> tuple[Interval, int, str]:
+    """The difference, how many pairs it has, and in words what its interval is over."""
     values, others = ({row.key: _percent(row, "last") for row in rows} for rows in (own, base))
     differences = statistics.paired_differences(values, others)
-    if not differences:
-        return None, 0, "no runs of one split and seed"
-    units, level = statistics.nested_units(differences)
-    words = f"{len(units)} {statistics.LEVELS[level]}" if len(units) > 1 else "one run"
+    if differences:
+        units, level = statistics.nested_units(differences)
+        found, words = statistics.INTERVALS[interval](units), _units(units, level)
+    else:
+        (units, level), (base_units, base_level) = map(statistics.nested_units, (values, others))
+        found = statistics.UNPAIRED[interval](units, base_units)
+        words = f"unpaired, {_units(units, level)} and {_units(base_units, base_level)}"
     with_teachers = {row.teacher_runs for row in (*own, *base) if row.teacher_runs}
     one = any(len({row.teacher_runs for row in rows}) == 1 and rows[0].teacher_runs for rows in (own, base))
-    return interval(units), len(differences), f"one teacher, {words}" if with_teachers and one else words
+    return found, len(differences), f"one teacher, {words}" if with_teachers and one else words
+
+
+def _units(units: Sequence[float], level: int) -> str:
+    return f"{len(units)} {statistics.LEVELS[level]}" if len(units) > 1 else "one run"
 
 
 def _test_error(rows: Sequence[Row], correct: Mapping[str, np.ndarray]) -> tuple[float, str]:

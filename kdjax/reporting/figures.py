@@ -16,6 +16,7 @@ LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 2))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "++++")
 MOST = len(COLOURS)  # curves in one figure
+ACROSS = 4  # diagrams beside one another
 STYLE = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -69,7 +70,7 @@ def _drawing(name: str, **options: Any) -> Iterator[tuple]:
         FigureCanvasSVG(canvas)
         yield canvas.subplots(**{"squeeze": False, **options}), out
         file = io.StringIO()
-        canvas.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Title": None})
+        canvas.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
         out.append(inline_svg(file.getvalue(), name))
 
 
@@ -98,7 +99,7 @@ def curves(name: str, title: str, caption: str, panels: Mapping[tuple[str, str],
         for axis, ((x_label, y_label), series) in zip(axes[0], panels.items(), strict=True):
             for i, each in enumerate(series):
                 _curve(axis, each, i)
-            axis.set(xlabel=x_label, ylabel=y_label)
+            axis.set(xlabel=x_label, ylabel=y_label, ylim=_reach(series))
             axis.xaxis.get_major_locator().set_params(integer=True)
         handles, labels = axes[0, 0].get_legend_handles_labels()
         axes[0, 0].figure.legend(handles, labels, loc="outside lower center", ncols=min(2, len(labels)))
@@ -111,6 +112,17 @@ def _curve(axis: Any, series: Series, i: int) -> None:
     axis.plot(series.x, mean, label=series.label, markevery=max(1, len(mean) // 8), linewidth=1.3, **style)
     if np.any(std > 0):
         axis.fill_between(series.x, mean - std, mean + std, color=COLOURS[i % MOST], alpha=0.13, linewidth=0)
+
+
+def _reach(series: Sequence[Series]) -> tuple[float, float] | None:
+    """Limits that leave out a steep beginning of long curves, beside which what follows would be a flat line."""
+    means = [np.array([np.mean(y) for y in each.y]) for each in series]
+    settled = [mean[len(mean) // 8 :] for mean in means if len(mean) >= 8]
+    if not settled:
+        return None
+    low, high = (f([f(mean) for mean in settled]) for f in (np.min, np.max))
+    margin = 0.08 * (high - low) or 0.5
+    return low - margin, high + margin
 
 
 def _std(values: np.ndarray) -> float:
@@ -143,21 +155,33 @@ def reliability_diagrams(name: str, title: str, caption: str, tables: Mapping[st
       name, title, caption: of the figure.
       tables: label -> what `analysis.reliability` returned.
     """
-    options = {"nrows": 2, "ncols": len(tables), "sharex": True, "sharey": "row", "height_ratios": (3, 1)}
-    with _drawing(name, figsize=(1.2 + 2.1 * len(tables), 3.6), gridspec_kw=None, **options) as (axes, out):
-        for (above, below), (label, table) in zip(axes.T, tables.items(), strict=True):
-            centres, widths = (table.edges[1:] + table.edges[:-1]) / 2, np.diff(table.edges)
-            bars = {"width": widths, "edgecolor": "#000000", "linewidth": 0.7}
-            above.bar(centres, np.nan_to_num(table.accuracy), color="#cfd8e3", hatch="///", **bars)
-            above.plot([0, 1], [0, 1], color="#d55e00", linestyle="--", linewidth=1.3)
-            above.set_title(label, fontsize=8)
-            above.set(xlim=(0, 1), ylim=(0, 1))
-            below.bar(centres, table.count / max(table.count.sum(), 1), color="#8c96a3", **bars)
-            below.set_xlabel("confidence")
-            below.set_xticks([0, 0.5, 1])
-        axes[0, 0].set_ylabel("accuracy")
-        axes[1, 0].set_ylabel("share of\nexamples")
+    columns = min(len(tables), ACROSS)
+    bands = -(-len(tables) // columns)
+    options = {"nrows": 2 * bands, "ncols": columns, "sharex": True, "height_ratios": (3, 1) * bands}
+    with _drawing(name, figsize=(0.8 + 2.3 * columns, 3.2 * bands), **options) as (axes, out):
+        cells = [
+            (axes[2 * band, column], axes[2 * band + 1, column]) for band in range(bands) for column in range(columns)
+        ]
+        for (above, below), (label, table) in zip(cells, tables.items()):
+            _reliability(above, below, table)
+            above.set_title(label, fontsize=7)
+        for above, below in cells[len(tables) :]:
+            above.remove()
+            below.remove()
+        for band in range(bands):
+            axes[2 * band, 0].set_ylabel("accuracy")
+            axes[2 * band + 1, 0].set_ylabel("share of\nexamples")
     return Figure(name, title, out[0], caption)
+
+
+def _reliability(above: Any, below: Any, table: analysis.Reliability) -> None:
+    centres, widths = (table.edges[1:] + table.edges[:-1]) / 2, np.diff(table.edges)
+    bars = {"width": widths, "edgecolor": "#000000", "linewidth": 0.7}
+    above.bar(centres, np.nan_to_num(table.accuracy), color="#cfd8e3", hatch="///", **bars)
+    above.plot([0, 1], [0, 1], color="#d55e00", linestyle="--", linewidth=1.3)
+    above.set(xlim=(0, 1), ylim=(0, 1))
+    below.bar(centres, table.count / max(table.count.sum(), 1), color="#8c96a3", **bars)
+    below.set(xlabel="confidence", xticks=[0, 0.5, 1], ylim=(0, 1))
 
 
 def matrix(name: str, title: str, caption: str, labels: Sequence[str], values: np.ndarray, unit: str) -> Figure:
@@ -165,21 +189,22 @@ def matrix(name: str, title: str, caption: str, labels: Sequence[str], values: n
 
     Args:
       name, title, caption: of the figure.
-      labels: of rows and columns.
+      labels: of rows; their first words are the columns'.
       values: [rows, rows], NaN for what is not known.
       unit: what the numbers are.
     """
-    side = 2.6 + 0.55 * len(labels)
-    with _drawing(name, figsize=(side + 1.4, side)) as (axes, out):
+    side, low = 1.2 + 0.5 * len(labels), np.floor(10 * np.nanmin(values)) / 10
+    low = min(low, 0.9)  # what is nearly alike shall not look different
+    with _drawing(name, figsize=(side + 3.4, side)) as (axes, out):
         axis = axes[0, 0]
-        image = axis.imshow(values, cmap="Greys", vmin=0, vmax=1)
+        image = axis.imshow(values, cmap="Greys", vmin=low, vmax=1)
         for (i, j), value in np.ndenumerate(values):
-            text = f"{value:.2f}" if np.isfinite(value) else "-"
-            axis.text(j, i, text, ha="center", va="center", color="white" if value > 0.55 else "black", fontsize=8)
-        axis.set_xticks(range(len(labels)), labels, rotation=40, ha="right", rotation_mode="anchor")
+            text, dark = f"{value:.2f}" if np.isfinite(value) else "-", value > (1 + low) / 2
+            axis.text(j, i, text, ha="center", va="center", color="white" if dark else "black", fontsize=8)
+        axis.set_xticks(range(len(labels)), [label.split()[0] for label in labels])
         axis.set_yticks(range(len(labels)), labels)
-        axis.set(xlabel="run", ylabel="run")
-        axis.figure.colorbar(image, ax=axis, label=unit, shrink=0.8)
+        axis.set_xlabel("row of the table")
+        axis.figure.colorbar(image, ax=axis, label=unit)
     return Figure(name, title, out[0], caption)
 
 
@@ -227,14 +252,13 @@ def example_sheet(
 
 
 def _picture(axis: Any, example: Example, who: str) -> None:
-    image = example.image
-    grey = image.shape[-1] == 1
     if who:
-        axis.imshow(image.mean(axis=-1), cmap="gray", vmin=0, vmax=255)
-        axis.imshow(example.maps[who], cmap="inferno", alpha=0.5, vmin=0, vmax=1)
+        # Dark where the network does not look: legible without colours.
+        lit = example.image / 255 * (0.15 + 0.85 * example.maps[who][..., None])
+        axis.imshow(lit.squeeze(), cmap="gray", vmin=0, vmax=1)
         axis.contour(example.maps[who], levels=[0.4], colors="white", linewidths=1.2)
     else:
-        axis.imshow(image[..., 0] if grey else image, **({"cmap": "gray", "vmin": 0, "vmax": 255} if grey else {}))
+        axis.imshow(example.image.squeeze(), cmap="gray", vmin=0, vmax=255)
         axis.set_ylabel(f"label {example.label}", fontsize=8)
     axis.set_xticks([])
     axis.set_yticks([])

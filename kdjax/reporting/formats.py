@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 
+from kdjax.errors import UserError, nearest
 from kdjax.reporting.comparison import Line
 from kdjax.reporting.tables import markdown
 from kdjax.store.files import plain
@@ -14,7 +15,7 @@ LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textascii
 LATEX |= {character: "\\" + character for character in "&%$#_{}"}
 HEADER = (
     *("#", "data", "network", "method", "loss", "teacher", "setting", "runs", "last", "best", "published"),
-    *("difference", "over", "", "test set ±", "tried", "examples", "teacher's"),
+    *("difference", "over", "verdict", "test set ±", "tried", "examples", "teacher's"),
 )
 
 
@@ -28,8 +29,9 @@ def cells(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
 def _cells(line: Line) -> list[str]:
     published = "" if line.published is None else f"{line.published:.2f}"
     setting = "; ".join(filter(None, (line.setting, line.note)))
+    method = "" if line.method == line.loss else line.method  # a config without a name of its own
     return [
-        *(str(line.number), line.data, line.network, line.method, line.loss, line.teacher, setting, str(line.runs)),
+        *(str(line.number), line.data, line.network, method, line.loss, line.teacher, setting, str(line.runs)),
         *(spread(line.last), spread(line.best), published, difference(line), line.over, line.verdict),
         f"{line.test_error:.2f} {line.test_error_by}",
         *(str(line.tried) + ("*" if line.unequal else ""), _count(line.examples), _count(line.teacher_examples)),
@@ -59,7 +61,11 @@ def _count(number: int | None) -> str:
 
 def markdown_table(lines: Sequence[Line]) -> str:
     """Returns the table in Markdown."""
-    header, rows = cells(lines)
+    return markdown_cells(*cells(lines))
+
+
+def markdown_cells(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Returns what `cells` returned in Markdown."""
     return markdown(header, [[cell.replace("|", "\\|") for cell in row] for row in rows])
 
 
@@ -114,3 +120,10 @@ def number(value: float, digits: int = 2) -> str:
 
 # What --format may name -> (lines) -> text.
 FORMATS = {"csv": csv_text, "json": json_text, "latex": latex_text}
+
+
+def as_text(lines: Sequence[Line], name: str) -> str:
+    """Returns the table in a format of FORMATS; raises UserError for another."""
+    if name not in FORMATS:
+        raise UserError(f"--format='{name}' is none.{nearest(name, FORMATS)}")
+    return FORMATS[name](lines)

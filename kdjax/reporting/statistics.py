@@ -64,8 +64,52 @@ def bootstrap_interval(values: Sequence[float], level: float = 0.95, *, draws: i
     return Interval(mean, float(low), float(high), len(values))
 
 
-# What --interval may name -> (values) -> Interval.
+def welch_interval(own: Sequence[float], base: Sequence[float], level: float = 0.95) -> Interval:
+    """Welch's t interval (1947) of the difference of two means of independent values, with their own variances.
+
+    Args:
+      own: at least one.
+      base: at least one.
+      level: of confidence, in (0, 1).
+
+    Returns:
+      The interval of mean(own) - mean(base), `units` those of the fewer; infinite where either has but one value.
+    """
+    mean, units = float(np.mean(own) - np.mean(base)), min(len(own), len(base))
+    if units < 2:
+        return Interval(mean, -math.inf, math.inf, units)
+    if np.std(own) == np.std(base) == 0:  # no freedom to speak of
+        return Interval(mean, mean, mean, units)
+    from scipy.stats import ttest_ind
+
+    low, high = ttest_ind(own, base, equal_var=False).confidence_interval(level)
+    return Interval(mean, float(low), float(high), units)
+
+
+def unpaired_bootstrap(
+    own: Sequence[float], base: Sequence[float], level: float = 0.95, *, draws: int = 10_000, seed: int = 0
+) -> Interval:
+    """Percentile bootstrap of the difference of two means; either side is drawn on its own.
+
+    Args:
+      own, base, level: as `welch_interval` takes them.
+      draws, seed: as `bootstrap_interval` takes them.
+    """
+    mean, units = float(np.mean(own) - np.mean(base)), min(len(own), len(base))
+    if units < 2:
+        return Interval(mean, -math.inf, math.inf, units)
+    random = np.random.default_rng(seed)
+    first, second = (
+        np.asarray(values, np.float64)[random.integers(0, len(values), (draws, len(values)))].mean(axis=1)
+        for values in (own, base)
+    )
+    low, high = np.quantile(first - second, [0.5 - level / 2, 0.5 + level / 2])
+    return Interval(mean, float(low), float(high), units)
+
+
+# What --interval may name -> (values) -> Interval, and of two rows without a seed in common (own, base) -> Interval.
 INTERVALS = {"t": t_interval, "bootstrap": bootstrap_interval}
+UNPAIRED = {"t": welch_interval, "bootstrap": unpaired_bootstrap}
 
 
 def nested_units(values: Mapping[tuple, float]) -> tuple[list[float], int]:

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+from jax.nn import softmax
 
 from kdjax import analysis
 from kdjax.data import Dataset
@@ -47,7 +48,8 @@ def gather(store: Store, names: Sequence[str], data_dir: str = "data", examples:
       store: that has them.
       names: of the runs; those that cannot be run, or whose test examples are not the first one's, are skipped.
       data_dir: where data sets that are not embedded lie.
-      examples: how many are shown: the first of as many classes.
+      examples: how many are shown: half of them the first of as many classes, half those on which the runs' outputs
+        are furthest apart.
     """
     found, seen = Evidence(), []
     for name in names:
@@ -65,10 +67,16 @@ def gather(store: Store, names: Sequence[str], data_dir: str = "data", examples:
         seen.append(run)
     if seen:
         found.dataset = seen[0].run.dataset
-        labels = found.outputs[seen[0].name].labels
-        found.examples = np.sort(np.unique(labels, return_index=True)[1][:examples])
+        found.examples = _chosen(list(found.outputs.values()), examples)
         _look(found, seen)
     return found
+
+
+def _chosen(outputs: Sequence[Predictions], number: int) -> np.ndarray:
+    said = np.stack([np.asarray(softmax(own.logits)) for own in outputs])
+    first = np.sort(np.unique(outputs[0].labels, return_index=True)[1])[: -(-number // 2)]
+    apart = np.argsort(-said.var(axis=0).sum(axis=1), kind="stable")
+    return np.array(list(dict.fromkeys([*first, *apart]))[:number])
 
 
 def _look(found: Evidence, seen: Sequence[Seen]) -> None:

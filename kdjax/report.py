@@ -1,0 +1,41 @@
+"""Tells what the runs of a store found: python -m kdjax.report --store=runs --out=report"""
+
+import pathlib
+
+from absl import flags
+
+from kdjax import cli
+
+cli.define_common_flags()
+cli.define(flags.DEFINE_list, "runs", [], "Patterns of names of runs, with commas; none for all of the store's.")
+cli.define(flags.DEFINE_string, "out", "report", "The folder to write: report.html, report.md and figures.")
+cli.define(flags.DEFINE_string, "title", "What the runs found", "Of the report.")
+cli.define(flags.DEFINE_string, "baseline", "", "Method, or its losses; by default cross-entropy without a teacher.")
+cli.define(flags.DEFINE_string, "interval", "t", "Of differences: 't' (Student's) or 'bootstrap'.")
+HOW = "'validation': each method's best setting there, told on the seeds that chose nothing; '' for all settings."
+cli.define(flags.DEFINE_string, "select", "", HOW)
+cli.define(flags.DEFINE_string, "format", "", "'csv', 'json' or 'latex': print the table alone, and write nothing.")
+cli.define(flags.DEFINE_integer, "networks", 8, "How many to look at of each data set; 0 for none.", lower_bound=0)
+
+
+def main() -> None:
+    """Writes the report of the runs that the flags name, or prints its table."""
+    from kdjax.reporting import comparison, formats, report
+    from kdjax.reporting.collect import collect
+    from kdjax.store import Store
+    from kdjax.studies.evidence import gather
+
+    flag, store = cli.FLAGS, Store(cli.FLAGS.store)
+    rows = collect(store, flag.runs)
+    found = comparison.candidates(rows, flag.select)
+    options = {"baseline": flag.baseline, "interval": flag.interval}
+    if flag.format:
+        return print(formats.as_text(comparison.compare(found, **options), flag.format), end="")
+    looked = report.networks_of(found, flag.networks)
+    evidence = {data: gather(store, names, flag.data_dir) for data, names in looked.items()}
+    page = report.make_page(store, rows, found, evidence, title=flag.title, **options)
+    print(*report.write(page, pathlib.Path(flag.out)), sep="\n")
+
+
+if __name__ == "__main__":
+    cli.run(main)

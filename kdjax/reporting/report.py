@@ -1,0 +1,151 @@
+"""The report of a store: a table of its runs, and figures of how they learned, what they say and where they look."""
+
+import itertools
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kdjax.reporting import formats, sections
+from kdjax.reporting.collect import Row, is_unfinished
+from kdjax.reporting.comparison import Candidate, compare
+from kdjax.reporting.figures import Figure
+from kdjax.store import Store
+from kdjax.store.files import write_atomic
+
+WHAT_THE_COLUMNS_SAY = {
+    "last, best": "test accuracy in %, mean ± standard deviation over runs, of the last checkpoint and of the best one "
+    "on validation.",
+    "difference": "of last to the baseline's row, between runs of one split, seed and teacher, with a 95 % interval "
+    "([ ]); 'unpaired' where the two rows have no seeds in common.",
+    "over": "what that interval is over: the outermost of data splits, teachers and seeds that there are several of, "
+    "the inner ones averaged. 'one teacher' says nothing of other teachers.",
+    "test set ±": "standard error that stems from the test set's own examples, which more seeds do not lessen.",
+    "verdict": "a gain or loss if the interval leaves out zero and the difference is above 1.96 such errors.",
+    "tried": "settings of the method in the store; * marks a budget (settings or examples) unlike the baseline's.",
+    "examples": "training examples processed by one run; teacher's: by its teachers and theirs.",
+}
+
+
+class Page(NamedTuple):
+    """What a report shows.
+
+    Attributes:
+      title: of the page.
+      lead: sentences on top.
+      header, table: of the main table.
+      columns: column -> what it says.
+      figures: those that there are.
+      missing: why something is not shown, a line each.
+    """
+
+    title: str
+    lead: list[str]
+    header: list[str]
+    table: list[list[str]]
+    columns: dict[str, str]
+    figures: list[Figure]
+    missing: list[str]
+
+
+def networks_of(found: Sequence[Candidate], most: int) -> dict[str, list[str]]:
+    """Returns the runs that a report looks at: data -> names, one of each method, students of teachers first in turn.
+
+    Args:
+      found: of `comparison.candidates`.
+      most: runs for each data set.
+    """
+    chosen: dict[str, list[Row]] = {}
+    for method in _best_of_methods(found):
+        chosen.setdefault(method.data, []).append(method)
+    names = {}
+    for data, rows in chosen.items():
+        alike = [row for row in rows if row.test == rows[0].test]  # on other examples nothing can be compared
+        students, others = ([row.name for row in alike if bool(row.teachers) is told] for told in (True, False))
+        turns = itertools.chain.from_iterable(itertools.zip_longest(students, others))
+        names[data] = [name for name in turns if name is not None][:most]
+    return names if most else {}
+
+
+def _best_of_methods(found: Sequence[Candidate]) -> list[Row]:
+    """The first run of each method's best setting by validation."""
+    methods: dict[str, list[Candidate]] = {}
+    for candidate in found:
+        methods.setdefault(candidate.rows[0].family, []).append(candidate)
+    return [max(group, key=lambda candidate: _validation(candidate.rows)).rows[0] for group in methods.values()]
+
+
+def _validation(rows: Sequence[Row]) -> float:
+    return float(np.mean([row.score("last", "validation") or 0.0 for row in rows]))
+
+
+def make_page(
+    store: Store,
+    rows: Sequence[Row],
+    found: Sequence[Candidate],
+    evidence: Mapping[str, Any],
+    *,
+    baseline: str = "",
+    interval: str = "t",
+    title: str = "Runs",
+) -> Page:
+    """Makes the report.
+
+    Args:
+      store: that has the runs.
+      rows: of `collect`.
+      found: of `comparison.candidates`, which are reported.
+      evidence: data -> `studies.evidence.Evidence` of the runs of `networks_of`.
+      baseline, interval: as `comparison.compare` takes them.
+      title: of the page.
+
+    Raises:
+      UserError: as `compare`.
+    """
+    correct = {name: right for seen in evidence.values() for name, right in seen.correct.items()}
+    lines = compare(found, baseline=baseline, interval=interval, correct=correct)
+    numbers = {row.name: line for line, candidate in zip(lines, found, strict=True) for row in candidate.rows}
+    drawn = [*sections.learning(store, lines, found), *sections.generations(found), sections.distances(store, found)]
+    drawn += sections.networks(evidence, numbers)
+    missing = [f"{figure.title}: {figure.caption}" for figure in drawn if not figure.svg]
+    missing += [line for seen in evidence.values() for line in seen.skipped]
+    unfinished = [row.name for row in rows if is_unfinished(row)]
+    lead = [f"{len(rows)} runs, of which {len(rows) - len(unfinished)} are finished, in {len(lines)} rows."]
+    lead += (
+        [f"Not finished: {', '.join(unfinished[:10])}{' ...' if len(unfinished) > 10 else ''}."] if unfinished else []
+    )
+    header, table = formats.cells(lines)
+    shown = [figure for figure in drawn if figure.svg]
+    return Page(title, lead, header, table, WHAT_THE_COLUMNS_SAY, shown, missing)
+
+
+def write(page: Page, out: pathlib.Path) -> list[pathlib.Path]:
+    """Writes `report.html`, which is whole in itself, `report.md`, and the figures that it shows.
+
+    Args:
+      page: to write.
+      out: folder, made where it is not there.
+
+    Returns:
+      The two files.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    import jinja2
+
+    templates = jinja2.Environment(
+        loader=jinja2.PackageLoader("kdjax.reporting"),
+        autoescape=jinja2.select_autoescape(["html"]),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for figure in page.figures:
+        write_atomic(out / "figures" / f"{figure.name}.svg", figure.svg)
+    table = formats.markdown_cells(page.header, page.table)
+    paths = [out / "report.html", out / "report.md"]
+    for path in paths:
+        write_atomic(path, templates.get_template(path.name).render(page=page, table=table))
+    return paths

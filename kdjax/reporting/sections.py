@@ -1,0 +1,186 @@
+"""The sections of a report that are figures: what runs of a store, and networks that were looked at, have to show."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jax.nn import softmax
+
+from kdjax import analysis
+from kdjax.reporting import figures
+from kdjax.reporting.collect import row_of
+from kdjax.reporting.comparison import Candidate, Line
+from kdjax.reporting.contact_sheet import shown
+from kdjax.reporting.figures import Example, Figure, Series
+from kdjax.store import Store
+
+LONGEST_LABEL = 40  # characters that fit beside a figure
+
+
+def label_of(line: Line) -> str:
+    """Returns a short name of a row for legends and axes: number, method and what its teachers were trained with."""
+    losses = "; ".join(teacher.rpartition(": ")[2] for teacher in filter(None, line.teacher.split("; ")))
+    name = f"#{line.number} {line.method}" + (f" from {losses}" if losses and " generation " not in line.method else "")
+    return name if len(name) <= LONGEST_LABEL else name[: LONGEST_LABEL - 3] + "..."
+
+
+def learning(store: Store, lines: Sequence[Line], found: Sequence[Candidate]) -> list[Figure]:
+    """Curves of every row, those of one data set and network together, as many to a figure as can be told apart."""
+    groups: dict[tuple[str, str], list] = {}
+    for line, candidate in zip(lines, found, strict=True):
+        logs = [store.run(row.name).metrics() for row in candidate.rows]
+        if any(logs):
+            groups.setdefault((line.data, line.network), []).append((label_of(line), logs))
+    drawn = []
+    for (data, network), rows in groups.items():
+        for part in _batched(rows):
+            name = f"learning-{len(drawn) + 1}"
+            caption = f"{network} on {data}; a band is the standard deviation over runs."
+            drawn.append(figures.curves(name, "How they learned", caption, _panels(part)))
+    return drawn
+
+
+def _batched(rows: Sequence) -> list[Sequence]:
+    return [rows[start : start + figures.MOST] for start in range(0, len(rows), figures.MOST)]
+
+
+def _panels(rows: Sequence[tuple[str, list]]) -> dict[tuple[str, str], list[Series]]:
+    split = "validation" if any("validation" in line for _, logs in rows for log in logs for line in log) else "test"
+    wanted = {
+        "training accuracy [%]": ("train", "accuracy", 100),
+        f"{split} accuracy [%]": (split, "accuracy", 100),
+        f"{split} cross-entropy [nats]": (split, "loss", 1),
+    }
+    return {("epoch", title): [_series(label, logs, *place) for label, logs in rows] for title, place in wanted.items()}
+
+
+def _series(label: str, logs: Sequence[Sequence[Mapping]], split: str, what: str, scale: float) -> Series:
+    """What every run's log has of it, by epoch."""
+    values: dict[int, list[float]] = {}
+    for log in logs:
+        for line in log:
+            if what in line.get(split, {}):
+                values.setdefault(line["epoch"], []).append(scale * line[split][what])
+    epochs = sorted(values)
+    return Series(label, epochs, [values[epoch] for epoch in epochs])
+
+
+def generations(found: Sequence[Candidate]) -> list[Figure]:
+    """Accuracy of each chain by generation; none where the store has no generations."""
+    chains: dict[str, dict[str, dict[int, list[float]]]] = {}
+    for candidate in found:
+        first = candidate.rows[0]
+        if first.generation:
+            name, number = first.generation
+            scores = [100 * row.score("last") for row in candidate.rows]
+            chains.setdefault(first.data, {}).setdefault(name, {})[number] = scores
+    return [
+        figures.curves(
+            f"generations-{number}",
+            "Generations",
+            f"Test accuracy of the last checkpoint on {data}; generation 0 is the patriarch, a band the standard "
+            "deviation over seeds.",
+            {("generation", "test accuracy [%]"): [Series(name, *_by_number(c)) for name, c in of_data.items()]},
+        )
+        for number, (data, of_data) in enumerate(chains.items(), 1)
+    ]
+
+
+def _by_number(chain: Mapping[int, list[float]]) -> tuple[list[int], list[list[float]]]:
+    return sorted(chain), [chain[number] for number in sorted(chain)]
+
+
+def distances(store: Store, found: Sequence[Candidate]) -> Figure:
+    """Students' accuracy against how far their teacher is from p*, a point a student."""
+    title, known, points = "A teacher's distance and its students", {}, {}
+    for row in (row for candidate in found for row in candidate.rows):
+        teachers = [row_of(store, name, known) for name in row.teacher_runs]
+        distances = [teacher.score("last", "test", "distance") if teacher else None for teacher in teachers]
+        if distances and None not in distances:
+            xs, ys = points.setdefault(f"{row.method} ({row.network})", ([], []))
+            xs.append(float(np.mean(distances)))
+            ys.append(100 * row.score("last"))
+    if not points:
+        return Figure("distance", title, "", "no student here has a teacher whose data has distributions p*.")
+    caption = (
+        "Each point is a student; across: ‖q − p*‖² of its teacher (the mean of several), as trained, on the test set."
+    )
+    labels = ("teacher's squared distance to p*", "student's test accuracy [%]")
+    kept = dict(itertools.islice(points.items(), figures.MOST))
+    return figures.scatter("distance", title, caption, labels, [Series(name, *xy) for name, xy in kept.items()])
+
+
+def networks(evidence: Mapping[str, Any], numbers: Mapping[str, Line]) -> list[Figure]:
+    """What looked-at networks of each data set say."""
+    drawn = []
+    for number, (data, seen) in enumerate(evidence.items(), 1):
+        if seen.outputs:
+            order = sorted(seen.outputs, key=lambda run: numbers[run].number)
+            names = {run: label_of(numbers[run]) for run in order}
+            drawn += [part(f"{name}-{number}", data, seen, names) for name, part in OF_NETWORKS.items()]
+            told = {run: names[run] for run in _student_and_teacher(order, numbers)}
+            drawn.append(_examples(f"examples-{number}", data, seen, told))
+    return drawn
+
+
+def _student_and_teacher(runs: Sequence[str], numbers: Mapping[str, Line]) -> list[str]:
+    """A student, one like its teacher, and the student alone, as far as they were looked at; else the first three."""
+    for run in runs:
+        line = numbers[run]
+        if line.teacher:
+            others = [other for other in runs if f"{numbers[other].network}: {numbers[other].loss}" == line.teacher]
+            alone = [other for other in runs if numbers[other].number == line.against]
+            return list(dict.fromkeys([*others[:1], *alone, run]))
+    return list(runs[:3])
+
+
+def _reliability(name: str, data: str, seen: Any, names: Mapping[str, str]) -> Figure:
+    tables = {
+        name: analysis.reliability(analysis.reliability_sums(seen.outputs[run].logits, seen.outputs[run].labels))
+        for run, name in names.items()
+    }
+    caption = f"On the test set of {data}; on the dashed line confidence is accuracy. One run of each row."
+    return figures.reliability_diagrams(name, "Reliability", caption, tables)
+
+
+def _agreement(name: str, data: str, seen: Any, names: Mapping[str, str]) -> Figure:
+    votes = [seen.outputs[run].logits.argmax(axis=1) for run in names]
+    values = np.array([[np.mean(a == b) for b in votes] for a in votes])
+    caption = f"Share of the test set of {data} of which two runs say the same class. One run of each row."
+    if len(votes) < 2:
+        return Figure(name, "Agreement", "", "one network agrees with itself only.")
+    return figures.matrix(name, "Agreement", caption, list(names.values()), values, "agreement")
+
+
+def _overlap(name: str, data: str, seen: Any, names: Mapping[str, str]) -> Figure:
+    runs = [run for run in names if any(run in pair for pair in seen.overlaps)]
+    if not runs:
+        return Figure(name, "Attention", "", f"fewer than two networks on {data} have class-activation maps.")
+    values = np.eye(len(runs))
+    for (i, a), (j, b) in itertools.permutations(enumerate(runs), 2):
+        values[i, j] = seen.overlaps.get((a, b), seen.overlaps.get((b, a), np.nan))
+    caption = f"Overlap (IoU) of the regions that two runs look at, mean over the test set of {data}."
+    return figures.matrix(name, "Attention", caption, [names[run] for run in runs], values, "IoU")
+
+
+def _examples(name: str, data: str, seen: Any, names: Mapping[str, str]) -> Figure:
+    """Some images with what a few networks say and where they look."""
+    outputs, images = next(iter(seen.outputs.values())), None
+    if len(seen.dataset.stored_shape) == 3:
+        images = shown(seen.dataset, outputs.rows[seen.examples], 0, 0, "none", train=False)
+    classes = [str(c) for c in seen.dataset.class_names or range(seen.dataset.num_classes)]
+    examples = []
+    for place, i in enumerate(seen.examples):
+        said = {label: np.asarray(softmax(seen.outputs[run].logits[i])) for run, label in names.items()}
+        truth = {} if outputs.soft is None else {"p*": outputs.soft[i]}
+        maps = {label: seen.maps[run][place] for run, label in names.items() if run in seen.maps}
+        image = None if images is None else images[place]
+        examples.append(Example(image, classes[outputs.labels[i]], {**truth, **said}, maps))
+    caption = f"Of the test set of {data}: the first of some classes, then those on which the networks differ most."
+    caption += " Maps are class-activation maps summed over classes, the white line is 0.4." if examples[0].maps else ""
+    return figures.example_sheet(name, "Examples", caption, examples, classes)
+
+
+# Name -> (name, data, evidence, run -> label) -> a figure of all networks that were looked at.
+OF_NETWORKS = {"reliability": _reliability, "agreement": _agreement, "overlap": _overlap}

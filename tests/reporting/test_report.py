@@ -1,0 +1,267 @@
+"""The report of a store: of results that are known, of networks that were trained, and in a browser."""
+
+import csv
+import io
+import json
+import re
+import shutil
+import subprocess
+import xml.etree.ElementTree as ElementTree
+
+import jax
+import numpy as np
+import pytest
+
+from kdjax.config import defaults
+from kdjax.errors import UserError
+from kdjax.reporting import comparison, formats, report
+from kdjax.reporting.collect import collect
+from kdjax.store import Store
+from kdjax.studies.evidence import gather
+from kdjax.training.loop import train
+
+CE = {"cross_entropy": {"weight": 1.0}}
+MSE = {"softmax_mse": {"weight": 1.0}}
+KD = {"cross_entropy": {"weight": 0.1}, "kd": {"weight": 0.9, "temperature": 4.0}}
+
+
+def add(store, name, losses, accuracy, *, teacher="", seed=0, split=0, epochs=2, distance=None, validation=None, **own):
+    """A run whose last test accuracy is known; `own` are fields of its config, with dots as '__'."""
+    config = defaults()
+    config.update({"losses": losses, "seed": seed, "epochs": epochs})
+    config.data.split_seed = split
+    if teacher:
+        config.teachers = {"a": {"run": teacher, "weight": 1.0}}
+    config.update_from_flattened_dict({key.replace("__", "."): value for key, value in own.items()})
+    test = {"accuracy": accuracy, "loss": 1.0, **({} if distance is None else {"distance": distance})}
+    told = {"test": test, "validation": {"accuracy": accuracy if validation is None else validation, "loss": 1.0}}
+    scores = {"epoch": epochs, "step": 10 * epochs, "train": {"accuracy": 1.0, "loss": 0.1}, **told}
+    run = store.run(name)
+    run.begin({"config": config.to_dict(), "splits": {"test": {"sha256": f"split {split}", "size": 400}}})
+    for epoch in range(1, epochs + 1):
+        run.append_metrics({**scores, "epoch": epoch})
+    run.write_result({"last": scores, "best": scores, "seconds": 1.0})
+
+
+def lines_of(store, select="", **options):
+    return comparison.compare(comparison.candidates(collect(store), select), **options)
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    return Store(tmp_path / "runs")
+
+
+@pytest.fixture
+def nested(store) -> Store:
+    """Three teachers of either loss, four students of each, students alone; what is gained depends on the teacher."""
+    for t in range(3):
+        add(store, f"ce-s{t}", CE, 0.9, seed=t, distance=0.5 - 0.1 * t)
+        add(store, f"mse-s{t}", MSE, 0.9 + 0.01 * t, seed=t, distance=0.1)
+        for s in range(4):
+            add(store, f"kd-ce-{t}-s{10 + s}", KD, 0.80 + 0.01 * t + 0.001 * s, teacher=f"ce-s{t}", seed=10 + s)
+            gained = 0.02 if t == 0 else 0.03
+            accuracy = 0.80 + 0.01 * t + 0.001 * s + gained
+            add(store, f"kd-mse-{t}-s{10 + s}", KD, accuracy, teacher=f"mse-s{t}", seed=10 + s)
+    for s in range(4):
+        add(store, f"alone-s{10 + s}", CE, 0.79 + 0.001 * s, seed=10 + s)
+    return store
+
+
+def test_a_row_holds_runs_that_differ_in_seeds_alone(nested):
+    lines = lines_of(nested)
+    assert [(line.loss, line.teacher.rpartition(": ")[2], line.runs, line.teachers) for line in lines] == [
+        ("cross_entropy", "", 7, 0),
+        ("softmax_mse", "", 3, 0),
+        ("cross_entropy + kd", "cross_entropy", 12, 3),
+        ("cross_entropy + kd", "softmax_mse", 12, 3),
+    ]
+    students = lines[2]
+    values = [80 + t + 0.1 * s for t in range(3) for s in range(4)]
+    assert students.last == pytest.approx((np.mean(values), np.std(values, ddof=1))) and students.best == students.last
+    assert students.examples == students.teacher_examples == 20 * defaults().batch_size
+
+
+def test_a_claim_about_teachers_is_over_teachers(nested):
+    students = lines_of(nested)[2]
+    # Each student less the one alone of its seed, averaged over the students of a teacher: 1, 2 and 3.
+    assert students.difference[:1] == pytest.approx((2.0,)) and students.difference.units == 3
+    assert students.over == "3 teachers" and students.pairs == 12
+    half = 4.302653 * 1 / np.sqrt(3)
+    assert students.difference[1:3] == pytest.approx((2 - half, 2 + half), abs=1e-5)
+    assert students.verdict == "within noise"
+
+
+def test_one_teacher_is_said(nested):
+    for t in (1, 2):
+        shutil.rmtree(nested.run(f"mse-s{t}").path)
+        for s in range(4):
+            shutil.rmtree(nested.run(f"kd-mse-{t}-s{10 + s}").path)
+    line = next(line for line in lines_of(nested) if "softmax_mse" in line.teacher)
+    assert line.over == "one teacher, 4 seeds" and line.difference.units == 4
+
+
+def test_rows_without_a_seed_in_common_are_compared_unpaired(store):
+    for seed in range(3):
+        add(store, f"a-s{seed}", CE, 0.80 + 0.01 * seed, seed=seed)
+        add(store, f"b-s{seed}", MSE, 0.90 + 0.01 * seed, seed=seed + 5)
+    line = lines_of(store)[1]
+    assert line.over == "unpaired, 3 seeds and 3 seeds" and line.pairs == 0
+    assert line.difference.mean == pytest.approx(10) and line.verdict == "gain"
+
+
+def test_the_baseline_may_be_named_and_a_misspelt_one_is_not_taken(nested):
+    lines = lines_of(nested, baseline="softmax_mse")
+    assert lines[1].against is None and lines[0].against == 2
+    with pytest.raises(UserError, match="Did you mean 'softmax_mse'"):
+        lines_of(nested, baseline="softmax_mes")
+    with pytest.raises(UserError, match="--interval='z' is none"):
+        lines_of(nested, interval="z")
+    with pytest.raises(UserError, match="--select='test' is none"):
+        lines_of(nested, select="test")
+
+
+def test_the_setting_is_chosen_on_other_seeds_than_it_is_told_on(store):
+    """The better setting by test is the worse by validation: the test split chooses nothing."""
+    for seed in range(4):
+        add(store, f"a-s{seed}", CE, 0.95, seed=seed, validation=0.5, optimizer__learning_rate=0.1)
+        add(store, f"b-s{seed}", CE, 0.80 + 0.01 * seed, seed=seed, validation=0.6, optimizer__learning_rate=0.2)
+    every, (chosen,) = lines_of(store), lines_of(store, select="validation")
+    assert [line.setting for line in every] == ["optimizer.learning_rate = 0.1", "optimizer.learning_rate = 0.2"]
+    assert chosen.setting == "optimizer.learning_rate = 0.2" and chosen.tried == 2 and chosen.runs == 2
+    assert chosen.last[0] == pytest.approx(82.5) and chosen.note == "seeds 0, 1 chose"
+
+
+def test_unequal_budgets_are_marked(store):
+    for seed in range(2):
+        add(store, f"alone-s{seed}", CE, 0.8, seed=seed)
+        add(store, f"long-s{seed}", MSE, 0.9, seed=seed, epochs=5)
+        add(store, f"alike-s{seed}", {"tolerant": {"weight": 1.0}}, 0.9, seed=seed)
+    lines = {line.loss: line for line in lines_of(store)}
+    assert lines["softmax_mse"].unequal and not lines["tolerant"].unequal
+    header, rows = formats.cells(list(lines.values()))
+    tried = {row[header.index("loss")]: row[header.index("tried")] for row in rows}
+    assert tried == {"cross_entropy": "1", "softmax_mse": "1*", "tolerant": "1"}
+
+
+def test_the_table_in_every_format_says_the_same(nested):
+    lines = lines_of(nested)
+    records = json.loads(formats.as_text(lines, "json"))
+    rows = list(csv.DictReader(io.StringIO(formats.as_text(lines, "csv"))))
+    assert [record["last_mean"] for record in records] == [line.last[0] for line in lines]
+    assert [float(row["last_mean"]) for row in rows] == [line.last[0] for line in lines]
+    latex = formats.as_text(lines, "latex")
+    assert latex.count(r"\\") == len(lines) + 1 and r"softmax\_mse" in latex
+    assert not re.search(r"(?<!\\)[%_#]", latex)
+    with pytest.raises(UserError, match="Did you mean 'latex'"):
+        formats.as_text(lines, "latec")
+
+
+def test_a_store_of_results_alone_has_a_table_curves_and_the_distance(nested, tmp_path):
+    add(nested, "chain-gen0-s0", MSE, 0.7)
+    add(nested, "chain-gen1-s0", KD, 0.8, teacher="chain-gen0-s0")
+    nested.run("begun").begin({"config": {**defaults().to_dict(), "losses": CE}})
+    rows = collect(nested)
+    found = comparison.candidates(rows)
+    evidence = {data: gather(nested, names) for data, names in report.networks_of(found, 2).items()}
+    page = report.make_page(nested, rows, found, evidence, title="<Known> results")
+    names = [figure.name for figure in page.figures]
+    assert names == ["learning-1", "generations-1", "distance"]
+    assert "Not finished: begun." in page.lead and len(page.missing) == 2  # no checkpoint of either network
+    # CE teachers 0.5, 0.4, 0.3 and better students by 1 % each; MSE teachers all at 0.1.
+    assert "Spearman" in page.figures[-1].caption
+    html, markdown = report.write(page, tmp_path / "out")
+    assert "&lt;Known&gt; results" in html.read_text() and "<Known>" not in html.read_text()
+    for name in names:
+        root = ElementTree.parse(tmp_path / "out" / "figures" / f"{name}.svg").getroot()
+        assert root.tag.endswith("svg") and f"figures/{name}.svg" in markdown.read_text()
+    for line in formats.markdown_table(comparison.compare(found)).splitlines()[2:]:
+        assert line.split("|")[2] in markdown.read_text()
+
+
+def test_an_empty_store_and_a_pattern_that_matches_nothing_are_refused(store, nested):
+    with pytest.raises(UserError, match="matches --runs=x,y"):
+        collect(nested, ["x", "y"])
+    assert {row.name for row in collect(nested, ["ce-*", "mse-s0"])} == {"ce-s0", "ce-s1", "ce-s2", "mse-s0"}
+    with pytest.raises(UserError, match="holds no runs"):
+        collect(Store(store.root / "none"))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Two small convolutional networks, a student of the first, and a page about them in a folder."""
+    rng = np.random.default_rng(0)
+    labels, path = np.arange(96) % 3, tmp_path_factory.mktemp("data") / "images.npz"
+    images = rng.integers(0, 200, (96, 6, 6, 3)).astype(np.uint8) + 20 * labels[:, None, None, None].astype(np.uint8)
+    soft = rng.dirichlet(np.ones(3), 96)
+    first, last = slice(0, 64), slice(64, None)
+    test = {"test_images": images[last], "test_labels": labels[last], "test_soft": soft[last]}
+    np.savez(path, images=images[first], labels=labels[first], soft=soft[first], **test)
+    store, out = Store(tmp_path_factory.mktemp("runs")), tmp_path_factory.mktemp("out")
+    for name, seed, losses, teacher in (("ce", 0, CE, ""), ("alone", 1, CE, ""), ("kd", 1, KD, "ce")):
+        config = defaults()
+        config.name, config.seed, config.losses = name, seed, losses
+        config.model.name, config.model.head = "tests.models.test_pick:Plain", "head"
+        config.data.name, config.data.args, config.data.validation = "arrays", {"path": str(path)}, 0.25
+        config.epochs, config.batch_size, config.eval_batch_size = 2, 16, 32
+        if teacher:
+            config.teachers = {"a": {"run": teacher, "weight": 1.0}}
+        train(config, store, name=name, devices=jax.local_devices()[:1], show=False)
+    rows = collect(store)
+    found = comparison.candidates(rows)
+    evidence = {data: gather(store, names) for data, names in report.networks_of(found, 8).items()}
+    page = report.make_page(store, rows, found, evidence)
+    return evidence, page, report.write(page, out)[0]
+
+
+def test_a_page_of_networks_shows_what_they_say_and_where_they_look(trained):
+    evidence, page, _ = trained
+    names = [figure.name for figure in page.figures]
+    assert names == ["learning-1", "distance", "reliability-1", "agreement-1", "overlap-1", "examples-1"]
+    assert page.missing == [] and all(row[page.header.index("test set ±")].endswith("bootstrap") for row in page.table)
+    (seen,) = evidence.values()
+    assert set(seen.maps) == {"ce", "alone", "kd"} and len(seen.overlaps) == 3
+    assert all(0 <= m.min() and m.max() <= 1 and m.shape == (4, 6, 6) for m in seen.maps.values())
+    examples = page.figures[-1].svg
+    assert all(word in examples for word in ("p*", "label 0", "looks at", "probability"))
+    agreement = page.figures[3].svg
+    votes = [outputs.logits.argmax(axis=1) for outputs in seen.outputs.values()]
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        assert f"{np.mean(votes[a] == votes[b]):.2f}" in agreement
+
+
+def test_the_page_is_whole_in_itself(trained):
+    text = trained[2].read_text()
+    assert not re.search(r"""(src|href)=["'](?!#|data:)""", text) and "@import" not in text and "<script" not in text
+    ids = re.findall(r'\bid="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+    used = {a or b for a, b in re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', text)}
+    assert used <= set(ids)
+
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+
+
+def test_a_browser_without_a_network_opens_it(trained, tmp_path):
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        pytest.skip("no Chromium here")
+    own = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    offline = ["--disable-component-update", "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND"]
+    line = [browser, *own, *offline, f"--user-data-dir={tmp_path}", "--dump-dom", f"file://{trained[2]}"]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    page = trained[1]
+    assert f"<title>{page.title}</title>" in done.stdout
+    assert done.stdout.count("<tr>") == 1 + len(page.table) and done.stdout.count("<svg") == len(page.figures)
+
+
+def test_the_door_writes_prints_and_refuses(nested, command, tmp_path):
+    out = tmp_path / "out"
+    store = f"--store={nested.root}"
+    done = command("kdjax.report", store, f"--out={out}", "--networks=0")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [str(out / "report.html"), str(out / "report.md")]
+    refused = command("kdjax.report", store, f"--out={tmp_path / 'none'}", "--baseline=kdd")
+    assert refused.returncode == 2 and len(refused.stderr.splitlines()) == 1 and "--baseline='kdd'" in refused.stderr
+    assert not (tmp_path / "none").exists()

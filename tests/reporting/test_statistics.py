@@ -1,0 +1,114 @@
+"""Statistics of replicated runs, against scipy and by laws."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from kdjax.reporting import statistics
+from kdjax.reporting.statistics import Interval
+
+RNG = np.random.default_rng(0)
+VALUES = RNG.normal(0.3, 1.0, 12)
+
+
+def test_t_interval_is_scipys():
+    mean, low, high, units = statistics.t_interval(VALUES)
+    expected = scipy.stats.ttest_1samp(VALUES, 0).confidence_interval(0.95)
+    np.testing.assert_allclose([mean, low, high, units], [VALUES.mean(), *expected, 12])
+
+
+def test_welch_interval_by_its_formula():
+    own, base = VALUES, RNG.normal(0.0, 3.0, 5)
+    a, b = own.var(ddof=1) / 12, base.var(ddof=1) / 5
+    freedom = (a + b) ** 2 / (a**2 / 11 + b**2 / 4)
+    half = scipy.stats.t.ppf(0.975, freedom) * math.sqrt(a + b)
+    mean, low, high, units = statistics.welch_interval(own, base)
+    difference = own.mean() - base.mean()
+    np.testing.assert_allclose([mean, low, high], [difference, difference - half, difference + half])
+    assert units == 5
+
+
+def test_bootstrap_nears_the_normal_interval_of_many_values():
+    many, others = RNG.normal(size=400), RNG.normal(1, 2, size=300)
+    _, low, high, _ = statistics.bootstrap_interval(many)
+    half = 1.96 * many.std() / 20
+    np.testing.assert_allclose([low, high], [many.mean() - half, many.mean() + half], atol=0.01)
+    _, low, high, _ = statistics.unpaired_bootstrap(many, others)
+    mean, half = many.mean() - others.mean(), 1.96 * math.hypot(many.std() / 20, others.std() / math.sqrt(300))
+    np.testing.assert_allclose([low, high], [mean - half, mean + half], atol=0.03)
+
+
+@pytest.mark.parametrize("name", statistics.INTERVALS)
+def test_one_value_bounds_nothing_and_shifting_shifts(name):
+    interval, unpaired = statistics.INTERVALS[name], statistics.UNPAIRED[name]
+    assert interval([2.0]) == Interval(2.0, -math.inf, math.inf, 1)
+    assert unpaired([2.0], [1.0, 3.0])[1:3] == (-math.inf, math.inf)
+    np.testing.assert_allclose(np.add(interval(VALUES)[:3], 5.0), interval(VALUES + 5)[:3])
+    np.testing.assert_allclose(unpaired(VALUES + 5, VALUES[:4] + 5)[:3], unpaired(VALUES, VALUES[:4])[:3])
+    np.testing.assert_allclose(interval(np.full(4, 0.7))[:3], 0.7)
+    np.testing.assert_allclose(unpaired(np.full(4, 0.7), np.full(3, 0.5))[:3], 0.2)
+
+
+def test_students_of_one_teacher_are_no_new_draws():
+    """Copying each teacher's student changes neither the values nor their interval."""
+    one = {(0, teacher, 0): float(teacher**2) for teacher in range(4)}
+    copies = {(0, teacher, seed): float(teacher**2) for teacher in range(4) for seed in range(50)}
+    assert statistics.nested_units(copies) == statistics.nested_units(one) == ([0.0, 1.0, 4.0, 9.0], 1)
+
+
+def test_units_are_of_the_outermost_level_with_several_places_and_weigh_alike():
+    keys = list(itertools.product(range(2), range(3), range(4)))
+    values = {key: 100.0 * key[0] + 10 * key[1] + key[2] for key in keys}
+    assert statistics.nested_units(values) == ([11.5, 111.5], 0)
+    one_split = {key: value for key, value in values.items() if key[0] == 0}
+    assert statistics.nested_units(one_split) == ([1.5, 11.5, 21.5], 1)
+    one_teacher = {key: value for key, value in one_split.items() if key[1] == 2}
+    assert statistics.nested_units(one_teacher) == ([20.0, 21.0, 22.0, 23.0], 2)
+    uneven = {**one_split, (0, 0, 9): 1.5, (0, 0, 10): 1.5}
+    assert statistics.nested_units(uneven)[0] == pytest.approx([1.5, 11.5, 21.5])
+
+
+def test_differences_pair_split_and_seed_and_teachers_where_both_have_some():
+    own = {(0, (7,), 1): 5.0, (0, (8,), 1): 6.0, (0, (7,), 2): 9.0}
+    alone = {(0, (), 1): 4.0, (1, (), 1): 0.0}
+    assert statistics.paired_differences(own, alone) == {(0, (7,), 1): 1.0, (0, (8,), 1): 2.0}
+    other = {(0, (7,), 1): 1.0, (0, (9,), 1): 2.0}
+    assert statistics.paired_differences(own, other) == {(0, (7,), 1): 4.0}
+    assert statistics.paired_differences(own, own) == dict.fromkeys(own, 0.0)
+
+
+@pytest.mark.parametrize(
+    "interval, test_error, said",
+    [
+        (Interval(1.0, 0.5, 1.5, 5), 0.0, "gain"),
+        (Interval(-1.0, -1.5, -0.5, 5), 0.0, "loss"),
+        (Interval(1.0, -0.1, 2.1, 5), 0.0, "within noise"),
+        (Interval(1.0, 0.0, 2.0, 5), 0.0, "within noise"),
+        (Interval(1.0, 0.5, 1.5, 5), 0.6, "within noise"),  # the test set's own error is larger
+        (Interval(1.0, -math.inf, math.inf, 1), 0.0, "cannot tell"),
+        (Interval(1.0, 1.0, 1.0, 3), 0.0, "cannot tell"),  # the same run again and again
+    ],
+)
+def test_what_is_called_a_gain(interval, test_error, said):
+    assert statistics.verdict(interval, test_error) == said
+
+
+def test_a_test_sets_error_is_binomial_for_one_run_and_less_for_the_mean_of_runs_that_err_apart():
+    right = RNG.random((1, 2000)) < 0.8
+    binomial = statistics.binomial_error(right.mean(), 2000)
+    assert statistics.bootstrap_error(right) == pytest.approx(binomial, rel=0.1)
+    apart = RNG.random((9, 2000)) < 0.8
+    assert statistics.bootstrap_error(apart) == pytest.approx(binomial / 3, rel=0.15)
+    alike = np.repeat(right, 9, axis=0)
+    assert statistics.bootstrap_error(alike) == statistics.bootstrap_error(right)
+    assert statistics.bootstrap_error(np.ones((2, 10))) == 0
+
+
+def test_spearman_is_scipys_and_unknown_without_variation():
+    x, y = RNG.normal(size=20), RNG.normal(size=20)
+    assert statistics.spearman(x, y) == pytest.approx(scipy.stats.spearmanr(x, y).statistic)
+    assert statistics.spearman(x, np.exp(x)) == pytest.approx(1)
+    assert math.isnan(statistics.spearman(x, np.ones(20))) and math.isnan(statistics.spearman(x[:2], y[:2]))

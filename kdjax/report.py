@@ -12,8 +12,10 @@ cli.define(flags.DEFINE_string, "out", "report", "The folder to write: report.ht
 cli.define(flags.DEFINE_string, "title", "What the runs found", "Of the report.")
 cli.define(flags.DEFINE_string, "baseline", "", "Method, or its losses; by default cross-entropy without a teacher.")
 cli.define(flags.DEFINE_string, "interval", "t", "Of differences: 't' (Student's) or 'bootstrap'.")
-HOW = "'validation': each method's best setting there, told on the seeds that chose nothing; '' for all settings."
-cli.define(flags.DEFINE_string, "select", "", HOW)
+cli.define(
+    flags.DEFINE_string, "select", "", "'validation': each method's best setting, told on seeds that chose none."
+)
+cli.define(flags.DEFINE_string, "checkpoint", "last", "Of differences, and of what is selected by: 'last' or 'best'.")
 cli.define(flags.DEFINE_string, "format", "", "'csv', 'json' or 'latex': print the table alone, and write nothing.")
 cli.define(flags.DEFINE_integer, "networks", 8, "How many to look at of each data set; 0 for none.", lower_bound=0)
 
@@ -27,12 +29,11 @@ def main() -> None:
 
     flag, store = cli.FLAGS, Store(cli.FLAGS.store)
     rows = collect(store, flag.runs)
-    found = comparison.candidates(rows, flag.select)
-    options = {"baseline": flag.baseline, "interval": flag.interval}
+    found = comparison.candidates(rows, flag.select, flag.checkpoint)
+    options = {"baseline": flag.baseline, "interval": flag.interval, "checkpoint": flag.checkpoint}
     if flag.format:
         return print(formats.as_text(comparison.compare(found, **options), flag.format), end="")
-    looked = report.networks_of(found, flag.networks)
-    evidence = {data: gather(store, names, flag.data_dir) for data, names in looked.items()}
+    evidence = gather(store, report.networks_of(found, flag.networks), flag.data_dir)
     page = report.make_page(store, rows, found, evidence, title=flag.title, **options)
     print(*report.write(page, pathlib.Path(flag.out)), sep="\n")
 

@@ -60,7 +60,7 @@ class Row(NamedTuple):
     published: dict
 
     def score(self, checkpoint: str, split: str = "test", what: str = "accuracy") -> float | None:
-        """Returns a number of the result, None where it has none; 'best' is 'last' in a run that keeps no best."""
+        """Returns a number of the result, None where it has none, such as 'best' of a run that keeps none."""
         return (self.result or {}).get(checkpoint, {}).get(split, {}).get(what)
 
     @property

@@ -80,17 +80,20 @@ class Line(NamedTuple):
     note: str
 
 
-def candidates(rows: Sequence[Row], select: str = "") -> list[Candidate]:
+def candidates(rows: Sequence[Row], select: str = "", checkpoint: str = "last") -> list[Candidate]:
     """Returns the groups of a store's runs.
 
     Args:
       rows: of `collect`.
       select: '' for all settings of every method, or 'validation' for the one of the best mean validation accuracy on
         the first half of the method's seeds, reported by its runs of the other half.
+      checkpoint: 'last' or 'best', whose validation accuracy that is.
 
     Raises:
-      UserError: another way to select.
+      UserError: another way to select, or another checkpoint.
     """
+    if checkpoint not in ("last", "best"):
+        raise UserError(f"--checkpoint='{checkpoint}' is none; say 'last' or 'best'.")
     if select not in ("", "validation"):
         raise UserError(f"--select='{select}' is none; say 'validation', or leave it out for all settings.")
     methods: dict[str, list[list[Row]]] = {}
@@ -99,7 +102,7 @@ def candidates(rows: Sequence[Row], select: str = "") -> list[Candidate]:
     found = []
     for groups in methods.values():
         every = [Candidate(group, _setting(group, groups), len(groups)) for group in groups]
-        found += [_select(every)] if select else every
+        found += [_select(every, checkpoint)] if select else every
     return found
 
 
@@ -111,16 +114,18 @@ def _setting(group: Sequence[Row], groups: Sequence[Sequence[Row]]) -> str:
     return ", ".join(f"{field} = {group[0].settings.get(field)}" for field in varied)
 
 
-def _select(every: Sequence[Candidate]) -> Candidate:
+def _select(every: Sequence[Candidate], checkpoint: str) -> Candidate:
     """The setting of the best mean validation accuracy on the first half of the seeds, with its runs on the others."""
     runs = [row for candidate in every for row in candidate.rows]
     level = "seed" if len({row.seed for row in runs}) > 1 else "split"
     seeds = sorted({getattr(row, level) for row in runs})
     first = set(seeds[: len(seeds) // 2])
     if not first:
-        chosen = max(every, key=lambda candidate: _validation(candidate.rows))
+        chosen = max(every, key=lambda candidate: _validation(candidate.rows, checkpoint))
         return chosen._replace(note="one seed: chosen and reported on the same" if len(every) > 1 else "")
-    chosen = max(every, key=lambda candidate: _validation([r for r in candidate.rows if getattr(r, level) in first]))
+    choosing = [[row for row in candidate.rows if getattr(row, level) in first] for candidate in every]
+    scores = [_validation(group, checkpoint) for group in choosing]
+    chosen = every[scores.index(max(scores))]
     others = [row for row in chosen.rows if getattr(row, level) not in first]
     if not others:
         return chosen._replace(
@@ -130,8 +135,8 @@ def _select(every: Sequence[Candidate]) -> Candidate:
     return chosen._replace(rows=others, note=note)
 
 
-def _validation(rows: Sequence[Row]) -> float:
-    scores = [row.score("last", "validation") for row in rows]
+def _validation(rows: Sequence[Row], checkpoint: str = "last") -> float:
+    scores = [row.score(checkpoint, "validation") for row in rows]
     return -math.inf if not scores or None in scores else float(np.mean(scores))
 
 
@@ -144,6 +149,7 @@ def compare(
     *,
     baseline: str = "",
     interval: str = "t",
+    checkpoint: str = "last",
     correct: Mapping[str, np.ndarray] | None = None,
 ) -> list[Line]:
     """Returns the table's rows.
@@ -153,10 +159,11 @@ def compare(
       baseline: method, or its losses joined by ' + ', that every row is compared with on its own data and network,
         from the same teacher if it has one; '' for cross-entropy without a teacher.
       interval: a name of `statistics.INTERVALS`.
+      checkpoint: 'last' or 'best', of which the differences are.
       correct: run -> [test examples] whether it is right, of runs that were looked at.
 
     Raises:
-      UserError: no row is the baseline, or an unknown interval.
+      UserError: no row is the baseline, an unknown interval, or a run keeps no such checkpoint.
     """
     if interval not in statistics.INTERVALS:
         raise UserError(f"--interval='{interval}' is none.{nearest(interval, statistics.INTERVALS)}")
@@ -165,9 +172,14 @@ def compare(
     names = {name for candidate in found for name in _names(candidate.rows[0])}
     if baseline and baseline not in names:
         raise UserError(f"--baseline='{baseline}': no method has that name.{nearest(baseline, names)}")
+    for row in (row for candidate in found for row in candidate.rows):
+        if row.score(checkpoint) is None:
+            raise UserError(
+                f"--checkpoint={checkpoint}: run '{row.name}' has no such result; --checkpoint=last is in all."
+            )
     places = [_baseline(candidate, found, baseline) for candidate in found]
     return [
-        _line(number, candidate, place, found, interval, correct or {})
+        _line(number, candidate, place, found, (interval, checkpoint), correct or {})
         for number, (candidate, place) in enumerate(zip(found, places, strict=True), 1)
     ]
 
@@ -191,10 +203,12 @@ def _baseline(candidate: Candidate, found: Sequence[Candidate], name: str) -> in
     return min(fitting)[1] if fitting else None
 
 
-def _line(number: int, own: Candidate, place: int | None, found: Sequence[Candidate], interval: str, correct) -> Line:
+def _line(number: int, own: Candidate, place: int | None, found: Sequence[Candidate], how, correct) -> Line:
     first, rows = own.rows[0], own.rows
     base = None if place is None or found[place] is own else found[place]
-    difference, pairs, over = _difference(rows, base.rows, interval) if base else (None, 0, "")
+    difference, pairs, over = (
+        _difference(rows, base.rows, *how) if base else (None, 0, "one teacher" * _is_one_teacher(rows))
+    )
     error, by = _test_error(rows, correct)
     published = {row.published.get("accuracy") for row in rows}
     return Line(
@@ -236,9 +250,9 @@ def _best(rows: Sequence[Row]) -> tuple[float, float | None] | None:
     return statistics.mean_std([_percent(row, "best") for row in rows])
 
 
-def _difference(own: Sequence[Row], base: Sequence[Row], interval: str) -> tuple[Interval, int, str]:
+def _difference(own: Sequence[Row], base: Sequence[Row], interval: str, checkpoint: str) -> tuple[Interval, int, str]:
     """The difference, how many pairs it has, and in words what its interval is over."""
-    values, others = ({row.key: _percent(row, "last") for row in rows} for rows in (own, base))
+    values, others = ({row.key: _percent(row, checkpoint) for row in rows} for rows in (own, base))
     differences = statistics.paired_differences(values, others)
     if differences:
         units, level = statistics.nested_units(differences)
@@ -247,9 +261,12 @@ def _difference(own: Sequence[Row], base: Sequence[Row], interval: str) -> tuple
         (units, level), (base_units, base_level) = map(statistics.nested_units, (values, others))
         found = statistics.UNPAIRED[interval](units, base_units)
         words = f"unpaired, {_units(units, level)} and {_units(base_units, base_level)}"
-    with_teachers = {row.teacher_runs for row in (*own, *base) if row.teacher_runs}
-    one = any(len({row.teacher_runs for row in rows}) == 1 and rows[0].teacher_runs for rows in (own, base))
-    return found, len(differences), f"one teacher, {words}" if with_teachers and one else words
+    one = _is_one_teacher(own) or _is_one_teacher(base)
+    return found, len(differences), f"one teacher, {words}" if one else words
+
+
+def _is_one_teacher(rows: Sequence[Row]) -> bool:
+    return len({row.teacher_runs for row in rows}) == 1 and bool(rows[0].teacher_runs)
 
 
 def _units(units: Sequence[float], level: int) -> str:

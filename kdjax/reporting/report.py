@@ -17,8 +17,8 @@ from kdjax.store.files import write_atomic
 WHAT_THE_COLUMNS_SAY = {
     "last, best": "test accuracy in %, mean ± standard deviation over runs, of the last checkpoint and of the best one "
     "on validation.",
-    "difference": "of last to the baseline's row, between runs of one split, seed and teacher, with a 95 % interval "
-    "([ ]); 'unpaired' where the two rows have no seeds in common.",
+    "difference": "to the baseline's row, of the last checkpoint unless the best was asked for, between runs of one "
+    "split, seed and teacher, with a 95 % interval ([ ]); 'unpaired' where the rows have no seeds in common.",
     "over": "what that interval is over: the outermost of data splits, teachers and seeds that there are several of, "
     "the inner ones averaged. 'one teacher' says nothing of other teachers.",
     "test set ±": "standard error that stems from the test set's own examples, which more seeds do not lessen.",
@@ -86,9 +86,8 @@ def make_page(
     found: Sequence[Candidate],
     evidence: Mapping[str, Any],
     *,
-    baseline: str = "",
-    interval: str = "t",
     title: str = "Runs",
+    **options: str,
 ) -> Page:
     """Makes the report.
 
@@ -97,14 +96,14 @@ def make_page(
       rows: of `collect`.
       found: of `comparison.candidates`, which are reported.
       evidence: data -> `studies.evidence.Evidence` of the runs of `networks_of`.
-      baseline, interval: as `comparison.compare` takes them.
       title: of the page.
+      options: baseline, interval and checkpoint, as `comparison.compare` takes them.
 
     Raises:
       UserError: as `compare`.
     """
     correct = {name: right for seen in evidence.values() for name, right in seen.correct.items()}
-    lines = compare(found, baseline=baseline, interval=interval, correct=correct)
+    lines = compare(found, correct=correct, **options)
     numbers = {row.name: line for line, candidate in zip(lines, found, strict=True) for row in candidate.rows}
     drawn = [*sections.learning(store, lines, found), *sections.generations(found), sections.distances(store, found)]
     drawn += sections.networks(evidence, numbers)

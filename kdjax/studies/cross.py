@@ -11,7 +11,8 @@ from kdjax.errors import UserError, nearest
 from kdjax.store import Store
 from kdjax.training.loop import train
 
-FIELDS = ("kind", "raters", "title", "seeds", "splits", "baseline", "contrasts", "teachers", "students")
+OPTIONAL = ("kind", "raters", "rates")
+NEEDED = ("title", "seeds", "splits", "baseline", "contrasts", "teachers", "students")
 
 
 class Job(NamedTuple):
@@ -70,9 +71,9 @@ def make_jobs(study: ConfigDict) -> list[Job]:
 
 def _check(study: ConfigDict) -> None:
     for field in study:
-        if field not in FIELDS:
-            raise UserError(f"a study has no field '{field}'.{nearest(field, FIELDS)}")
-    for field in FIELDS[2:]:
+        if field not in OPTIONAL + NEEDED:
+            raise UserError(f"a study has no field '{field}'.{nearest(field, OPTIONAL + NEEDED)}")
+    for field in NEEDED:
         if field not in study:
             raise UserError(f"the study lacks the field '{field}'.")
     if study.seeds < 1 or not study.splits:

@@ -1,7 +1,7 @@
 """What a report needs of networks beside their results: outputs on the test set, maps of some images, overlaps."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jax.nn import softmax
@@ -41,16 +41,25 @@ class Evidence:
         return {name: outputs.logits.argmax(axis=1) == outputs.labels for name, outputs in self.outputs.items()}
 
 
-def gather(store: Store, names: Sequence[str], data_dir: str = "data", examples: int = 4) -> Evidence:
+def gather(
+    store: Store, names: Mapping[str, Sequence[str]], data_dir: str = "data", examples: int = 4
+) -> dict[str, Evidence]:
     """Runs the last checkpoints of some runs over their test split.
 
     Args:
       store: that has them.
-      names: of the runs; those that cannot be run, or whose test examples are not the first one's, are skipped.
+      names: data -> runs; those that cannot be run, or whose test examples are not the first one's, are skipped.
       data_dir: where data sets that are not embedded lie.
       examples: how many are shown: half of them the first of as many classes, half those on which the runs' outputs
         are furthest apart.
+
+    Returns:
+      Data -> what was seen.
     """
+    return {data: _gather(store, runs, data_dir, examples) for data, runs in names.items()}
+
+
+def _gather(store: Store, names: Sequence[str], data_dir: str, examples: int) -> Evidence:
     found, seen = Evidence(), []
     for name in names:
         try:
@@ -83,8 +92,7 @@ def _look(found: Evidence, seen: Sequence[Seen]) -> None:
     """Adds maps and their overlaps, of runs on images whose classifier reads the mean of a map."""
     shape, looking = found.dataset.input_shape, []
     if len(shape) != 3:
-        found.skipped.append("attention maps: the data are no images.")
-        return
+        return  # no images
     for run in seen:
         try:
             head = find_head(run.name, run.run, "test")

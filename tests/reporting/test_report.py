@@ -25,7 +25,21 @@ MSE = {"softmax_mse": {"weight": 1.0}}
 KD = {"cross_entropy": {"weight": 0.1}, "kd": {"weight": 0.9, "temperature": 4.0}}
 
 
-def add(store, name, losses, accuracy, *, teacher="", seed=0, split=0, epochs=2, distance=None, validation=None, **own):
+def add(
+    store,
+    name,
+    losses,
+    accuracy,
+    *,
+    teacher="",
+    seed=0,
+    split=0,
+    epochs=2,
+    distance=None,
+    validation=None,
+    best=None,
+    **own,
+):
     """A run whose last test accuracy is known; `own` are fields of its config, with dots as '__'."""
     config = defaults()
     config.update({"losses": losses, "seed": seed, "epochs": epochs})
@@ -40,7 +54,8 @@ def add(store, name, losses, accuracy, *, teacher="", seed=0, split=0, epochs=2,
     run.begin({"config": config.to_dict(), "splits": {"test": {"sha256": f"split {split}", "size": 400}}})
     for epoch in range(1, epochs + 1):
         run.append_metrics({**scores, "epoch": epoch})
-    run.write_result({"last": scores, "best": scores, "seconds": 1.0})
+    best = {**scores, "test": {**test, "accuracy": accuracy if best is None else best}}
+    run.write_result({"last": scores, "best": best, "seconds": 1.0})
 
 
 def lines_of(store, select="", **options):
@@ -132,6 +147,17 @@ def test_the_setting_is_chosen_on_other_seeds_than_it_is_told_on(store):
     assert chosen.last[0] == pytest.approx(82.5) and chosen.note == "seeds 0, 1 chose"
 
 
+def test_differences_are_of_the_checkpoint_that_is_asked_for(store):
+    for seed in range(3):
+        add(store, f"a-s{seed}", CE, 0.8, seed=seed, best=0.81)
+        add(store, f"b-s{seed}", MSE, 0.9, seed=seed, best=0.7 + 0.01 * seed)
+    last, best = (lines_of(store, checkpoint=name)[1] for name in ("last", "best"))
+    assert last.difference.mean == pytest.approx(10) and last.verdict == "cannot tell"
+    assert best.difference.mean == pytest.approx(-10) and best.verdict == "loss"
+    with pytest.raises(UserError, match="--checkpoint='first' is none"):
+        comparison.candidates(collect(store), "", "first")
+
+
 def test_unequal_budgets_are_marked(store):
     for seed in range(2):
         add(store, f"alone-s{seed}", CE, 0.8, seed=seed)
@@ -163,7 +189,7 @@ def test_a_store_of_results_alone_has_a_table_curves_and_the_distance(nested, tm
     nested.run("begun").begin({"config": {**defaults().to_dict(), "losses": CE}})
     rows = collect(nested)
     found = comparison.candidates(rows)
-    evidence = {data: gather(nested, names) for data, names in report.networks_of(found, 2).items()}
+    evidence = gather(nested, report.networks_of(found, 2))
     page = report.make_page(nested, rows, found, evidence, title="<Known> results")
     names = [figure.name for figure in page.figures]
     assert names == ["learning-1", "generations-1", "distance"]
@@ -209,7 +235,7 @@ def trained(tmp_path_factory):
         train(config, store, name=name, devices=jax.local_devices()[:1], show=False)
     rows = collect(store)
     found = comparison.candidates(rows)
-    evidence = {data: gather(store, names) for data, names in report.networks_of(found, 8).items()}
+    evidence = gather(store, report.networks_of(found, 8))
     page = report.make_page(store, rows, found, evidence)
     return evidence, page, report.write(page, out)[0]
 

@@ -28,7 +28,17 @@ def study(tmp_path) -> ConfigDict:
 
 
 def test_distances_are_told_apart_for_seen_and_unseen_images(study, tmp_path):
-    outcome = human.run(study, Store(tmp_path / "runs"), "", lambda total: lambda name: None)
+    study.rates = (1e-6, 0.05)
+    store = Store(tmp_path / "runs")
+    outcome = human.run(study, store, "", lambda total: lambda name: None)
+    for name, rate in outcome.rates.items():
+        tried = [
+            store.run(f"choosing/{name.lower()}-lr{r:g}").result["best"]["validation"]["accuracy"] for r in study.rates
+        ]
+        assert rate == study.rates[int(np.argmax(tried))]
+    assert all(
+        job.config.optimizer.learning_rate == outcome.rates[job.teacher] for job, _ in outcome.pairs if not job.student
+    )
     data = load_dataset(outcome.pairs[0][0].config.data, "")
     assert len(data.splits["train"]) == 80
     for split in ("train", "test"):

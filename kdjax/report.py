@@ -12,9 +12,7 @@ cli.define(flags.DEFINE_string, "out", "report", "The folder to write: report.ht
 cli.define(flags.DEFINE_string, "title", "What the runs found", "Of the report.")
 cli.define(flags.DEFINE_string, "baseline", "", "Method, or its losses; by default cross-entropy without a teacher.")
 cli.define(flags.DEFINE_string, "interval", "t", "Of differences: 't' (Student's) or 'bootstrap'.")
-cli.define(
-    flags.DEFINE_string, "select", "", "'validation': each method's best setting, told on seeds that chose none."
-)
+cli.define(flags.DEFINE_string, "select", "", "'validation': each method's best setting, told on seeds of its own.")
 cli.define(flags.DEFINE_string, "checkpoint", "last", "Of differences, and of what is selected by: 'last' or 'best'.")
 cli.define(flags.DEFINE_string, "format", "", "'csv', 'json' or 'latex': print the table alone, and write nothing.")
 cli.define(flags.DEFINE_integer, "networks", 8, "How many to look at of each data set; 0 for none.", lower_bound=0)

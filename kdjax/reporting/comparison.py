@@ -179,7 +179,7 @@ def compare(
             )
     places = [_baseline(candidate, found, baseline) for candidate in found]
     return [
-        _line(number, candidate, place, found, (interval, checkpoint), correct or {})
+        _line(number, candidate, place, found, interval, checkpoint, correct or {})
         for number, (candidate, place) in enumerate(zip(found, places, strict=True), 1)
     ]
 
@@ -203,12 +203,18 @@ def _baseline(candidate: Candidate, found: Sequence[Candidate], name: str) -> in
     return min(fitting)[1] if fitting else None
 
 
-def _line(number: int, own: Candidate, place: int | None, found: Sequence[Candidate], how, correct) -> Line:
+def _line(
+    number: int,
+    own: Candidate,
+    place: int | None,
+    found: Sequence[Candidate],
+    interval: str,
+    checkpoint: str,
+    correct: Mapping[str, np.ndarray],
+) -> Line:
     first, rows = own.rows[0], own.rows
     base = None if place is None or found[place] is own else found[place]
-    difference, pairs, over = (
-        _difference(rows, base.rows, *how) if base else (None, 0, "one teacher" * _is_one_teacher(rows))
-    )
+    difference, pairs, over = _difference(rows, base.rows if base else None, interval, checkpoint)
     error, by = _test_error(rows, correct)
     published = {row.published.get("accuracy") for row in rows}
     return Line(

@@ -256,8 +256,12 @@ def _best(rows: Sequence[Row]) -> tuple[float, float | None] | None:
     return statistics.mean_std([_percent(row, "best") for row in rows])
 
 
-def _difference(own: Sequence[Row], base: Sequence[Row], interval: str, checkpoint: str) -> tuple[Interval, int, str]:
+def _difference(
+    own: Sequence[Row], base: Sequence[Row] | None, interval: str, checkpoint: str
+) -> tuple[Interval | None, int, str]:
     """The difference, how many pairs it has, and in words what its interval is over."""
+    if base is None:
+        return None, 0, "one teacher" if _is_one_teacher(own) else ""
     values, others = ({row.key: _percent(row, checkpoint) for row in rows} for rows in (own, base))
     differences = statistics.paired_differences(values, others)
     if differences:

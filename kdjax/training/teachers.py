@@ -82,8 +82,12 @@ def check_classes(config, teachers: Mapping[str, Teacher], num_classes: int) -> 
     """Refuses a teacher with another class count where a loss reads its logits, and columns that it does not have."""
     for name, teacher in teachers.items():
         columns = config.teachers[name].classes
-        if columns and not all(isinstance(c, int) and 0 <= c < teacher.num_classes for c in columns):
-            raise UserError(f"config.teachers.{name}.classes must name columns from 0 to {teacher.num_classes - 1}.")
+        exist = all(isinstance(c, int) and not isinstance(c, bool) and 0 <= c < teacher.num_classes for c in columns)
+        if not exist or len(set(columns)) < len(columns):
+            raise UserError(
+                f"config.teachers.{name}.classes must name columns from 0 to {teacher.num_classes - 1}, each once, "
+                f"not {tuple(columns)}."
+            )
     for key, term in config.losses.items():
         if not reads_teacher_logits(lookup(losses.LOSSES, term["loss"], "loss")):
             continue

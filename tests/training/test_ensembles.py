@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import enable_x64
+from ml_collections import ConfigDict
 from small_world import fresh_teacher, start, student_config
 
 from kdjax import losses, models
@@ -153,7 +154,11 @@ def test_columns_that_a_teacher_does_not_have_are_refused(image_file):
     dataset = load_dataset(config.data, "")
     teachers = {"a": fresh_teacher(dataset)}
     check_classes(config, teachers, 4)
-    for classes, words in (((0, 4), "columns from 0 to 3"), ((0, 1), "has 2 classes while the data has 4")):
+    for classes, words in (
+        ((0, 4), "columns from 0 to 3"),
+        ((0, 0, 1, 2), "each once, not"),
+        ((0, 1), "has 2 classes while the data has 4"),
+    ):
         config.teachers.a.classes = classes
         with pytest.raises(UserError, match=words):
             check_classes(config, teachers, 4)
@@ -167,3 +172,23 @@ def test_columns_that_a_teacher_does_not_have_are_refused(image_file):
 def test_a_wrong_word_is_refused(image_file, field, value, words):
     with pytest.raises(UserError, match=words):
         resolve(configured(image_file, 1, **{field: value}))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("weight", -1.0, "weight must be a number above 0"),
+        ("weight", 0.0, "weight must be a number above 0"),
+        ("weight", float("inf"), "weight must be a number above 0"),
+        ("temperature", float("inf"), "temperature must be a number above 0"),
+        ("temperature", float("nan"), "temperature must be a number above 0"),
+        ("classes", 3, "classes must be a tuple"),
+        ("view", 1, "view must be a str"),
+        ("more_labels", "no", "more_labels must be a bool"),
+    ],
+)
+def test_a_teachers_field_out_of_range_is_refused(image_file, field, value, words):
+    config = configured(image_file, 2).to_dict()
+    config["teachers"]["b"][field] = value
+    with pytest.raises(UserError, match=f"config.teachers.b.{words}"):
+        resolve(ConfigDict(config))

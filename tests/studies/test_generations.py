@@ -53,6 +53,11 @@ def test_every_student_learns_from_the_generation_before():
         seen.add(job.name)
 
 
+def test_every_number_is_within_reach_of_a_flag():
+    study = tolerant_generations.get_config()
+    assert len(study.chains) == 5 and all(chain.isidentifier() for chain in study.chains)
+
+
 def test_weights_follow_the_schedule_and_sum_to_one():
     study = small(label_weights=(0.3, 0.9))
     for job in generations.make_jobs(study):

@@ -97,7 +97,7 @@ def defaults() -> ConfigDict:
     config.optimizer.decay = "all"  # weight decay on 'all' parameters or on 'kernels'
 
     config.schedule = ConfigDict()
-    config.schedule.name = "step"  # 'step' | 'cosine' | 'constant' or 'package.module:attribute'
+    config.schedule.name = "step"  # 'step' | 'step_early' | 'cosine' | 'constant' or 'package.module:attribute'
     config.schedule.milestones = ()  # epochs that end before a drop
     config.schedule.factor = 0.1  # of a drop
     config.schedule.warmup_epochs = 0

@@ -76,6 +76,8 @@ def _resolve(key: str, term: Mapping, teachers: Mapping) -> dict:
     _check_teacher(where, name, function, term.get("teacher", ""), teachers)
     weight = _ramped(resolve_weight(term["weight"], f"{where}.weight"), term.get("ramp_epochs", 0), where)
     resolved = {"loss": name, "weight": weight, "teacher": term.get("teacher", ""), **hyper}
+    if term.get("stages") and not _reads(function, FROM_MAPS):
+        raise UserError(f"{where}.stages: loss '{name}' compares no maps; leave them out.")
     if _reads(function, FROM_MAPS):
         resolved["stages"] = tuple(s if isinstance(s, str) else tuple(s) for s in term.get("stages", ()))
     return {**resolved, "adapter": adapter} if adapter else resolved

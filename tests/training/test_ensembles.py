@@ -165,6 +165,31 @@ def test_columns_that_a_teacher_does_not_have_are_refused(image_file):
     check_classes(config, teachers, 2)
 
 
+def test_classes_need_to_agree_only_where_logits_are_compared(image_file):
+    config = configured(image_file, 1)
+    config.losses = {"cross_entropy": {"weight": 1.0}, "similarity": {"weight": 1.0}}
+    teachers = {"a": fresh_teacher(load_dataset(config.data, ""))}
+    check_classes(resolve(config), teachers, 2)
+    config.diagnostics = True
+    with pytest.raises(UserError, match="config.diagnostics compares logits, and teacher 'a' has 4 classes"):
+        check_classes(resolve(config), teachers, 2)
+
+
+def test_a_teacher_of_other_images_is_refused_in_words(image_file):
+    plan = make_plan(configured(image_file, 1))
+    model = models.create_model("mlp", 4, hidden=(10,))
+    plan.teachers["a"] = plan.teachers["a"]._replace(variables=models.init_variables(model, (1, 5), 0))
+    with pytest.raises(UserError, match="teacher 'a' cannot see images of 8x8x3"):
+        taught(plan)
+
+
+def test_stages_of_a_loss_that_compares_no_maps_are_refused(image_file):
+    config = configured(image_file, 1)
+    config.losses.kd.stages = (("stage1", "stage2"),)
+    with pytest.raises(UserError, match="config.losses.kd.stages: loss 'kd' compares no maps"):
+        resolve(config)
+
+
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [("ensemble", "mean", "'losses', 'logits', 'probs' or 'choice'"), ("teacher_batch_norm", "eval", "'running' or")],

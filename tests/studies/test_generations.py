@@ -16,7 +16,7 @@ from configs import tolerant_generations
 from kdjax.errors import UserError
 from kdjax.reporting.generations import report
 from kdjax.store import Store
-from kdjax.studies import generations
+from kdjax.studies import generations, transfer
 from kdjax.studies.transfer import STRENGTHS, probe
 from kdjax.training.predict import predict_run
 
@@ -116,6 +116,17 @@ def test_a_probe_is_logistic_regression_on_pooled_features(trained):
     best = max(scores, key=lambda score: score[0])
     assert probe(store, run, study.alone.data) == pytest.approx(best[1], abs=0.02)
     assert outcome.transfer["itself", "tolerant", 1, 0] == pytest.approx(best[1], abs=0.02)
+
+
+def test_a_probe_takes_one_thread(monkeypatch):
+    from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_info
+
+    seen = []
+    fit = LogisticRegression.fit
+    monkeypatch.setattr(LogisticRegression, "fit", lambda *args: seen.extend(threadpool_info()) or fit(*args))
+    transfer._fit(np.eye(4), np.array([0, 1, 0, 1]), 1.0)
+    assert seen and {pool["num_threads"] for pool in seen} == {1}
 
 
 def test_a_set_of_another_shape_is_refused_in_one_line(trained):

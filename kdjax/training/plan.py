@@ -117,7 +117,8 @@ def plan_with(
 def _spec_teacher(config: ConfigDict, dataset: Dataset, name: str, teacher: Teacher) -> SpecTeacher:
     """A teacher with its own view, that of all teachers, or the student's."""
     fields = config.teachers[name]
-    view = resolve_view(dataset, fields.view or config.data.teacher_view or config.data.view, "teacher_view")
+    field = f"config.teachers.{name}.view" if fields.view else "config.data.teacher_view"
+    view = resolve_view(dataset, fields.view or config.data.teacher_view or config.data.view, field)
     return SpecTeacher(name, teacher.model, teacher.output, view, tuple(fields.classes))
 
 

@@ -183,6 +183,13 @@ def test_a_teacher_of_other_images_is_refused_in_words(image_file):
         taught(plan)
 
 
+def test_a_wrong_view_is_told_where_it_stands(image_file):
+    config = configured(image_file, 1)
+    config.teachers.a.view = "crops"
+    with pytest.raises(UserError, match="config.teachers.a.view 'crops': unknown view 'crops'"):
+        make_plan(config)
+
+
 def test_stages_of_a_loss_that_compares_no_maps_are_refused(image_file):
     config = configured(image_file, 1)
     config.losses.kd.stages = (("stage1", "stage2"),)

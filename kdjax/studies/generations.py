@@ -201,7 +201,8 @@ def run(study: ConfigDict, store: Store, data_dir: str, counter: Callable[[int],
       counter: makes of the number of runs what is called after each with its name.
 
     Raises:
-      UserError: a mistake in the study, in any of its configs or in their data, before anything is trained.
+      UserError: a mistake in the study, in any of its configs or in their data, before anything is trained; one that
+        only the shapes in a run tell, when that run begins.
     """
     jobs = make_jobs(study)
     for job in jobs:

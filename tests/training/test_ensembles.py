@@ -190,6 +190,13 @@ def test_a_wrong_view_is_told_where_it_stands(image_file):
         make_plan(config)
 
 
+def test_a_teacher_cannot_mix_where_its_student_does_not(image_file):
+    config = configured(image_file, 1)
+    config.teachers.a.view = "mixup:1"
+    with pytest.raises(UserError, match="config.teachers.a.view 'mixup:1' mixes examples, which config.data.view"):
+        make_plan(config)
+
+
 def test_stages_of_a_loss_that_compares_no_maps_are_refused(image_file):
     config = configured(image_file, 1)
     config.losses.kd.stages = (("stage1", "stage2"),)

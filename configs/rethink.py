@@ -117,9 +117,10 @@ def _common(words: Words, network: str, view: str, stage: int) -> ConfigDict:
     config.schedule.warmup_epochs = 8
     if words.released:
         config.data.args = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2023, 0.1994, 0.2010)}
-        config.schedule.milestones = tuple(epoch - 1 for epoch in config.schedule.milestones)
+        config.schedule.name, config.schedule.args = "step_early", {"ramp": config.schedule.warmup_epochs}
+        config.schedule.warmup_epochs = 0
         config.notes = (
             "as released: CIFAR-100 is normalised with CIFAR-10's statistics",
-            "as released: learning rates drop an epoch early",
+            "as released: learning rates change by whole epochs and one early, so the warm-up begins at 2/8",
         )
     return config

@@ -19,11 +19,11 @@ from configs import common
 from kdjax.errors import UserError
 
 KL = {"kd": {"weight": 1.0, "temperature": 1.0}}  # without temperature
-PATRIARCHS = {
+PATRIARCHS = {  # names without spaces, so that flags reach them: --config.chains.born_again.student.epochs=20
     "tolerant": {"tolerant": {"weight": 1.0, "num_top": 5, "eta": 0.6}},
-    "born again": {"cross_entropy": {"weight": 1.0}},
-    "label smoothing": {"cross_entropy": {"weight": 1.0, "label_smoothing": 0.1}},
-    "confidence penalty": {"cross_entropy": {"weight": 1.0}, "confidence_penalty": {"weight": 0.1}},
+    "born_again": {"cross_entropy": {"weight": 1.0}},
+    "label_smoothing": {"cross_entropy": {"weight": 1.0, "label_smoothing": 0.1}},
+    "confidence_penalty": {"cross_entropy": {"weight": 1.0}, "confidence_penalty": {"weight": 0.1}},
 }
 CLASSES = {"odd": (0, 1) * 5, "large": (0,) * 5 + (1,) * 5}  # what features of digits are probed for
 
@@ -49,8 +49,8 @@ def get_config(argument: str | None = None):
     }
     if not smoke:
         hot = {"kd": {"weight": 1.0, "temperature": 4.0}}
-        study.chains["CE then KD"] = {
-            "patriarch": _run(pair, PATRIARCHS["born again"]),
+        study.chains["CE_then_KD"] = {
+            "patriarch": _run(pair, PATRIARCHS["born_again"]),
             "student": _run(pair, {"cross_entropy": {"weight": 0.6}, **hot}),
         }
     study.alone = _run(pair, {"cross_entropy": {"weight": 1.0}})

@@ -100,8 +100,13 @@ def _parse(argv: list[str], takes: str) -> list[str]:
     except flags.UnrecognizedFlagError as error:
         name = error.flagname.partition(".")[0]
         raise UserError(f"unknown flag --{error.flagname}.{nearest(name, _OWN)}") from error
-    except (UserError, flags.Error):
+    except UserError:
         raise
+    except flags.Error as error:  # of a config file's own mistake absl tells the whole traceback
+        lines = str(error).strip().splitlines()
+        if "Traceback" not in str(error):
+            raise
+        raise UserError(f"--config: the file failed: {lines[-1]} (--debug shows where)") from error
     except Exception as error:  # a config file is the user's code: anything may go wrong in it
         raise UserError(_config_message(error)) from error
     expected = 2 if takes else 1

@@ -1,5 +1,6 @@
 """The defaults of every field, which are the schema: a field that they lack is refused. No jax in here."""
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -96,7 +97,7 @@ def defaults() -> ConfigDict:
     config.optimizer.decay = "all"  # weight decay on 'all' parameters or on 'kernels'
 
     config.schedule = ConfigDict()
-    config.schedule.name = "step"  # 'step' | 'cosine' | 'constant' or 'package.module:attribute'
+    config.schedule.name = "step"  # 'step' | 'step_early' | 'cosine' | 'constant' or 'package.module:attribute'
     config.schedule.milestones = ()  # epochs that end before a drop
     config.schedule.factor = 0.1  # of a drop
     config.schedule.warmup_epochs = 0
@@ -174,12 +175,13 @@ def _check_teacher(name: str, teacher: ConfigDict) -> None:
     for field in teacher:
         if field not in TEACHER:
             raise UserError(f"{where} has no field '{field}'.{nearest(field, TEACHER)}")
-    weight = teacher.get("weight", 1.0)
-    if not isinstance(weight, int | float) or isinstance(weight, bool) or not weight > 0:
-        raise UserError(f"{where}.weight must be a number above 0, not {weight!r}.")
-    temperature = teacher.get("temperature", 1.0)
-    if not isinstance(temperature, int | float) or isinstance(temperature, bool) or not temperature > 0:
-        raise UserError(f"{where}.temperature must be a number above 0, not {temperature!r}.")
+    for field in ("weight", "temperature"):
+        value = teacher.get(field, 1.0)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+            raise UserError(f"{where}.{field} must be a number above 0, not {value!r}.")
+    for field, default in TEACHER.items():
+        if field in teacher and not isinstance(default, float) and field != "checkpoint":
+            _check_type(teacher[field], default, f"{where}.{field}")
     if teacher.get("output", "") not in ("", "softmax", "clipped_logits"):
         raise UserError(f"{where}.output must be 'softmax' or 'clipped_logits', not '{teacher.output}'.")
 

@@ -227,3 +227,12 @@ def test_a_terminal_sees_a_bar(tmp_path, root):
         pass
     assert process.wait() == 0
     assert "100%" in (text := shown.decode()) and "images/s" in text and "loss" in text
+
+
+def test_a_config_file_that_fails_is_told_by_its_own_last_line(command, tmp_path):
+    """absl would print the traceback of ml_collections."""
+    file = tmp_path / "mine.py"
+    file.write_text("from kdjax.config import defaults\ndef get_config():\n    return defaults() + int('many')\n")
+    done = command("kdjax.train_teacher", f"--config={file}")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "the file failed: ValueError: invalid literal for int()" in done.stderr

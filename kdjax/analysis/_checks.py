@@ -82,8 +82,11 @@ def as_posterior(posterior: Any, mask: Any = None, logits: Array | None = None) 
 
     Raises:
       ValueError: another shape than the logits', or, where values can be seen, an unmasked row that is negative or
-        does not sum to 1 within 1e-3.
+        does not sum to 1 within 1e-3, or within the precision of its own type where that is coarser (bfloat16).
     """
+    posterior = jnp.asarray(posterior)
+    inexact = jnp.issubdtype(posterior.dtype, jnp.floating)
+    tolerance = max(1e-3, float(jnp.finfo(posterior.dtype).eps)) if inexact else 1e-3
     posterior = as_float(posterior)
     if posterior.ndim != 2 or posterior.shape[1] == 0 or (logits is not None and posterior.shape != logits.shape):
         beside = "" if logits is None else f" beside logits {show(logits)}"
@@ -92,7 +95,7 @@ def as_posterior(posterior: Any, mask: Any = None, logits: Array | None = None) 
     if is_seen(posterior, mask):
         rows = np.asarray(posterior, np.float64)[np.asarray(mask)]
         sums = rows.sum(axis=-1)
-        right = (rows >= 0).all(axis=-1) & (np.abs(sums - 1) <= 1e-3)
+        right = (rows >= 0).all(axis=-1) & (np.abs(sums - 1) <= tolerance)
         if not right.all():
             raise ValueError(
                 f"posterior {show(posterior)} has a row that is no distribution: sum {sums[~right][0]:.6g}."

@@ -293,7 +293,7 @@ def fit_temperature(
 
     found = minimize_scalar(nll, bounds=np.log(bounds), method="bounded", options={"xatol": 1e-10, "maxiter": 500})
     edges = [*np.log(bounds), found.x]  # the method never tries the bounds themselves
-    return float(np.exp(min(edges, key=nll)))
+    return float(np.clip(np.exp(min(edges, key=nll)), *bounds))  # log and exp do not come back to the last bit
 
 
 def calibration_scores(

@@ -140,19 +140,19 @@ class Dataset:
         return self.labels >= 0
 
 
-def resolve_view(dataset: Dataset, view: str, field: str = "view") -> str:
+def resolve_view(dataset: Dataset, view: str, field: str = "config.data.view") -> str:
     """Returns the view that training uses.
 
     Args:
       dataset: that has a default view and tells whether its images may be mirrored.
       view: config.data.view; '' for the default.
-      field: of config.data that it is from, for the message.
+      field: that it is from, for the message.
 
     Raises:
       UserError: the data does not allow the view.
     """
     allowed = dataset.stored.views
-    where = f"config.data.{field} '{view}'"
+    where = f"{field} '{view}'"
     parsed = view_names.check(view or allowed[0], dataset.stored_shape, dataset.dtype, where)
     mirrors = any(view_names.parse(name).flip for name in allowed)
     if view not in ("", *allowed) and parsed.flip and not mirrors:

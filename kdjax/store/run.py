@@ -82,6 +82,11 @@ class Run(Checkpoints):
                 f"choose another --run, or delete {self.path}."
             )
 
+    def take_back(self) -> None:
+        """Takes back the beginning of a run that came to nothing: one with a step or an epoch to its name is kept."""
+        if not self.steps() and not self.metrics():
+            (self.path / MANIFEST).unlink(missing_ok=True)
+
     def write_result(self, result: Mapping) -> None:
         """Writes result.json atomically; its presence says that the run is finished."""
         write_json(self.path / RESULT, result)

@@ -10,10 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
+from kdjax import config as schema
+from kdjax.data import load_dataset
 from kdjax.errors import UserError, nearest
 from kdjax.store import Store
 from kdjax.studies.transfer import probe
 from kdjax.training.loop import train
+from kdjax.training.plan import resolve
 from kdjax.training.predict import predict_run
 
 FIELDS = (
@@ -67,7 +70,8 @@ def make_jobs(study: ConfigDict) -> list[Job]:
         `alone`: the config of the networks beside them. `longest` and `members`: up to which m those are trained.
 
     Raises:
-      UserError: a field too many or too few, weights that are not as many as generations or not in [0, 1].
+      UserError: a field too many or too few, weights that are not as many as generations or not in [0, 1], a chain that
+        is not whole, controls that stop before the generation that is reported, or two runs of one name.
     """
     _check(study)
     jobs = []
@@ -78,10 +82,15 @@ def make_jobs(study: ConfigDict) -> list[Job]:
             config = _seeded(study.alone, seed)
             config.epochs = m * config.epochs
             config.schedule.milestones = tuple(m * epoch for epoch in config.schedule.milestones)
+            config.schedule.warmup_epochs = m * config.schedule.warmup_epochs
             jobs.append(Job(LONGER, m, seed, f"{_folder(config)}-alone-x{m}-s{seed}", config))
         for m in range(1, study.members + 1):
             config = _seeded(study.alone, 1000 * m + seed)
             jobs.append(Job(INDEPENDENT, m, seed, f"{_folder(config)}-alone-member{m}-s{seed}", config))
+    names = [job.name for job in jobs]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise UserError(f"two runs of the study would be called '{twice[0]}'; give one of its chains another name.")
     return jobs
 
 
@@ -103,19 +112,64 @@ def _check(study: ConfigDict) -> None:
     for field in FIELDS[1:]:
         if field not in study:
             raise UserError(f"the study of generations lacks the field '{field}'.")
-    weights = tuple(study.label_weights)
+    _check_counts(study)
+    _check_label_weights(study)
+    if not study.chains:
+        raise UserError("config.chains is empty: name one at least, {'tolerant': {'patriarch': ..., 'student': ...}}.")
+    for chain, parts in study.chains.items():
+        _check_chain(chain, parts)
+    _located("config.alone", schema.check, study.alone)
+
+
+def _check_counts(study: ConfigDict) -> None:
+    """Refuses a report that cannot be, and controls that end before a generation which may be reported."""
     if study.seeds < 1 or study.generations < 1:
         raise UserError(
             f"config.seeds and config.generations must be at least 1, not {study.seeds}, {study.generations}."
-        )
-    if len(weights) != study.generations or not all(0 <= weight <= 1 for weight in weights):
-        raise UserError(
-            f"config.label_weights must be {study.generations} numbers in [0, 1], one a generation, not {weights}."
         )
     if study.report not in ("validation", *(str(m) for m in range(1, study.generations + 1))):
         raise UserError(
             f"config.report must be 'validation' or a generation up to '{study.generations}', not {study.report!r}."
         )
+    last = study.generations if study.report == "validation" else int(study.report)
+    for field in ("longest", "members"):
+        if study[field] != 0 and study[field] < last:
+            raise UserError(
+                f"config.{field} must be at least {last}, a generation that may be reported, or 0 for none of these "
+                f"networks, not {study[field]}."
+            )
+
+
+def _check_label_weights(study: ConfigDict) -> None:
+    weights = study.label_weights
+    count = study.generations
+    if not isinstance(weights, tuple | list) or len(weights) != count or not all(map(_is_share, weights)):
+        raise UserError(f"config.label_weights must be {count} numbers in [0, 1], one a generation, not {weights}.")
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+
+
+def _check_chain(chain: str, parts: Any) -> None:
+    """Refuses a chain without its two whole configs, or whose student has no two losses for a weight to go between."""
+    where = f"config.chains.{chain}"
+    if chain in (LONGER, INDEPENDENT):
+        raise UserError(f"{where}: that is the name of the networks beside the chains; choose another.")
+    if not isinstance(parts, Mapping | ConfigDict) or set(parts) != {"patriarch", "student"}:
+        raise UserError(f"{where} must be {{'patriarch': config, 'student': config}}, two whole configs of runs.")
+    for part in ("patriarch", "student"):
+        _located(f"{where}.{part}", schema.check, parts[part])
+    terms = parts["student"].losses
+    others = [term.weight for name, term in terms.items() if name != "cross_entropy"]
+    numbers = all(isinstance(weight, int | float) and weight >= 0 for weight in others)
+    if "cross_entropy" not in terms or not numbers or not sum(others) > 0:
+        raise UserError(
+            f"{where}.student.losses must have 'cross_entropy', which gets config.label_weights, and others with "
+            "numbers above 0 for weights, which share the rest."
+        )
+    if parts["student"].teachers:
+        raise UserError(f"{where}.student.teachers must be empty: its teacher is the generation before.")
 
 
 def _seeded(config: ConfigDict, seed: int) -> ConfigDict:
@@ -145,8 +199,16 @@ def run(study: ConfigDict, store: Store, data_dir: str, counter: Callable[[int],
       store: for its runs, ordinary ones: stopped anywhere, the same command goes on.
       data_dir: where data sets that are not embedded lie.
       counter: makes of the number of runs what is called after each with its name.
+
+    Raises:
+      UserError: a mistake in the study, in any of its configs or in their data, before anything is trained; one that
+        only the shapes in a run tell, when that run begins.
     """
     jobs = make_jobs(study)
+    for job in jobs:
+        store.run(job.name)
+        _located(f"run '{job.name}'", resolve, job.config)
+    _check_data(study, data_dir)
     done = counter(len(jobs))
     accuracy = {}
     for job in jobs:
@@ -155,6 +217,35 @@ def run(study: ConfigDict, store: Store, data_dir: str, counter: Callable[[int],
         done(job.name)
     chosen = {chain: _reported(study, accuracy, chain) for chain in study.chains}
     return Outcome(accuracy, _ensembles(jobs, store, data_dir), _transfers(study, jobs, store, data_dir), chosen)
+
+
+def _check_data(study: ConfigDict, data_dir: str) -> None:
+    """Refuses data without the splits that are told of, and sets to transfer to that are no whole `config.data`."""
+    needed = {"test": "to tell of"} | ({"validation": "to choose on"} if study.report == "validation" else {})
+    wanted = [(f"chains.{chain}.{part}.data", parts[part].data, needed)
+              for chain, parts in study.chains.items() for part in parts]  # fmt: skip
+    wanted.append(("alone.data", study.alone.data, {"test": "to tell of"}))
+    for name, data in study.transfer.items():
+        where = f"config.transfer.{name}"
+        whole = {**schema.defaults().to_dict(), "data": data, "losses": {"cross_entropy": {"weight": 1.0}}}
+        _located(where, schema.check, ConfigDict(whole))
+        wanted.append((f"transfer.{name}", data, {"test": "to tell of", "validation": "to choose the strength on"}))
+    found = {}  # the same data once: large sets take a while
+    for where, data, splits in wanted:
+        key = str(data.to_dict())
+        if key not in found:
+            found[key] = _located(f"config.{where}", load_dataset, data, data_dir).splits
+        for split, use in splits.items():
+            if not len(found[key].get(split, ())):
+                raise UserError(f"config.{where}: data set '{data.name}' has no {split} split {use}.")
+
+
+def _located(where: str, check: Callable, *args: Any) -> Any:
+    """Returns what `check` returns; its mistakes say where in the study they are."""
+    try:
+        return check(*args)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
 
 
 def _scores(result: Mapping) -> dict[str, float]:

@@ -47,8 +47,10 @@ def _check_shape(store: Store, run: str, data: Any, data_dir: str) -> None:
 
 def _fit(x: np.ndarray, y: np.ndarray, strength: float) -> Any:
     from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits  # comes with scikit-learn
 
-    return LogisticRegression(C=strength, max_iter=2000).fit(x, y)
+    with threadpool_limits(1):  # products this small are slower on several threads, far slower on a busy machine
+        return LogisticRegression(C=strength, max_iter=2000).fit(x, y)
 
 
 def _features(store: Store, run: str, data: Any, data_dir: str, split: str) -> tuple[np.ndarray, np.ndarray]:

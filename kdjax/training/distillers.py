@@ -76,6 +76,8 @@ def _resolve(key: str, term: Mapping, teachers: Mapping) -> dict:
     _check_teacher(where, name, function, term.get("teacher", ""), teachers)
     weight = _ramped(resolve_weight(term["weight"], f"{where}.weight"), term.get("ramp_epochs", 0), where)
     resolved = {"loss": name, "weight": weight, "teacher": term.get("teacher", ""), **hyper}
+    if term.get("stages") and not _reads(function, FROM_MAPS):
+        raise UserError(f"{where}.stages: loss '{name}' compares no maps; leave them out.")
     if _reads(function, FROM_MAPS):
         resolved["stages"] = tuple(s if isinstance(s, str) else tuple(s) for s in term.get("stages", ()))
     return {**resolved, "adapter": adapter} if adapter else resolved
@@ -210,7 +212,7 @@ def _evaluate(key: str, term: Mapping, variables: Mapping, inputs: Mapping, warm
     chosen = _teachers_of(term, inputs)
     if not chosen:
         offered = {**inputs, "auxiliary": _branches(inputs["output"])[:-1]}
-        return function(**{name: offered[name] for name in names if name in offered}, **fields), {}
+        return _call(key, function, offered, fields), {}
     total = sum(teacher["weight"] for teacher in chosen.values())
     parts, states = [], {}
     for teacher_name, teacher in chosen.items():
@@ -224,9 +226,18 @@ def _evaluate(key: str, term: Mapping, variables: Mapping, inputs: Mapping, warm
             changed, states[teacher_name] = _run_adapter(adapter, own, offered, inputs)
             offered = {**offered, **changed}
         offered = _gathered(offered, inputs["axis_name"], term)
-        value = function(**{name: offered[name] for name in names if name in offered}, **fields)
+        value = _call(key, function, offered, fields)
         parts.append(teacher["weight"] / total * value)
     return sum(parts[1:], parts[0]), states
+
+
+def _call(key: str, function: Callable, offered: Mapping, fields: Mapping):
+    """A loss of what it asks for; what it refuses, the user's config has asked."""
+    asked = {name: offered[name] for name in inspect.signature(function).parameters if name in offered}
+    try:
+        return function(**asked, **fields)
+    except ValueError as error:
+        raise UserError(f"config.losses.{key}: {error}") from error
 
 
 def _run_adapter(adapter: nn.Module, variables: Mapping, offered: dict, inputs: Mapping) -> tuple[dict, dict]:

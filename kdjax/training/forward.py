@@ -4,6 +4,7 @@ import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import flax.errors
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from jax import lax
 
 from kdjax import models
 from kdjax.data import augment, draws, view_names
+from kdjax.errors import UserError
 from kdjax.training import start
 from kdjax.training.spec import Fixed, Spec, SpecTeacher
 from kdjax.training.state import TrainState
@@ -71,8 +73,8 @@ def run_teachers(
     """Teachers run outside the gradient, each on its view; in eval mode unless the config wants batch statistics."""
     outputs, by_batch = {}, spec.teacher_batch_norm == "batch"
     for teacher in spec.teachers:
-        output, _ = models.call(
-            teacher.model,
+        output = _run_teacher(
+            teacher,
             fixed.teachers[teacher.name],
             views[teacher.view],
             train=by_batch,
@@ -88,6 +90,17 @@ def run_teachers(
             "norms": norms(teacher.model, fixed.teachers[teacher.name]),
         }
     return outputs
+
+
+def _run_teacher(teacher: SpecTeacher, variables: Mapping, images, **options):
+    try:
+        return models.call(teacher.model, variables, images, **options)[0]
+    except (flax.errors.FlaxError, TypeError, ValueError) as error:
+        shape = "x".join(map(str, images.shape[1:]))
+        raise UserError(
+            f"teacher '{teacher.name}' cannot see images of {shape}, the student's; name one that was trained on such "
+            f"images, or set config.data.size ({type(error).__name__}: {str(error).splitlines()[0]})"
+        ) from error
 
 
 def _read_logits(logits, teacher: SpecTeacher, temperature):

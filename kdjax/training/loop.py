@@ -1,10 +1,11 @@
 """train(config, store): the one loop for every stage."""
 
+import contextlib
 import functools
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -65,7 +66,7 @@ def train(
         if run.result is not None:
             return run.result
     plan = make_plan(config, store, data_dir, devices)  # a mistake in it leaves nothing behind
-    with run.lock():
+    with run.lock(), _nothing_left_of_a_mistake(run):
         run.begin(manifest_of(plan))
         if run.result is not None:  # another process was faster
             return run.result
@@ -77,6 +78,18 @@ def train(
             if stop.signum:  # it came in the last epoch: no other run of this process is begun
                 stop.leave(f"run '{run.name}' is finished; the same command goes on from there.")
             return result
+
+
+@contextlib.contextmanager
+def _nothing_left_of_a_mistake(run: Run) -> Iterator[None]:
+    """What only the first step's shapes tell must not hold the run's name against the config that mends it."""
+    try:
+        yield
+    except RunError:
+        raise
+    except Exception:
+        run.take_back()
+        raise
 
 
 @functools.lru_cache(maxsize=64)

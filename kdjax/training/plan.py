@@ -10,8 +10,9 @@ from ml_collections import ConfigDict
 
 from kdjax import config as schema
 from kdjax import models
-from kdjax.data import Dataset, load_dataset, make_order, resolve_view
+from kdjax.data import Dataset, load_dataset, make_order, resolve_view, view_names
 from kdjax.data.overlap import check_overlap
+from kdjax.errors import UserError
 from kdjax.store import Store
 from kdjax.training import distillers, forward, parallel, steps
 from kdjax.training import state as train_state
@@ -117,7 +118,10 @@ def plan_with(
 def _spec_teacher(config: ConfigDict, dataset: Dataset, name: str, teacher: Teacher) -> SpecTeacher:
     """A teacher with its own view, that of all teachers, or the student's."""
     fields = config.teachers[name]
-    view = resolve_view(dataset, fields.view or config.data.teacher_view or config.data.view, "teacher_view")
+    field = f"config.teachers.{name}.view" if fields.view else "config.data.teacher_view"
+    view = resolve_view(dataset, fields.view or config.data.teacher_view or config.data.view, field)
+    if view_names.parse(view).mix and not view_names.parse(resolve_view(dataset, config.data.view)).mix:
+        raise UserError(f"{field} '{view}' mixes examples, which config.data.view does not: let the student's mix too.")
     return SpecTeacher(name, teacher.model, teacher.output, view, tuple(fields.classes))
 
 

@@ -15,6 +15,15 @@ def step(epoch, *, milestones, factor):
     return jnp.asarray(factor, float) ** passed
 
 
+def step_early(epoch, *, milestones, factor, ramp=0):
+    """`step` by whole epochs and one of them too soon, with a warm-up of `ramp` epochs that so begins at 2 / ramp.
+
+    For recipes whose code advances its scheduler at the start of an epoch (Guo et al., 2024).
+    """
+    reached = jnp.floor(epoch) + 1
+    return step(reached, milestones=milestones, factor=factor) * jnp.minimum((reached + 1) / max(ramp, 1), 1.0)
+
+
 def cosine(epoch, *, epochs):
     """Half a cosine from 1 to 0 over the whole run (Loshchilov & Hutter, 2017)."""
     return 0.5 * (1 + jnp.cos(jnp.pi * epoch / epochs))
@@ -26,7 +35,7 @@ def constant(epoch):
 
 
 # Learning rate: name -> (epoch, the fields it asks for) -> factor of the base rate; `epoch` counts in fractions.
-SCHEDULES = {"step": step, "cosine": cosine, "constant": constant}
+SCHEDULES = {"step": step, "step_early": step_early, "cosine": cosine, "constant": constant}
 
 
 def learning_rate(base, epoch, schedule: Mapping, epochs: int):

@@ -79,19 +79,27 @@ def _output_space(name: str, fields: Mapping, manifest: Mapping) -> str:
 
 
 def check_classes(config, teachers: Mapping[str, Teacher], num_classes: int) -> None:
-    """Refuses a teacher with another class count where a loss reads its logits, and columns that it does not have."""
+    """Refuses a teacher of other classes where a loss or diagnostic reads its logits, and columns that it lacks."""
     for name, teacher in teachers.items():
         columns = config.teachers[name].classes
-        if columns and not all(isinstance(c, int) and 0 <= c < teacher.num_classes for c in columns):
-            raise UserError(f"config.teachers.{name}.classes must name columns from 0 to {teacher.num_classes - 1}.")
-    for key, term in config.losses.items():
-        if not reads_teacher_logits(lookup(losses.LOSSES, term["loss"], "loss")):
-            continue
-        for name in [term["teacher"]] if term["teacher"] else teachers:
+        exist = all(isinstance(c, int) and not isinstance(c, bool) and 0 <= c < teacher.num_classes for c in columns)
+        if not exist or len(set(columns)) < len(columns):
+            raise UserError(
+                f"config.teachers.{name}.classes must name columns from 0 to {teacher.num_classes - 1}, each once, "
+                f"not {tuple(columns)}."
+            )
+    comparing = {
+        f"config.losses.{key}": [term["teacher"]] if term["teacher"] else list(teachers)
+        for key, term in config.losses.items()
+        if reads_teacher_logits(lookup(losses.LOSSES, term["loss"], "loss"))
+    }
+    comparing |= {"config.diagnostics": list(teachers)} if config.diagnostics else {}
+    for where, names in comparing.items():
+        for name in names:
             classes = len(config.teachers[name].classes) or teachers[name].num_classes
             if classes != num_classes:
                 raise UserError(
-                    f"config.losses.{key} compares logits, and teacher '{name}' has {classes} classes while the data "
+                    f"{where} compares logits, and teacher '{name}' has {classes} classes while the data "
                     f"has {num_classes}; name a teacher that was trained on the same classes, or its columns of these "
                     f"classes in config.teachers.{name}.classes."
                 )

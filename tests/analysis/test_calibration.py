@@ -184,3 +184,11 @@ def test_what_cannot_be_is_refused(drawn):
         analysis.ece(logits, labels.astype(float))
     empty = analysis.reliability_sums(logits, labels, np.zeros(SIZE, bool))
     assert np.isnan(analysis.calibration_error(empty)) and np.isnan(analysis.calibration_error(empty, "bins"))
+
+
+def test_a_temperature_stays_within_its_bounds():
+    logits = np.array([[1.0, 0.0], [0.0, 1.0]])
+    for bounds in ((0.01, 100.0), (0.07, 7.3)):
+        for labels, bound in ((np.array([1, 0]), bounds[1]), (np.array([0, 1]), bounds[0])):
+            found = analysis.fit_temperature(logits, labels, bounds=bounds)
+            assert bounds[0] <= found <= bounds[1] and found == pytest.approx(bound)

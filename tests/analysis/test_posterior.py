@@ -1,6 +1,7 @@
 """Distances to a posterior: their formulas, their decomposition, and the noise of a posterior that was measured."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import numpy_analysis as plain
 import pytest
@@ -126,3 +127,15 @@ def test_what_is_no_posterior_is_refused(known):
         analysis.sampling_noise(posterior, [1, 2, 3])
     with pytest.raises(ValueError, match="step must be above 0"):
         analysis.rounding_noise(5, 0.0)
+
+
+def test_a_posterior_in_bfloat16_is_a_distribution():
+    """Rounding alone takes its rows further from 1 than a wrong row in float32 may be."""
+    rng = np.random.default_rng(0)
+    exact = rng.dirichlet(np.ones(10), size=300)
+    rounded = jnp.asarray(exact, jnp.bfloat16)
+    assert np.abs(np.asarray(rounded, np.float64).sum(axis=1) - 1).max() > 1e-3
+    logits = np.log(exact).astype(np.float32)
+    assert analysis.posterior_scores(logits, rounded)["squared_distance"] < 1e-4
+    with pytest.raises(ValueError, match="no distribution"):
+        analysis.posterior_scores(logits, rounded * 1.02)

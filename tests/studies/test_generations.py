@@ -16,7 +16,7 @@ from configs import tolerant_generations
 from kdjax.errors import UserError
 from kdjax.reporting.generations import report
 from kdjax.store import Store
-from kdjax.studies import generations
+from kdjax.studies import generations, transfer
 from kdjax.studies.transfer import STRENGTHS, probe
 from kdjax.training.predict import predict_run
 
@@ -51,6 +51,11 @@ def test_every_student_learns_from_the_generation_before():
         else:
             assert not teachers
         seen.add(job.name)
+
+
+def test_every_number_is_within_reach_of_a_flag():
+    study = tolerant_generations.get_config()
+    assert len(study.chains) == 5 and all(chain.isidentifier() for chain in study.chains)
 
 
 def test_weights_follow_the_schedule_and_sum_to_one():
@@ -113,6 +118,17 @@ def test_a_probe_is_logistic_regression_on_pooled_features(trained):
     assert outcome.transfer["itself", "tolerant", 1, 0] == pytest.approx(best[1], abs=0.02)
 
 
+def test_a_probe_takes_one_thread(monkeypatch):
+    from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_info
+
+    seen = []
+    fit = LogisticRegression.fit
+    monkeypatch.setattr(LogisticRegression, "fit", lambda *args: seen.extend(threadpool_info()) or fit(*args))
+    transfer._fit(np.eye(4), np.array([0, 1, 0, 1]), 1.0)
+    assert seen and {pool["num_threads"] for pool in seen} == {1}
+
+
 def test_a_set_of_another_shape_is_refused_in_one_line(trained):
     study, _, store = trained
     data = ConfigDict(study.alone.data.to_dict())
@@ -130,6 +146,9 @@ def test_a_set_of_another_shape_is_refused_in_one_line(trained):
         ("report", "3", "up to '2'"),
         ("seeds", 0, "at least 1"),
         ("sedes", 1, "Did you mean 'seeds'"),
+        ("label_weights", ("0.6", 0.8), "2 numbers in"),
+        ("longest", 1, "config.longest must be at least 2, a generation that may be reported, or 0"),
+        ("members", -1, "config.members must be at least 2"),
     ],
 )
 def test_a_wrong_study_is_refused(field, value, words):
@@ -138,6 +157,85 @@ def test_a_wrong_study_is_refused(field, value, words):
         study[field] = value
     with pytest.raises(UserError, match=words):
         generations.make_jobs(study)
+
+
+def test_controls_may_be_left_out_or_end_with_the_generation_that_is_reported():
+    rows = [job.row for job in generations.make_jobs(small(longest=0, members=0))]
+    assert set(rows) == {"tolerant"}
+    jobs = generations.make_jobs(small(report="1", longest=1, members=1))
+    assert [job.generation for job in jobs if job.row != "tolerant"] == [1, 1]
+
+
+def test_a_longer_training_warms_up_longer():
+    study = small()
+    study.alone.schedule.warmup_epochs = 1
+    longer = [job for job in generations.make_jobs(study) if job.row == generations.LONGER]
+    assert [job.config.schedule.warmup_epochs for job in longer] == [1, 2]
+
+
+def with_chain(change) -> ConfigDict:
+    study = small()
+    with study.unlocked():
+        change(study, study.chains.tolerant)
+    return study
+
+
+def second_name(study, chain) -> None:
+    study.chains["toler ant"], study.chains["toler_ant"] = chain, chain
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda study, chain: chain.student.losses.__delattr__("cross_entropy"),
+            "student.losses must have 'cross_entropy'",
+        ),
+        (lambda study, chain: chain.student.losses.kd.update(weight=0.0), "numbers above 0 for weights"),
+        (lambda study, chain: chain.student.teachers.update(a={"run": "x"}), "student.teachers must be empty"),
+        (lambda study, chain: chain.__delattr__("patriarch"), "two whole configs"),
+        (
+            lambda study, chain: chain.student.update(epochs=0),
+            "chains.tolerant.student: config.epochs must be at least",
+        ),
+        (lambda study, chain: study.alone.update(epochs=0), "config.alone: config.epochs must be at least 1"),
+        (lambda study, chain: study.chains.update({generations.LONGER: chain}), "choose another"),
+        (lambda study, chain: study.chains.__delattr__("tolerant"), "config.chains is empty"),
+        (second_name, "two runs of the study would be called 'gaussian/mlp-toler_ant-gen0-s0'"),
+    ],
+)
+def test_a_chain_that_is_not_whole_is_refused(change, words):
+    with pytest.raises(UserError, match=words):
+        generations.make_jobs(with_chain(change))
+
+
+def without_validation(study, chain) -> None:
+    for part in (chain.patriarch, chain.student):
+        part.data.validation = 0.0
+
+
+def mistyped_probe(study, chain) -> None:
+    study.transfer = {"other": {**study.alone.data.to_dict(), "sise": 3}}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda study, chain: chain.student.losses.kd.update(temperature=0.0),
+            "gen1-s0': config.losses.kd: temperature",
+        ),
+        (lambda study, chain: chain.student.losses.update(kdd={"weight": 1.0}), "unknown loss 'kdd'"),
+        (lambda study, chain: study.chains.update({"tolérant": chain}), "is no name for a run"),
+        (without_validation, "config.chains.tolerant.patriarch.data: data set 'gaussian' has no validation split"),
+        (mistyped_probe, "config.transfer.other: config.data has no field 'sise'"),
+        (lambda study, chain: chain.student.data.update(name="gausian"), "unknown data set 'gausian'"),
+    ],
+)
+def test_a_mistake_anywhere_is_found_before_anything_is_trained(tmp_path, change, words):
+    with pytest.raises(UserError, match=words):
+        generations.run(with_chain(change), Store(tmp_path), "", lambda total: lambda name: None)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import enable_x64
+from ml_collections import ConfigDict
 from small_world import fresh_teacher, start, student_config
 
 from kdjax import losses, models
@@ -153,11 +154,54 @@ def test_columns_that_a_teacher_does_not_have_are_refused(image_file):
     dataset = load_dataset(config.data, "")
     teachers = {"a": fresh_teacher(dataset)}
     check_classes(config, teachers, 4)
-    for classes, words in (((0, 4), "columns from 0 to 3"), ((0, 1), "has 2 classes while the data has 4")):
+    for classes, words in (
+        ((0, 4), "columns from 0 to 3"),
+        ((0, 0, 1, 2), "each once, not"),
+        ((0, 1), "has 2 classes while the data has 4"),
+    ):
         config.teachers.a.classes = classes
         with pytest.raises(UserError, match=words):
             check_classes(config, teachers, 4)
     check_classes(config, teachers, 2)
+
+
+def test_classes_need_to_agree_only_where_logits_are_compared(image_file):
+    config = configured(image_file, 1)
+    config.losses = {"cross_entropy": {"weight": 1.0}, "similarity": {"weight": 1.0}}
+    teachers = {"a": fresh_teacher(load_dataset(config.data, ""))}
+    check_classes(resolve(config), teachers, 2)
+    config.diagnostics = True
+    with pytest.raises(UserError, match="config.diagnostics compares logits, and teacher 'a' has 4 classes"):
+        check_classes(resolve(config), teachers, 2)
+
+
+def test_a_teacher_of_other_images_is_refused_in_words(image_file):
+    plan = make_plan(configured(image_file, 1))
+    model = models.create_model("mlp", 4, hidden=(10,))
+    plan.teachers["a"] = plan.teachers["a"]._replace(variables=models.init_variables(model, (1, 5), 0))
+    with pytest.raises(UserError, match="teacher 'a' cannot see images of 8x8x3"):
+        taught(plan)
+
+
+def test_a_wrong_view_is_told_where_it_stands(image_file):
+    config = configured(image_file, 1)
+    config.teachers.a.view = "crops"
+    with pytest.raises(UserError, match="config.teachers.a.view 'crops': unknown view 'crops'"):
+        make_plan(config)
+
+
+def test_a_teacher_cannot_mix_where_its_student_does_not(image_file):
+    config = configured(image_file, 1)
+    config.teachers.a.view = "mixup:1"
+    with pytest.raises(UserError, match="config.teachers.a.view 'mixup:1' mixes examples, which config.data.view"):
+        make_plan(config)
+
+
+def test_stages_of_a_loss_that_compares_no_maps_are_refused(image_file):
+    config = configured(image_file, 1)
+    config.losses.kd.stages = (("stage1", "stage2"),)
+    with pytest.raises(UserError, match="config.losses.kd.stages: loss 'kd' compares no maps"):
+        resolve(config)
 
 
 @pytest.mark.parametrize(
@@ -167,3 +211,23 @@ def test_columns_that_a_teacher_does_not_have_are_refused(image_file):
 def test_a_wrong_word_is_refused(image_file, field, value, words):
     with pytest.raises(UserError, match=words):
         resolve(configured(image_file, 1, **{field: value}))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("weight", -1.0, "weight must be a number above 0"),
+        ("weight", 0.0, "weight must be a number above 0"),
+        ("weight", float("inf"), "weight must be a number above 0"),
+        ("temperature", float("inf"), "temperature must be a number above 0"),
+        ("temperature", float("nan"), "temperature must be a number above 0"),
+        ("classes", 3, "classes must be a tuple"),
+        ("view", 1, "view must be a str"),
+        ("more_labels", "no", "more_labels must be a bool"),
+    ],
+)
+def test_a_teachers_field_out_of_range_is_refused(image_file, field, value, words):
+    config = configured(image_file, 2).to_dict()
+    config["teachers"]["b"][field] = value
+    with pytest.raises(UserError, match=f"config.teachers.b.{words}"):
+        resolve(ConfigDict(config))

@@ -102,3 +102,17 @@ def test_tensorboard_is_an_optional_sink(store, one_device, monkeypatch):
         alone_student.get_config("smoke"), store, name="t", devices=one_device, show=False, sink=tensorboard.make_sink()
     )
     assert list((store.root / "t" / "tensorboard").glob("events*"))
+
+
+def test_what_only_the_first_step_tells_is_one_line_and_leaves_no_run(store, one_device):
+    """A run that was never trained must not refuse the config that mends it."""
+    from configs import tolerant_teacher
+
+    config = tolerant_teacher.get_config("smoke")
+    config.epochs, config.losses.tolerant.num_top = 1, 7
+    with pytest.raises(UserError, match=r"config.losses.tolerant: num_top=7 is above the 6 classes"):
+        train(config, store, name="x", devices=one_device, show=False)
+    assert not store.runs()
+    config.losses.tolerant.num_top = 5
+    train(config, store, name="x", devices=one_device, show=False)
+    assert store.runs() == ["x"]

@@ -129,7 +129,9 @@ def _difference(group: Sequence[Score], other: Sequence[Score]) -> str:
 
 
 def interval(values: Sequence[float], digits: int = 2) -> str:
-    """Returns a mean with its 95 % t interval, marked where that holds zero."""
-    mean, low, high, _ = statistics.t_interval(values)
+    """Returns a mean with its 95 % t interval, marked where that holds zero; of one value there is none."""
+    mean, low, high, units = statistics.t_interval(values)
+    if units < 2:
+        return f"{mean:+.{digits}f} (one draw)"
     noise = " (noise)" if low <= 0 <= high else ""
     return f"{mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]{noise}"

@@ -48,8 +48,8 @@ class Outcome(NamedTuple):
     """What the study found, all in [0, 1].
 
     Attributes:
-      accuracy: (row, generation, seed) -> {'last', 'best', 'validation'}: test accuracy of the two checkpoints, and the
-        best validation accuracy, which alone may choose.
+      accuracy: (row, generation, seed) -> {'last', 'best', 'validation'}: test accuracy of the two checkpoints, and
+        validation accuracy of the last, which alone may choose.
       ensembles: (row, m, seed) -> test accuracy of the mean probability of generations 1 to m.
       transfer: (data set, row, generation, seed) -> test accuracy of a linear probe on the network's features.
       chosen: chain -> the generation that it is reported by.
@@ -249,13 +249,10 @@ def _located(where: str, check: Callable, *args: Any) -> Any:
 
 
 def _scores(result: Mapping) -> dict[str, float]:
-    best = result.get("best", result["last"])
-    validation = best["validation"]["accuracy"] if "validation" in best else float("nan")
-    return {
-        "last": result["last"]["test"]["accuracy"],
-        "best": best["test"]["accuracy"],
-        "validation": validation,
-    }
+    last, best = result["last"], result.get("best", result["last"])
+    # The checkpoint that is reported is the one that is chosen by.
+    validation = last["validation"]["accuracy"] if "validation" in last else float("nan")
+    return {"last": last["test"]["accuracy"], "best": best["test"]["accuracy"], "validation": validation}
 
 
 def _ensembles(jobs: Sequence[Job], store: Store, data_dir: str) -> dict[tuple[str, int, int], float]:

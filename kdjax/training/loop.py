@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from kdjax.config import default_run_name
 from kdjax.data import make_order
 from kdjax.data.protocols import describe
-from kdjax.errors import RunError
+from kdjax.errors import RunError, UserError
 from kdjax.store import Run, Store
 from kdjax.training import metrics, parallel, steps
 from kdjax.training import state as train_state
@@ -61,6 +61,9 @@ def train(
     config = resolve(config)
     devices = tuple(devices or jax.local_devices())
     run = store.run(name or default_run_name(config))
+    for label, teacher in config.teachers.items():
+        if teacher.run == run.name:
+            raise UserError(f"config.teachers.{label}.run: '{run.name}' is this run; a run cannot be its own teacher.")
     if run.manifest is not None:
         run.begin({"config": config.to_dict()})  # refuses a changed config before anything is loaded
         if run.result is not None:

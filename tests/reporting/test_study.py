@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kdjax.reporting.study import Score, study_report
+from kdjax.reporting.study import Score, interval, study_report
 from kdjax.reporting.tables import markdown
 
 
@@ -49,3 +49,7 @@ def test_last_and_best_are_both_reported():
 def test_markdown_refuses_ragged_rows():
     with pytest.raises(ValueError):
         markdown(("a", "b"), [("1",)])
+
+
+def test_one_draw_has_no_interval():
+    assert interval([0.5]) == "+0.50 (one draw)"

@@ -11,8 +11,10 @@ from small_world import fresh_teacher, start, student_config
 from kdjax import losses, models
 from kdjax.data import load_dataset, make_order
 from kdjax.errors import UserError
+from kdjax.store import Store
 from kdjax.training import forward, parallel, steps
 from kdjax.training.feed import Feed
+from kdjax.training.loop import train
 from kdjax.training.plan import plan_with, resolve
 from kdjax.training.structure import join
 from kdjax.training.teachers import Teacher, check_classes
@@ -181,6 +183,12 @@ def test_a_teacher_of_other_images_is_refused_in_words(image_file):
     plan.teachers["a"] = plan.teachers["a"]._replace(variables=models.init_variables(model, (1, 5), 0))
     with pytest.raises(UserError, match="teacher 'a' cannot see images of 8x8x3"):
         taught(plan)
+
+
+def test_a_run_is_not_its_own_teacher(image_file, tmp_path):
+    with pytest.raises(UserError, match="config.teachers.a.run: 'a' is this run"):
+        train(configured(image_file, 1), Store(tmp_path), name="a", show=False)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_wrong_view_is_told_where_it_stands(image_file):

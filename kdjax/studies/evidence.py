@@ -83,9 +83,10 @@ def _look(found: Evidence, seen: Sequence[Seen]) -> None:
         except UserError as error:
             found.skipped.append(str(error))
             continue
-        maps = head_maps(run.run, head, run.rows[found.examples])
+        maps = head_maps(run.run, head, run.rows[found.examples])["class activation"]
         found.maps[run.name] = np.asarray(analysis.normalize_maps(analysis.resize_maps(maps, shape[:2])))
         looking.append(run)
     if len(looking) > 1:
-        pairs = [pair for pair in attention(looking)["overlaps"] if len(pair["runs"]) == 2]
+        overlaps = [row for row in attention(looking)["overlaps"] if row["map"] == "class activation"]
+        pairs = [pair for pair in overlaps if len(pair["runs"]) == 2]
         found.overlaps = {tuple(pair["runs"]): pair["iou"] for pair in pairs}

@@ -1,5 +1,6 @@
 """What runs of a store have learned, and how they differ: the statistics of `kdjax.analysis` over their outputs."""
 
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from kdjax.data import resolve_view
 from kdjax.data.view_names import parse
 from kdjax.errors import UserError, nearest
 from kdjax.store import Store
-from kdjax.studies.maps import MAPS, RELEASED_BATCH, find_head, head_regions
+from kdjax.studies.maps import MAPS, RELEASED_BATCH, Head, find_head, head_regions
 from kdjax.training.predict import Predictions, load_run, predict
 
 RATERS = {"cifar10h": 51}  # data set -> about how many people each of its distributions is the frequency among
@@ -47,6 +48,11 @@ class Seen:
     def view(self) -> str:
         """That the run was trained on."""
         return resolve_view(self.run.dataset, self.run.config.data.view)
+
+    @functools.cached_property
+    def head(self) -> Head:
+        """Where its class-activation maps come from; UserError where there are none."""
+        return find_head(self.name, self.run, self.split)
 
     @property
     def rows(self) -> np.ndarray:
@@ -166,7 +172,7 @@ def attention(runs: Sequence[Seen]) -> dict:
     'released_iou' the mean of the pooled ones of 128 images; 'empty' is the share of images without any region.
     """
     _comparable("attention", runs)
-    heads = [find_head(run.name, run.run, run.split) for run in runs]
+    heads = [run.head for run in runs]
     groups = [group for size in (2, 3) for group in itertools.combinations(range(len(runs)), size)]
     shape, rows = runs[0].run.dataset.input_shape, runs[0].rows
     totals: dict[tuple, list] = {(name, group): [] for name in MAPS for group in groups}
@@ -250,7 +256,7 @@ def _shown(run: Seen, view: str) -> dict:
     row |= {"accuracy": augmented, "accuracy_clean": clean, "accuracy_base": cropped}
     row["affinity"] = analysis.augmentation_affinity(augmented, clean) if clean else None
     row["released_affinity"] = analysis.released_affinity(augmented, cropped) if cropped else None
-    return {**row, "clean_model": run.view == "none", "overfit_gap": _gap(run.stored.result)}
+    return {**row, "clean_model": run.view == "none", "overfit_gap": result_gap(run.stored.result)}
 
 
 def _crop_of(view: str) -> str:
@@ -259,8 +265,12 @@ def _crop_of(view: str) -> str:
     return {"": "none", "padded": "crop", "resized": f"rrc:{parsed.smallest:g}"}[parsed.crop]
 
 
-def _gap(result: Mapping | None) -> float | None:
-    """Training accuracy at the end less the best on validation; None for a run that is not finished."""
+def result_gap(result: Mapping | None) -> float | None:
+    """Returns training accuracy at the end less the best on validation, in [-1, 1].
+
+    Args:
+      result: of a run with a validation split; None, as is returned then, of one that is not finished.
+    """
     if result is None:
         return None
     best = result.get("best", result["last"])["validation"]["accuracy"]

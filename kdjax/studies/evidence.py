@@ -10,7 +10,7 @@ from kdjax.data import Dataset
 from kdjax.errors import UserError
 from kdjax.store import Store
 from kdjax.studies.analysis import Seen, attention
-from kdjax.studies.maps import find_head, head_maps
+from kdjax.studies.maps import head_maps
 from kdjax.training.predict import Predictions
 
 
@@ -79,7 +79,7 @@ def _look(found: Evidence, seen: Sequence[Seen]) -> None:
         return
     for run in seen:
         try:
-            head = find_head(run.name, run.run, "test")
+            head = run.head
         except UserError as error:
             found.skipped.append(str(error))
             continue

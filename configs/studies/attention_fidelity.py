@@ -4,7 +4,7 @@ Paper:    Guo, Why does Knowledge Distillation Work? Rethink its Attention and F
           with Applications 262, 2025): one to three teachers, each on weak or strong views, students on either view.
 Command:  python -m kdjax.run_study --config=configs/studies/attention_fidelity.py --store=runs/attention
 Expect:   the table in the README.
-Hardware: 2 CPU cores, 12 minutes. `:cifar100` (224x224, the paper's networks) wants GPUs or TPUs.
+Hardware: 2 CPU cores, under 20 minutes. `:cifar100` (224x224, the paper's networks) wants GPUs or TPUs.
 
 A team is a letter a teacher: 'ws' is a weak and a strong one. Every seed has its own data split, its own three teachers
 of each view, and a student of every team on either view, beside one alone. Recipe of configs/rethink.py, on digits

@@ -115,7 +115,10 @@ def _contrasts(students: Sequence[Any]) -> str:
 
 
 def _contrast(at: dict, pair: Any, measure: Measure) -> str:
-    """A seed's mean difference over all settings that have a stronger partner, its interval over seeds."""
+    """A seed's mean difference over all settings that have a stronger partner, its interval over seeds.
+
+    '-' where there is none, or none but 0: teachers on clean images do not know the student's view.
+    """
     differences: dict[int, list[float]] = {}
     for (team, view, seed), scores in at.items():
         partner = pair(team, view)
@@ -123,7 +126,8 @@ def _contrast(at: dict, pair: Any, measure: Measure) -> str:
         if measure.key in scores and measure.key in stronger:
             difference = measure.scale * (stronger[measure.key] - scores[measure.key])
             differences.setdefault(seed, []).append(difference)
-    return interval([np.mean(values) for values in differences.values()], measure.digits) if differences else "-"
+    means = [np.mean(values) for values in differences.values()]
+    return interval(means, measure.digits) if np.any(means) else "-"
 
 
 def _correlations(students: Sequence[Any]) -> str:

@@ -15,6 +15,7 @@ KINDS = {
     "human": ("kdjax.studies.human", "kdjax.reporting.human"),
     "posterior": ("kdjax.studies.posterior", "kdjax.reporting.posterior"),
     "noise": ("kdjax.studies.noise", "kdjax.reporting.noise"),
+    "attention_fidelity": ("kdjax.studies.attention_fidelity", "kdjax.reporting.attention_fidelity"),
     "renyi": ("kdjax.studies.renyi", "kdjax.reporting.renyi"),
 }
 

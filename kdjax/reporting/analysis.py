@@ -43,6 +43,8 @@ def fidelity_table(found: Mapping) -> str:
         "total variation": "total_variation",
         "mutual information": "mutual_information",
         "Miller-Madow": "mutual_information_miller_madow",
+        "released 10 KL(second, first)": "released_kl",
+        "released information": "released_mutual_information",
         "entropy, first": "entropy_first",
         "entropy, second": "entropy_second",
     }
@@ -50,9 +52,15 @@ def fidelity_table(found: Mapping) -> str:
 
 
 def attention_table(found: Mapping) -> str:
-    """Overlaps of two and of three runs."""
+    """Overlaps of two and of three runs, by every kind of map."""
     rows = [{**row, "names": ", ".join(row["runs"])} for row in found["overlaps"]]
-    return _columns(rows, {"runs": "names"}, {"IoU": "iou", "pooled IoU": "pooled_iou", "without a region": "empty"})
+    columns = {
+        "IoU": "iou",
+        "pooled IoU": "pooled_iou",
+        "released IoU": "released_iou",
+        "without a region": "empty",
+    }
+    return _columns(rows, {"map": "map", "runs": "names"}, columns)
 
 
 def calibration_table(rows: Sequence[Mapping]) -> str:
@@ -71,7 +79,7 @@ def calibration_table(rows: Sequence[Mapping]) -> str:
         "reliability": "brier_reliability",
         "resolution": "brier_resolution",
         "ECE": "ece",
-        "bins alike": "ece_released",
+        "released ECE, bins alike": "ece_released",
         "adaptive": "ece_adaptive",
         "classwise": "ece_classwise",
     }
@@ -85,7 +93,8 @@ def affinity_table(rows: Sequence[Mapping]) -> str:
         "clean": "accuracy_clean",
         "crop alone": "accuracy_base",
         "affinity": "affinity",
-        "released": "released_affinity",
+        "released affinity": "released_affinity",
+        "diversity": "diversity",
         "over-fitting gap": "overfit_gap",
     }
     return _columns(rows, {"run": "run", "trained on": "trained_on", "view": "view"}, columns)

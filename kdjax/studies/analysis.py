@@ -1,5 +1,6 @@
 """What runs of a store have learned, and how they differ: the statistics of `kdjax.analysis` over their outputs."""
 
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from kdjax.data import resolve_view
 from kdjax.data.view_names import parse
 from kdjax.errors import UserError, nearest
 from kdjax.store import Store
-from kdjax.studies.maps import find_head, head_regions
+from kdjax.studies.maps import MAPS, RELEASED_BATCH, Head, find_head, head_regions
 from kdjax.training.predict import Predictions, load_run, predict
 
 RATERS = {"cifar10h": 51}  # data set -> about how many people each of its distributions is the frequency among
@@ -47,6 +48,11 @@ class Seen:
     def view(self) -> str:
         """That the run was trained on."""
         return resolve_view(self.run.dataset, self.run.config.data.view)
+
+    @functools.cached_property
+    def head(self) -> Head:
+        """Where its class-activation maps come from; UserError where there are none."""
+        return find_head(self.name, self.run, self.split)
 
     @property
     def rows(self) -> np.ndarray:
@@ -130,7 +136,9 @@ def posterior(runs: Sequence[Seen]) -> list[dict]:
 def fidelity(runs: Sequence[Seen]) -> dict:
     """How alike the answers of every two runs are, and of each run and the mean of the others where there are three.
 
-    'kl_first_second' is KL(first || second). Means over all examples, and by true class.
+    'kl_first_second' is KL(first || second). Means over all examples, and by true class. What the multi-teacher
+    paper's released code prints is 'released_kl', 10 KL(second || first), and 'released_mutual_information', the
+    plug-in's within 128 examples.
     """
     outputs = _comparable("fidelity", runs)
     pairs = itertools.combinations(range(len(runs)), 2)
@@ -146,29 +154,37 @@ def _alike(first: Any, second: Predictions) -> dict:
     table = np.asarray(analysis.label_pairs(first, second.logits))
     scores = analysis.fidelity_scores(first, second.logits, labels=second.labels)
     scores["mutual_information_miller_madow"] = analysis.mutual_information(table, "miller_madow")
-    return {**scores, "information_by_class": analysis.information_by_class(table)}
+    return {**scores, **_released(first, second.logits), "information_by_class": analysis.information_by_class(table)}
+
+
+def _released(first: Any, second: Any) -> dict:
+    """What the released code prints of two runs' logits, batch by batch in the split's order."""
+    parts = [slice(start, start + RELEASED_BATCH) for start in range(0, len(second), RELEASED_BATCH)]
+    measures = (analysis.released_kl_sums, analysis.released_mutual_information_sums)
+    totals = [{name: sums for m in measures for name, sums in m(first[p], second[p]).items()} for p in parts]
+    return analysis.means(analysis.add(*totals))
 
 
 def attention(runs: Sequence[Seen]) -> dict:
-    """How far the regions that two and three runs look at overlap, by class-activation maps summed over classes.
+    """How far the regions that two and three runs look at overlap, by class-activation maps and by Grad-CAM.
 
-    'iou' is the mean over images, 'pooled_iou' that of all pixels of the set; 'empty' is the share of images without
-    any region.
+    'map' is a name of `maps.MAPS`. 'iou' is the mean over images, 'pooled_iou' that of all pixels of the set,
+    'released_iou' the mean of the pooled ones of 128 images; 'empty' is the share of images without any region.
     """
     _comparable("attention", runs)
-    heads = [find_head(run.name, run.run, run.split) for run in runs]
+    heads = [run.head for run in runs]
     groups = [group for size in (2, 3) for group in itertools.combinations(range(len(runs)), size)]
     shape, rows = runs[0].run.dataset.input_shape, runs[0].rows
-    batch = min(run.run.batch_size for run in runs)
-    totals: dict[tuple, list] = {group: [] for group in groups}
-    for start in range(0, len(rows), batch):
-        part = rows[start : start + batch]
+    totals: dict[tuple, list] = {(name, group): [] for name in MAPS for group in groups}
+    for start in range(0, len(rows), RELEASED_BATCH):
+        part = rows[start : start + RELEASED_BATCH]
         looked = [head_regions(run.run, head, part, shape[:2]) for run, head in zip(runs, heads, strict=True)]
-        for group in groups:
-            totals[group].append(analysis.iou_sums([looked[i] for i in group]))
+        for name, group in totals:
+            masks = [looked[i][name] for i in group]
+            totals[name, group].append({**analysis.iou_sums(masks), **analysis.released_iou_sums(masks)})
     overlaps = [
-        {"runs": [runs[i].name for i in group], **analysis.means(analysis.add(*parts))}
-        for group, parts in totals.items()
+        {"map": name, "runs": [runs[i].name for i in group], **analysis.means(analysis.add(*parts))}
+        for (name, group), parts in totals.items()
     ]
     maps = [{"run": run.name, "map": head.feature, "activation": head.activation} for run, head in zip(runs, heads)]
     return {"maps": maps, "overlaps": overlaps}
@@ -201,11 +217,34 @@ def affinity(runs: Sequence[Seen]) -> list[dict]:
     """Accuracy of each run on validation under its own view and clean, its ratios, and the over-fitting gap.
 
     Every run is shown the views of all runs. 'affinity' is that of Gontijo-Lopes et al. in the rows of a run that was
-    trained on clean images; 'released_affinity' divides by the accuracy under the view's crop alone.
+    trained on clean images; 'released_affinity' divides by the accuracy under the view's crop alone. 'diversity' is in
+    the rows of a run under its own view, where a run of the same recipe on clean images is among the runs, else None.
     """
     views = list(dict.fromkeys(run.view for run in runs))
-    rows = [_shown(run, view) for run in runs for view in views]
-    return rows
+    return [{**_shown(run, view), "diversity": _diversity(run, view, runs)} for run in runs for view in views]
+
+
+def _diversity(run: Seen, view: str, runs: Sequence[Seen]) -> float | None:
+    """Diversity of a run's own view, its loss over the mean of the clean runs'; None where it cannot be known."""
+    recipe = _recipe(run)
+    clean = [_train_loss(other) for other in runs if other.view == "none" and _recipe(other) == recipe]
+    if view != run.view or parse(view).mix or not clean or np.mean(clean) == 0:  # a mix is not shown by `outputs`
+        return None
+    return analysis.augmentation_diversity(_train_loss(run), float(np.mean(clean)))
+
+
+def _recipe(run: Seen) -> dict:
+    """A run's config but for its view, what it is called and the seed."""
+    config = run.run.config.to_dict()
+    data = {field: value for field, value in config["data"].items() if field != "view"}
+    apart = ("name", "seed", "notes", "published", "checkpoint")
+    return {**{field: value for field, value in config.items() if field not in apart}, "data": data}
+
+
+def _train_loss(run: Seen) -> float:
+    """Cross-entropy with labels of the trained network on its training images, each under the run's view once."""
+    outputs = run.outputs("train", run.view)
+    return analysis.means(analysis.score_sums(outputs.logits, outputs.labels))["nll"]
 
 
 def _shown(run: Seen, view: str) -> dict:
@@ -217,7 +256,7 @@ def _shown(run: Seen, view: str) -> dict:
     row |= {"accuracy": augmented, "accuracy_clean": clean, "accuracy_base": cropped}
     row["affinity"] = analysis.augmentation_affinity(augmented, clean) if clean else None
     row["released_affinity"] = analysis.released_affinity(augmented, cropped) if cropped else None
-    return {**row, "clean_model": run.view == "none", "overfit_gap": _gap(run.stored.result)}
+    return {**row, "clean_model": run.view == "none", "overfit_gap": result_gap(run.stored.result)}
 
 
 def _crop_of(view: str) -> str:
@@ -226,8 +265,12 @@ def _crop_of(view: str) -> str:
     return {"": "none", "padded": "crop", "resized": f"rrc:{parsed.smallest:g}"}[parsed.crop]
 
 
-def _gap(result: Mapping | None) -> float | None:
-    """Training accuracy at the end less the best on validation; None for a run that is not finished."""
+def result_gap(result: Mapping | None) -> float | None:
+    """Returns training accuracy at the end less the best on validation, in [-1, 1].
+
+    Args:
+      result: of a run with a validation split; None, as is returned then, of one that is not finished.
+    """
     if result is None:
         return None
     best = result.get("best", result["last"])["validation"]["accuracy"]

@@ -11,7 +11,7 @@ from kdjax.data import Dataset
 from kdjax.errors import UserError
 from kdjax.store import Store
 from kdjax.studies.analysis import Seen, attention
-from kdjax.studies.maps import find_head, head_maps
+from kdjax.studies.maps import head_maps
 from kdjax.training.predict import Predictions
 
 
@@ -95,13 +95,14 @@ def _look(found: Evidence, seen: Sequence[Seen]) -> None:
         return  # no images
     for run in seen:
         try:
-            head = find_head(run.name, run.run, "test")
+            head = run.head
         except UserError as error:
             found.skipped.append(str(error))
             continue
-        maps = head_maps(run.run, head, run.rows[found.examples])
+        maps = head_maps(run.run, head, run.rows[found.examples])["class activation"]
         found.maps[run.name] = np.asarray(analysis.normalize_maps(analysis.resize_maps(maps, shape[:2])))
         looking.append(run)
     if len(looking) > 1:
-        pairs = [pair for pair in attention(looking)["overlaps"] if len(pair["runs"]) == 2]
+        overlaps = [row for row in attention(looking)["overlaps"] if row["map"] == "class activation"]
+        pairs = [pair for pair in overlaps if len(pair["runs"]) == 2]
         found.overlaps = {tuple(pair["runs"]): pair["iou"] for pair in pairs}

@@ -14,6 +14,7 @@ from kdjax.training.predict import Loaded, Predictions, predict
 
 # What a network may do between a layer and the mean over positions, by name.
 ACTIVATIONS = {"as it is": lambda x: x, "ReLU": lambda x: jnp.maximum(x, 0)}
+RELEASED_BATCH = 128  # examples over which the multi-teacher paper's released code takes each mean
 PROBES = 8  # examples by which the map is told from others
 TOLERANCE = 0.01  # of the largest logit: a classifier may compute in bfloat16
 
@@ -61,28 +62,61 @@ def find_head(name: str, run: Loaded, split: str) -> Head:
     )
 
 
-def head_maps(run: Loaded, head: Head, rows: np.ndarray) -> Array:
-    """Returns a run's class-activation maps, [rows, height, width] of the feature, all classes summed.
+def class_activation(features: Array, head: Head, predicted: Array) -> Array:
+    """Returns class-activation maps summed over all classes, [batch, height, width], as the multi-teacher paper does.
 
     Args:
-      run: loaded.
-      head: of its network.
-      rows: examples, at most a batch.
+      features: [batch, height, width, dim], what the head averages over positions.
+      head: that reads them.
+      predicted: integers [batch]; all classes count here, whatever the network says.
     """
-    features = _predict_rows(run, head.feature, rows, run.batch_size).features
-    return analysis.class_activation(ACTIVATIONS[head.activation](features), head.kernel, head.bias)
+    del predicted
+    return analysis.class_activation(features, head.kernel, head.bias)
 
 
-def head_regions(run: Loaded, head: Head, rows: np.ndarray, size: tuple[int, int]) -> Array:
-    """Returns where the class-activation maps of a run are high, bool [rows, *size], maps of all classes summed.
+def grad_cam(features: Array, head: Head, predicted: Array) -> Array:
+    """Returns Grad-CAM of the class that the network itself predicts, [batch, height, width] (Selvaraju et al., 2017).
+
+    Args:
+      features: [batch, height, width, dim], what the head averages over positions.
+      head: that reads them.
+      predicted: integers [batch].
+    """
+
+    def logits(maps: Array) -> Array:
+        return jnp.mean(maps, axis=(1, 2)) @ head.kernel + head.bias
+
+    return analysis.grad_cam(features, analysis.logit_gradients(logits, features, predicted))
+
+
+# Kind of map -> (features, head, predicted classes) -> maps [batch, height, width].
+MAPS = {"class activation": class_activation, "Grad-CAM": grad_cam}
+
+
+def head_maps(run: Loaded, head: Head, rows: np.ndarray) -> dict[str, Array]:
+    """Returns a run's maps of every kind, name of MAPS -> [rows, height, width] of the feature.
 
     Args:
       run: loaded.
       head: of its network.
-      rows: examples, at most a batch.
+      rows: examples.
+    """
+    batch_size = min(run.batch_size, -(-RELEASED_BATCH // len(run.devices)) * len(run.devices))
+    outputs = _predict_rows(run, head.feature, rows, batch_size)
+    features, predicted = ACTIVATIONS[head.activation](outputs.features), outputs.logits.argmax(axis=1)
+    return {name: make(features, head, predicted) for name, make in MAPS.items()}
+
+
+def head_regions(run: Loaded, head: Head, rows: np.ndarray, size: tuple[int, int]) -> dict[str, Array]:
+    """Returns where a run's maps are high, name of MAPS -> bool [rows, *size].
+
+    Args:
+      run: loaded.
+      head: of its network.
+      rows: examples.
       size: (height, width) that maps are resized to.
     """
-    return analysis.regions(head_maps(run, head, rows), size)
+    return {name: analysis.regions(maps, size) for name, maps in head_maps(run, head, rows).items()}
 
 
 def _classifier(name: str, run: Loaded) -> tuple[np.ndarray, np.ndarray]:

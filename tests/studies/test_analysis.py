@@ -6,12 +6,14 @@ import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from sklearn.metrics import mutual_info_score
 
-from kdjax import models
+from kdjax import analysis, models
 from kdjax.config import defaults
 from kdjax.errors import UserError
 from kdjax.reporting.analysis import report
 from kdjax.store import Store
+from kdjax.studies import analysis as study
 from kdjax.studies import maps
 from kdjax.studies.analysis import WHAT, analyze
 from kdjax.training.loop import train
@@ -89,24 +91,50 @@ def test_fidelity_of_pairs_and_of_each_against_the_mean_of_the_others(store):
     assert found["against_mean"][1]["agreement"] == pytest.approx(agreement)
 
 
-def test_attention_is_the_overlap_of_plain_numpys_maps(store):
+def test_the_released_variants_are_means_of_batches(store, monkeypatch):
+    monkeypatch.setattr(study, "RELEASED_BATCH", 20)  # of 48: two whole batches and a part
+    found = analyze(store, ["a", "b"], ["fidelity"])["fidelity"]["pairs"][0]
+    first, second = (predict_run(store, name).logits for name in "ab")
+    p, q = softmax(first), softmax(second)
+    assert found["released_kl"] == pytest.approx(10 * np.mean(np.sum(q * np.log(q / p), axis=1)), rel=1e-4)
+    answers, sizes = np.stack([p.argmax(axis=1), q.argmax(axis=1)]), (20, 20, 8)
+    information = [mutual_info_score(*part) for part in np.split(answers, [20, 40], axis=1)]
+    assert found["released_mutual_information"] == pytest.approx(np.average(information, weights=sizes))
+    assert found["released_mutual_information"] > found["mutual_information"]  # few examples say too much
+
+
+@pytest.mark.parametrize("kind", maps.MAPS)
+def test_attention_is_the_overlap_of_plain_numpys_maps(store, kind, monkeypatch):
+    monkeypatch.setattr(study, "RELEASED_BATCH", 20)
     found = analyze(store, ["a", "b", "a"], ["attention"])["attention"]
-    overlaps = {tuple(row["runs"]): row for row in found["overlaps"]}
-    assert overlaps["a", "a"]["iou"] == overlaps["a", "a"]["pooled_iou"] == 1
-    regions = [_regions(store, name) for name in "ab"]
-    shared, united = (kind(*regions).sum(axis=(1, 2)) for kind in (np.logical_and, np.logical_or))
+    overlaps = {tuple(row["runs"]): row for row in found["overlaps"] if row["map"] == kind}
+    assert overlaps["a", "a"]["iou"] == overlaps["a", "a"]["pooled_iou"] == overlaps["a", "a"]["released_iou"] == 1
+    regions = [_regions(store, name, kind) for name in "ab"]
+    shared, united = (which(*regions).sum(axis=(1, 2)) for which in (np.logical_and, np.logical_or))
     assert overlaps["a", "b"]["pooled_iou"] == pytest.approx(shared.sum() / united.sum(), abs=0.005)
     assert overlaps["a", "b"]["iou"] == pytest.approx(np.mean(shared[united > 0] / united[united > 0]), abs=0.005)
+    batches = [np.split(pixels, [20, 40]) for pixels in (shared, united)]
+    pooled = [some.sum() / all_.sum() for some, all_ in zip(*batches, strict=True)]
+    assert overlaps["a", "b"]["released_iou"] == pytest.approx(np.average(pooled, weights=(20, 20, 8)), abs=0.005)
     assert overlaps["a", "b", "a"] == {**overlaps["a", "b"], "runs": ["a", "b", "a"]}
 
 
-def _regions(store: Store, name: str) -> np.ndarray:
+def test_grad_cam_of_a_mean_and_a_linear_head_is_the_classs_own_activation_map():
+    rng = np.random.default_rng(0)
+    features, predicted = rng.normal(size=(3, 4, 5, 6)).astype(np.float32), np.array([1, 0, 1])
+    head = maps.Head("", "as it is", rng.normal(size=(6, 2)).astype(np.float32), np.zeros(2, np.float32))
+    own = analysis.class_activation(features, head.kernel, classes=predicted)
+    np.testing.assert_allclose(maps.grad_cam(features, head, predicted), np.maximum(own, 0) / 20, rtol=1e-4, atol=1e-6)
+
+
+def _regions(store: Store, name: str, kind: str) -> np.ndarray:
     """High parts of the map at 8 x 8, from 2 x 2 by half-pixel centres."""
     outputs, fc = predict_run(store, name, features=True), store.find(name).restore_variables("last")[0]["params"]["fc"]
-    cam = np.maximum(outputs.features, 0) @ np.asarray(fc["kernel"]).sum(axis=1)
-    np.testing.assert_allclose(
-        np.maximum(outputs.features, 0).mean(axis=(1, 2)) @ fc["kernel"] + fc["bias"], outputs.logits, atol=1e-4
-    )
+    features, kernel = np.maximum(outputs.features, 0), np.asarray(fc["kernel"])
+    np.testing.assert_allclose(features.mean(axis=(1, 2)) @ kernel + fc["bias"], outputs.logits, atol=1e-4)
+    by_class = features @ kernel
+    predicted = by_class[np.arange(len(features)), :, :, outputs.logits.argmax(axis=1)]
+    cam = {"class activation": by_class.sum(axis=-1), "Grad-CAM": np.maximum(predicted, 0) / 4}[kind]
     at = np.clip((np.arange(8) + 0.5) / 4 - 0.5, 0, 1)  # what the second row or column counts
     weights = np.stack([1 - at, at], axis=1)
     cam = np.einsum("ip,npq,jq->nij", weights, cam, weights)
@@ -156,6 +184,26 @@ def test_affinity_of_own_and_of_other_views(store):
     assert row["overfit_gap"] == pytest.approx(gap)
 
 
+def test_diversity_is_the_loss_under_the_own_view_over_that_of_clean_training(store):
+    rows = {(row["run"], row["view"]): row for row in analyze(store, ["a", "b", "c"], ["affinity"])["affinity"]}
+    loss = {}
+    for name, view in (("a", "crop_flip"), ("c", "none")):
+        seen = predict_run(store, name, "train", view=view)
+        loss[name] = -np.mean(np.log(softmax(seen.logits)[np.arange(len(seen.labels)), seen.labels]))
+    assert rows["a", "crop_flip"]["diversity"] == pytest.approx(loss["a"] / loss["c"], rel=1e-4)
+    assert rows["a", "none"]["diversity"] is None and rows["c", "crop_flip"]["diversity"] is None
+    assert rows["c", "none"]["diversity"] == 1
+    alone = analyze(store, ["a", "b"], ["affinity"])["affinity"]
+    assert all(row["diversity"] is None for row in alone)  # no run on clean images
+
+
+def test_diversity_needs_a_clean_run_of_the_same_recipe(store):
+    seen = [study.Seen(store, name, "test", "last", "data") for name in ("a", "c")]
+    assert study.affinity(seen)[0]["diversity"] is not None
+    seen[1].run.config.optimizer.weight_decay = 0.1
+    assert study.affinity(seen)[0]["diversity"] is None
+
+
 @pytest.mark.parametrize(
     "runs, what, words",
     [
@@ -182,7 +230,12 @@ def test_every_analysis_has_its_table(store):
     found = analyze(store, ["a", "b", "c"], list(WHAT))
     assert set(found) == {"runs", "split", "checkpoint", *WHAT}
     shown = report(found)
-    assert all(f"## {name}\n\n| run" in shown or f"## {name}\n\n| first" in shown for name in WHAT)
+    assert all(
+        f"## {name}\n\n| run" in shown or f"## {name}\n\n| first" in shown or name == "attention" for name in WHAT
+    )
+    assert "## attention\n\n| map" in shown and "| Grad-CAM" in shown and "diversity" in shown
+    for title in ("10 KL(second, first)", "information", "IoU", "ECE, bins alike", "affinity"):
+        assert f"| released {title}" in shown
 
 
 def test_the_door_prints_tables_and_writes_json(store, tmp_path, command):

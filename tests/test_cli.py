@@ -76,8 +76,8 @@ def test_help_shows_kdjaxs_own_flags_without_jax(door, command):
         ),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(arguments, words, command):
-    done = command(*arguments)
+def test_a_mistake_is_one_line_and_exit_code_2(arguments, words, door):
+    done = door(*arguments)
     assert words in one_line(done) and done.returncode == 2
 
 
@@ -91,15 +91,15 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, words, command):
         ("optimizer.name=sdg", "Did you mean 'sgd'"),
     ],
 )
-def test_a_wrong_name_is_one_line_and_leaves_nothing_behind(override, words, tmp_path, command):
-    done = command(*TEACHER, f"--store={tmp_path}/runs", f"--config.{override}")
+def test_a_wrong_name_is_one_line_and_leaves_nothing_behind(override, words, tmp_path, door):
+    done = door(*TEACHER, f"--store={tmp_path}/runs", f"--config.{override}")
     assert done.returncode == 2 and words in one_line(done)
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_read_only_store_is_one_line(tmp_path, command):
+def test_a_read_only_store_is_one_line(tmp_path, door):
     (tmp_path / "file").write_text("")
-    done = command(*TEACHER, f"--store={tmp_path}/file")
+    done = door(*TEACHER, f"--store={tmp_path}/file")
     assert done.returncode == 2 and "file" in one_line(done)
 
 
@@ -114,13 +114,13 @@ def test_a_full_disk_is_one_line(tmp_path, root):
     assert not (tmp_path / "digits" / "mlp-ce-s0" / "result.json").exists()
 
 
-def test_a_failed_run_is_exit_code_1(tmp_path, command):
-    done = command(*TEACHER, f"--store={tmp_path}", "--config.losses.softmax_mse.weight=inf")
+def test_a_failed_run_is_exit_code_1(tmp_path, door):
+    done = door(*TEACHER, f"--store={tmp_path}", "--config.losses.softmax_mse.weight=inf")
     assert done.returncode == 1 and "not finite at step 0" in one_line(done)
 
 
-def test_debug_shows_the_traceback(command):
-    done = command("kdjax.evaluate", "--run=nobody", "--store=nowhere", "--debug")
+def test_debug_shows_the_traceback(door):
+    done = door("kdjax.evaluate", "--run=nobody", "--store=nowhere", "--debug")
     assert done.returncode == 2 and "Traceback" in done.stderr
 
 
@@ -191,11 +191,11 @@ def test_signals_save_and_leave(number, code, tmp_path, unbroken, command, root)
     assert_same_run(tmp_path, unbroken)
 
 
-def test_a_locked_run_is_one_line(tmp_path, command):
+def test_a_locked_run_is_one_line(tmp_path, door):
     from kdjax.store import Store
 
     with Store(tmp_path).run("gaussian/mlp-mse-smoke-s0").lock():
-        done = command(*TEACHER, f"--store={tmp_path}")
+        done = door(*TEACHER, f"--store={tmp_path}")
     assert done.returncode == 2 and "locked" in one_line(done)
 
 

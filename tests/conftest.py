@@ -69,7 +69,7 @@ def door(monkeypatch, capsys, one_device):
 
         from kdjax import cli
 
-        code, handler = 0, signal.getsignal(signal.SIGTERM)
+        code, handler, modules = 0, signal.getsignal(signal.SIGTERM), set(sys.modules)
         with flagsaver.flagsaver(), monkeypatch.context() as patch:
             patch.setattr(cli, "_OWN", [])  # each door has flags of its own
             patch.setattr(jax, "local_devices", lambda: list(one_device))
@@ -82,6 +82,9 @@ def door(monkeypatch, capsys, one_device):
                 code = left.code
             finally:
                 signal.signal(signal.SIGTERM, handler)
+                for module in set(sys.modules) - modules:
+                    if (pathlib.Path(cwd) / f"{module}.py").exists():  # a user's own, which the next test writes anew
+                        del sys.modules[module]
         return subprocess.CompletedProcess([name, *arguments], code, *capsys.readouterr())
 
     return run

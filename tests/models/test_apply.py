@@ -1,5 +1,7 @@
 """Calling any network: arguments, outputs, and BatchNorm over the global batch, which equals one device's."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -171,12 +173,17 @@ def split(array):
     return array.reshape(DEVICES, SHARE, *array.shape[1:])
 
 
+@functools.cache
+def of_the_whole_batch(module):
+    return jax.jit(body(module, None, lambda tree: tree))(*setting(module))
+
+
 @pytest.mark.parametrize("how", ["vmap", "pmap"])
 @pytest.mark.parametrize("module", [SMALL_RESNET, UserNet(5), Scanned(5)], ids=lambda module: type(module).__name__)
 def test_batch_norm_over_an_axis_is_that_of_the_whole_batch(module, how):
     with jax.enable_x64(True):
         variables, images, labels = setting(module)
-        (value, gradients), stats, logits = jax.jit(body(module, None, lambda tree: tree))(variables, images, labels)
+        (value, gradients), stats, logits = of_the_whole_batch(module)
         step = mapped(how, body(module, "devices", lambda tree: lax.pmean(tree, "devices")))
         (values, all_gradients), all_stats, all_logits = step(variables, split(images), split(labels))
         np.testing.assert_allclose(all_logits.reshape(logits.shape), logits, rtol=1e-9, atol=1e-10)

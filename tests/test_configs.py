@@ -16,6 +16,10 @@ from kdjax.training.plan import make_plan, resolve
 TEACHERS = ("ce_teacher", "mse_teacher", "tolerant_teacher")
 BRANCHED = ("hsakd_teacher",)  # for networks with auxiliary classifiers only
 STUDENTS = ("alone_student", "kd_student", "ttm_student", "wttm_student", "function_matching")
+# Differ from another in a loss alone, which the smoke configs train too.
+LIKE_ANOTHER = {
+    name: pytest.param(name, marks=pytest.mark.slow) for name in ("tolerant_teacher", "kd_student", "ttm_student")
+}
 
 
 RETHINK = ("rethink_teacher", "rethink_1_teachers", "rethink_2_teachers", "rethink_3_teachers")
@@ -155,7 +159,7 @@ def test_every_smoke_config_trains(tmp_path, one_device):
         assert np.isfinite(result["last"]["test"]["loss"])
 
 
-@pytest.mark.parametrize("name", TEACHERS + STUDENTS)
+@pytest.mark.parametrize("name", [LIKE_ANOTHER.get(name, name) for name in TEACHERS + STUDENTS])
 def test_the_cifar_recipe_makes_its_first_steps(name, cifar_store, one_device, fake_cifar100):
     """The real recipe but for its length and its networks' depth, on a tarball of random images."""
     store = cifar_store

@@ -19,7 +19,7 @@ FAMILIES = {
     "resnet18": {"width": 0.0625},
     "resnet50_cifar": {"width": 0.0625},
     "densenet100_bc": {"depth": 16, "growth": 4},
-    "deit_tiny": {"patch": 4, "dim": 12, "depth": 2, "drop_path": 0.2},
+    "deit_tiny": {"patch": 4, "dim": 12, "depth": 4, "drop_path": 0.2},
 }
 
 

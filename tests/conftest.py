@@ -1,7 +1,10 @@
 """What all tests share: four emulated devices, and one compilation cache for them and the commands they start."""
 
+import gc
 import os
 import pathlib
+import runpy
+import signal
 import subprocess
 import sys
 import tempfile
@@ -13,11 +16,13 @@ os.environ["NPROC"] = "8"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="kdjax-compiled-"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")  # Nobody reads where a program's lines came from.
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
 ROOT = pathlib.Path(__file__).parents[1]
+gc.set_threshold(50_000)  # Tracing makes many small objects and few cycles: collecting as often as usual costs a lot.
 
 
 def pytest_configure(config):
@@ -51,5 +56,35 @@ def command():
                 env.pop(name, None)
         line = [sys.executable, "-m", *arguments]
         return subprocess.run(line, cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout, check=False)
+
+    return run
+
+
+@pytest.fixture
+def door(monkeypatch, capsys, one_device):
+    """Does in this process what `command` does in one of its own, for laws that need none: no imports to wait for."""
+
+    def run(name: str, *arguments: str, cwd=ROOT) -> subprocess.CompletedProcess:
+        from absl.testing import flagsaver
+
+        from kdjax import cli
+
+        code, handler, modules = 0, signal.getsignal(signal.SIGTERM), set(sys.modules)
+        with flagsaver.flagsaver(), monkeypatch.context() as patch:
+            patch.setattr(cli, "_OWN", [])  # each door has flags of its own
+            patch.setattr(jax, "local_devices", lambda: list(one_device))
+            patch.setattr(sys, "argv", [name, *arguments])
+            patch.chdir(cwd)
+            patch.syspath_prepend(cwd)
+            try:
+                runpy.run_module(name, run_name="__main__", alter_sys=True)
+            except SystemExit as left:
+                code = left.code
+            finally:
+                signal.signal(signal.SIGTERM, handler)
+                for module in set(sys.modules) - modules:
+                    if (pathlib.Path(cwd) / f"{module}.py").exists():  # a user's own, which the next test writes anew
+                        del sys.modules[module]
+        return subprocess.CompletedProcess([name, *arguments], code, *capsys.readouterr())
 
     return run

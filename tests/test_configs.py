@@ -17,6 +17,10 @@ from kdjax.training.state import rate_at
 TEACHERS = ("ce_teacher", "mse_teacher", "tolerant_teacher")
 BRANCHED = ("hsakd_teacher",)  # for networks with auxiliary classifiers only
 STUDENTS = ("alone_student", "kd_student", "ttm_student", "wttm_student", "function_matching")
+# Differ from another in a loss alone, which the smoke configs train too.
+LIKE_ANOTHER = {
+    name: pytest.param(name, marks=pytest.mark.slow) for name in ("tolerant_teacher", "kd_student", "ttm_student")
+}
 
 
 RETHINK = ("rethink_teacher", "rethink_1_teachers", "rethink_2_teachers", "rethink_3_teachers")
@@ -158,10 +162,10 @@ def test_every_smoke_config_trains(tmp_path, one_device):
         assert np.isfinite(result["last"]["test"]["loss"])
 
 
-@pytest.mark.parametrize("name", TEACHERS + STUDENTS)
-def test_the_cifar_recipe_makes_its_first_steps(name, tmp_path, one_device, fake_cifar100):
+@pytest.mark.parametrize("name", [LIKE_ANOTHER.get(name, name) for name in TEACHERS + STUDENTS])
+def test_the_cifar_recipe_makes_its_first_steps(name, cifar_store, one_device, fake_cifar100):
     """The real recipe but for its length and its networks' depth, on a tarball of random images."""
-    store = Store(tmp_path)
+    store = cifar_store
     config = get(name, "cifar100,resnet8,resnet8")
     config.epochs, config.batch_size, config.eval_batch_size = 1, 50, 50
     if config.teachers:
@@ -172,6 +176,12 @@ def test_the_cifar_recipe_makes_its_first_steps(name, tmp_path, one_device, fake
     assert plan.spec.view == (config.data.view or "crop_flip") and plan.spec.steps_per_epoch == 2
     result = train(config, store, data_dir=fake_cifar100, devices=one_device, show=False)
     assert np.isfinite(result["last"]["train"]["loss"]) and "max_over_epochs_on_test" in result
+
+
+@pytest.fixture(scope="module")
+def cifar_store(tmp_path_factory) -> Store:
+    """One for all recipes, so that their teachers are trained once."""
+    return Store(tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(scope="session")

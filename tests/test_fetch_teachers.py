@@ -79,12 +79,12 @@ def test_from_the_servers_and_then_again_without_them(tmp_path, data_dir, server
 
 def test_from_a_folder_and_a_file_that_has_changed(tmp_path, data_dir):
     for folder in ("here", "there"):
-        write_teacher(tmp_path / folder / "resnet56_vanilla/ckpt_epoch_240.pth", "resnet56")
-    done = fetch(tmp_path, data_dir, f"--from={tmp_path}/here", "resnet56")
-    assert done.returncode == 0 and "| resnet56 | cifar100/resnet56-published | 72.34 | " in done.stdout, done.stderr
-    with open(tmp_path / "there/resnet56_vanilla/ckpt_epoch_240.pth", "ab") as file:
+        write_teacher(tmp_path / folder / "vgg13_vanilla/ckpt_epoch_240.pth", "vgg13")
+    done = fetch(tmp_path, data_dir, f"--from={tmp_path}/here", "vgg13")
+    assert done.returncode == 0 and "| vgg13 | cifar100/vgg13-published | 74.64 | " in done.stdout, done.stderr
+    with open(tmp_path / "there/vgg13_vanilla/ckpt_epoch_240.pth", "ab") as file:
         file.write(b"x")
-    done = fetch(tmp_path, data_dir, f"--from={tmp_path}/there", "resnet56")
+    done = fetch(tmp_path, data_dir, f"--from={tmp_path}/there", "vgg13")
     assert done.returncode == 2 and "is not the file of" in done.stderr
 
 

@@ -103,15 +103,15 @@ def test_a_teacher_and_a_student_of_ones_own(folder, command):
         ("schedule.name=mine:half_afte", "Did you mean 'half_after'"),
     ],
 )
-def test_mistakes_in_it_are_one_line(override, words, folder, command):
-    done = command("kdjax.train_teacher", "--config=teacher.py", f"--config.{override}", cwd=folder)
+def test_mistakes_in_it_are_one_line(override, words, folder, door):
+    done = door("kdjax.train_teacher", "--config=teacher.py", f"--config.{override}", cwd=folder)
     assert done.returncode in (1, 2) and words in done.stderr and "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_a_field_that_the_schema_lacks_is_refused_in_a_users_own_file(folder, command):
+def test_a_field_that_the_schema_lacks_is_refused_in_a_users_own_file(folder, door):
     (folder / "teacher.py").write_text(
         CONFIG.replace("    return config", "    config.optimizer.lr = 0.1\n    return config")
     )
-    done = command("kdjax.train_teacher", "--config=teacher.py", cwd=folder)
+    done = door("kdjax.train_teacher", "--config=teacher.py", cwd=folder)
     assert done.returncode == 2 and "config.optimizer has no field 'lr'" in done.stderr

@@ -1,11 +1,10 @@
 """The README's commands, code and claims are run."""
 
-import os
 import pathlib
 import re
 import shlex
 import subprocess
-import sys
+from collections.abc import Callable
 
 import pytest
 
@@ -51,35 +50,29 @@ def stands_alone(command: str) -> bool:
     return command.split()[2] in [f"kdjax.{door}" for door in ALONE]
 
 
-def test_every_command_of_a_run_runs_in_order(tmp_path):
+def test_every_command_of_a_run_runs_in_order(tmp_path, door):
     """From the project's folder, as printed, but for the place of the store."""
-    run_commands([command for command in python_commands() if not stands_alone(command)], tmp_path)
+    run_commands([line for line in python_commands() if not stands_alone(line)], tmp_path, door)
 
 
 @pytest.mark.slow
-def test_every_study_and_benchmark_runs(tmp_path):
-    run_commands([command for command in python_commands() if stands_alone(command)], tmp_path)
+def test_every_study_and_benchmark_runs(tmp_path, command):
+    run_commands([line for line in python_commands() if stands_alone(line)], tmp_path, command)
 
 
-def run_commands(commands: list[str], tmp_path: pathlib.Path) -> None:
+def run_commands(lines: list[str], tmp_path: pathlib.Path, run: Callable) -> None:
     (tmp_path / "mine").mkdir()
     for name, text in re.findall(r"```python\n# (\w+\.py)\n(.*?)```", README, flags=re.DOTALL):
         (tmp_path / "mine" / name).write_text(text)
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    for name in ("JAX_NUM_CPU_DEVICES", "NPROC"):
-        env.pop(name, None)
-    for command in commands:
-        arguments = shlex.split(command)[1:]
+    for line in lines:
+        name, *arguments = shlex.split(line)[2:]
         own = "--config=my_config.py" in arguments
         store = [] if any(argument.startswith("--store") for argument in arguments) else [f"--store={tmp_path}/runs"]
         arguments = [re.sub("=(teacher.safe|views.png|report)", rf"={tmp_path}/\1", argument) for argument in arguments]
         arguments = [re.sub(r"^--store=runs", f"--store={tmp_path}/runs", argument) for argument in arguments]
-        cwd = tmp_path / "mine" if own else ROOT
-        store = [] if arguments[1] in ("kdjax.bench", "kdjax.show_views", "kdjax.prepare_data") else store
-        done = subprocess.run(
-            [sys.executable, *arguments, *store], cwd=cwd, env=env, capture_output=True, text=True, timeout=240
-        )
-        assert done.returncode == 0, f"{command}\n{done.stderr[-2000:]}"
+        store = [] if name in ("kdjax.bench", "kdjax.show_views", "kdjax.prepare_data") else store
+        done = run(name, *arguments, *store, cwd=tmp_path / "mine" if own else ROOT)
+        assert done.returncode == 0, f"{line}\n{done.stderr[-2000:]}"
 
 
 def test_the_notebook_lines_run():

@@ -12,18 +12,18 @@ def test_bench_step_prints_a_row_for_each_count_of_devices(command):
     assert [line.split("|")[1].strip() for line in lines[-2:]] == ["1", "2"]
 
 
-def test_an_unknown_benchmark_is_one_line(command):
-    done = command("kdjax.bench", "stop", "--config=configs/kd_student.py:smoke")
+def test_an_unknown_benchmark_is_one_line(door):
+    done = door("kdjax.bench", "stop", "--config=configs/kd_student.py:smoke")
     assert done.returncode == 2 and "Did you mean 'step'" in done.stderr
 
 
 @pytest.mark.slow
-def test_bench_losses_prints_a_row_for_a_method(command):
-    done = command("kdjax.bench", "losses", "--config=configs/student.py", "--only=dist", "--rounds=1")
+def test_bench_losses_prints_a_row_for_a_method(door):
+    done = door("kdjax.bench", "losses", "--config=configs/student.py", "--only=dist", "--rounds=1")
     assert done.returncode == 0 and "| dist " in done.stdout, done.stderr
 
 
-def test_bench_models_prints_a_row_for_a_network(command):
+def test_bench_models_prints_a_row_for_a_network(door):
     config = "--config=configs/ce_teacher.py:smoke"
-    done = command("kdjax.bench", "models", config, "--only=mlp", "--rounds=1", "--steps=1")
+    done = door("kdjax.bench", "models", config, "--only=mlp", "--rounds=1", "--steps=1")
     assert done.returncode == 0 and "1,887,332" in done.stdout, done.stderr

@@ -1,5 +1,7 @@
 """Calling any network: arguments, outputs, and BatchNorm over the global batch, which equals one device's."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -171,12 +173,17 @@ def split(array):
     return array.reshape(DEVICES, SHARE, *array.shape[1:])
 
 
+@functools.cache
+def of_the_whole_batch(module):
+    return jax.jit(body(module, None, lambda tree: tree))(*setting(module))
+
+
 @pytest.mark.parametrize("how", ["vmap", "pmap"])
 @pytest.mark.parametrize("module", [SMALL_RESNET, UserNet(5), Scanned(5)], ids=lambda module: type(module).__name__)
 def test_batch_norm_over_an_axis_is_that_of_the_whole_batch(module, how):
     with jax.enable_x64(True):
         variables, images, labels = setting(module)
-        (value, gradients), stats, logits = jax.jit(body(module, None, lambda tree: tree))(variables, images, labels)
+        (value, gradients), stats, logits = of_the_whole_batch(module)
         step = mapped(how, body(module, "devices", lambda tree: lax.pmean(tree, "devices")))
         (values, all_gradients), all_stats, all_logits = step(variables, split(images), split(labels))
         np.testing.assert_allclose(all_logits.reshape(logits.shape), logits, rtol=1e-9, atol=1e-10)
@@ -212,8 +219,8 @@ def test_a_batch_norm_that_names_an_axis_keeps_it():
 def test_a_call_leaves_the_network_as_it_was():
     module = UserNet(5)
     variables, images, labels = setting(module)
-    mapped("vmap", body(module, "devices", lambda tree: tree))(variables, split(images), split(labels))
-    models.call(module, variables, images, train=True)  # no axis of that name is bound here
+    jax.eval_shape(mapped("vmap", body(module, "devices", lambda tree: tree)), variables, split(images), split(labels))
+    jax.eval_shape(body(module, None, lambda tree: tree), variables, images, labels)  # no axis is bound here
 
 
 @pytest.mark.parametrize(
@@ -288,12 +295,12 @@ def test_the_unbiased_running_variance_is_that_of_the_whole_batch(devices):
             return stats
 
         shards = images.reshape(devices, -1, *images.shape[1:])
-        stats = jax.vmap(run, axis_name="d")(shards)
+        stats = jax.jit(jax.vmap(run, axis_name="d"))(shards)
         stem = nn.Conv(4, (3, 3), padding=1, use_bias=False).apply({"params": variables["params"]["stem"]}, images)
         expected = 0.9 + 0.1 * np.asarray(stem).reshape(-1, 4).var(axis=0, ddof=1)
         for row in stats["stem_bn"]["var"]:
             np.testing.assert_allclose(row, expected, rtol=1e-10)
-        biased = models.call(SMALL_RESNET, variables, images, train=True)[1]
+        biased = jax.jit(lambda images: models.call(SMALL_RESNET, variables, images, train=True)[1])(images)
         np.testing.assert_allclose(stats["stem_bn"]["mean"][0], biased["stem_bn"]["mean"], rtol=1e-10)
 
 

@@ -23,7 +23,8 @@ VARIABLES = jax.tree.map(lambda leaf: leaf + 0.1, models.init_variables(network(
 
 
 def logits(rate, images=IMAGES, keys=KEYS, train=True):
-    return models.call(network(rate), VARIABLES, images, train=train, keys=keys)[0].logits
+    call = jax.jit(lambda images, keys: models.call(network(rate), VARIABLES, images, train=train, keys=keys)[0].logits)
+    return call(images, keys)
 
 
 def test_a_branch_is_left_out_at_the_rate_and_its_mean_is_kept():

@@ -259,13 +259,13 @@ def test_pre_activations_come_from_the_norms_that_are_named(name):
     module = models.create_model(name, 7, **SMALL[name])
     if not hasattr(module, "preact_norms"):
         return
-    variables = models.init_variables(module, (1, 32, 32, 3), 0)
+    variables = models.variable_shapes(module, (1, 32, 32, 3))
+    output = jax.eval_shape(lambda v, x: module.apply(v, x), variables, np.zeros((1, 32, 32, 3), np.float32))
     for stage, path in module.preact_norms().items():
         norm = variables["params"]
         for part in path.split("/"):
             norm = norm[part]
         assert set(norm) == {"scale", "bias"}
-        output = jax.eval_shape(lambda v, x: module.apply(v, x), variables, np.zeros((1, 32, 32, 3), np.float32))
         feature = output.features.get(f"{stage}_preact", output.features[stage])
         assert norm["scale"].shape == feature.shape[-1:]
 

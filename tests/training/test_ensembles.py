@@ -54,10 +54,14 @@ def first_batch(plan):
 def taught(plan):
     """The first batch, its view, every teacher's output and the joined one."""
     batch = jax.tree.map(lambda leaf: leaf[0], first_batch(plan))
-    config, fixed = join(plan.spec.structure, plan.numbers), start(plan)[1]
-    seen = forward.see(fixed, batch, config, plan.spec)
-    teachers = forward.run_teachers(fixed, seen.views, batch, config, plan.spec, None)
-    return batch, seen, teachers, forward.join_teachers(teachers, batch, config, plan.spec)
+
+    def teach(numbers, fixed, batch):
+        config = join(plan.spec.structure, numbers)
+        seen = forward.see(fixed, batch, config, plan.spec)
+        teachers = forward.run_teachers(fixed, seen.views, batch, config, plan.spec, None)
+        return seen, teachers, forward.join_teachers(teachers, batch, config, plan.spec)
+
+    return batch, *jax.jit(teach)(plan.numbers, start(plan)[1], batch)
 
 
 def test_teachers_join_by_logits_and_by_probabilities(image_file):

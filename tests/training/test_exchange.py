@@ -54,10 +54,11 @@ def test_export_then_import_gives_the_same_bits(form, state, store, tmp_path):
         np.testing.assert_array_equal(back[key], value)
 
 
-def test_an_imported_run_is_a_teacher_and_a_start(state, store, config, one_device, tmp_path):
-    write_weights(tmp_path / "a.npz", state)
-    name, _ = import_weights(str(tmp_path / "a.npz"), "resnet8", store, args=ARGS)
-    config.model.name, config.model.args, config.epochs = "resnet8", ARGS, 1
+def test_an_imported_run_is_a_teacher_and_a_start(store, config, one_device, tmp_path):
+    module = models.create_model("mlp", 4, hidden=(5,))
+    write_weights(tmp_path / "a.npz", to_state_dict(module, models.init_variables(module, (1, 8, 8, 3), 3)))
+    name, _ = import_weights(str(tmp_path / "a.npz"), "mlp", store, args={"hidden": (5,)})
+    config.model.name, config.model.args, config.epochs = "mlp", {"hidden": (5,)}, 1
     config.teachers = {"a": {"run": name}}
     config.init_from = name
     result = train(config, store, name="student", devices=one_device, show=False)
@@ -81,12 +82,12 @@ def test_weights_that_do_not_fit_leave_nothing_behind(state, store, tmp_path):
     assert not store.root.exists()
 
 
-def test_the_doors_import_evaluate_show_and_export(command, tmp_path):
+def test_the_doors_import_evaluate_show_and_export(door, tmp_path):
     module = models.create_model("mlp", 10, hidden=(5,))
     variables = models.init_variables(module, (1, 8, 8, 1), 0)
     write_weights(tmp_path / "mlp.safetensors", to_state_dict(module, variables))
     runs, args = f"--store={tmp_path}/runs", json.dumps({"hidden": [5]})
-    done = command(
+    done = door(
         "kdjax.import_torch",
         f"--file={tmp_path}/mlp.safetensors",
         "--model=mlp",
@@ -97,9 +98,9 @@ def test_the_doors_import_evaluate_show_and_export(command, tmp_path):
     assert done.returncode == 0 and "run 'imported/mlp-mlp' is in" in done.stdout, done.stderr
     assert "test" in done.stdout and "%" in done.stdout
     out = tmp_path / "out.npz"
-    done = command("kdjax.export", "--run=imported/mlp-mlp", "--format=npz", f"--out={out}", runs)
+    done = door("kdjax.export", "--run=imported/mlp-mlp", "--format=npz", f"--out={out}", runs)
     assert done.returncode == 0 and "4 tensors of step 0" in done.stdout, done.stderr
     for key, value in to_state_dict(module, variables).items():
         np.testing.assert_array_equal(read_weights(out)[key], value)
-    done = command("kdjax.show_model", "--config=configs/kd_student.py:cifar100,resnet56,resnet20")
+    done = door("kdjax.show_model", "--config=configs/kd_student.py:cifar100,resnet56,resnet20")
     assert done.returncode == 0 and "278,324 parameters" in done.stdout and "16x16x32" in done.stdout, done.stderr

@@ -14,7 +14,7 @@ from kdjax.training.predict import predict_run, score_run
 @pytest.fixture(scope="module")
 def store(tmp_path_factory, image_file) -> Store:
     config = defaults()
-    config.model.name, config.model.args, config.epochs, config.batch_size = "resnet8", {"widths": (4, 4, 6, 8)}, 1, 16
+    config.model.name, config.model.args, config.epochs, config.batch_size = "four_layers:FourLayers", {}, 1, 16
     config.losses = {"cross_entropy": {"weight": 1.0}}
     config.data.name, config.data.args, config.data.view = "arrays", {"path": image_file}, "crop_flip"
     store = Store(tmp_path_factory.mktemp("runs"))

@@ -69,7 +69,7 @@ def door(monkeypatch, capsys, one_device):
 
         from kdjax import cli
 
-        code, handler, modules = 0, signal.getsignal(signal.SIGTERM), set(sys.modules)
+        code, handler, modules, flags = 0, signal.getsignal(signal.SIGTERM), set(sys.modules), set(cli.FLAGS)
         with flagsaver.flagsaver(), monkeypatch.context() as patch:
             patch.setattr(cli, "_OWN", [])  # each door has flags of its own
             patch.setattr(jax, "local_devices", lambda: list(one_device))
@@ -82,6 +82,8 @@ def door(monkeypatch, capsys, one_device):
                 code = left.code
             finally:
                 signal.signal(signal.SIGTERM, handler)
+                for flag in set(cli.FLAGS) - flags:  # another door may mean another thing by its name
+                    delattr(cli.FLAGS, flag)
                 for module in set(sys.modules) - modules:
                     if (pathlib.Path(cwd) / f"{module}.py").exists():  # a user's own, which the next test writes anew
                         del sys.modules[module]

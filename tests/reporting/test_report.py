@@ -282,12 +282,12 @@ def test_a_browser_without_a_network_opens_it(trained, tmp_path):
     assert done.stdout.count("<tr>") == 1 + len(page.table) and done.stdout.count("<svg") == len(page.figures)
 
 
-def test_the_door_writes_prints_and_refuses(nested, command, tmp_path):
+def test_the_door_writes_prints_and_refuses(nested, door, tmp_path):
     out = tmp_path / "out"
     store = f"--store={nested.root}"
-    done = command("kdjax.report", store, f"--out={out}", "--networks=0")
+    done = door("kdjax.report", store, f"--out={out}", "--networks=0")
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [str(out / "report.html"), str(out / "report.md")]
-    refused = command("kdjax.report", store, f"--out={tmp_path / 'none'}", "--baseline=kdd")
+    refused = door("kdjax.report", store, f"--out={tmp_path / 'none'}", "--baseline=kdd")
     assert refused.returncode == 2 and len(refused.stderr.splitlines()) == 1 and "--baseline='kdd'" in refused.stderr
     assert not (tmp_path / "none").exists()

@@ -9,7 +9,7 @@ cli.define_common_flags()
 cli.define_config_flag()
 
 # What study.kind may say -> what runs it, `run(study, store, data_dir, counter)`, and what tells of what that returned,
-# `report(study, outcome)`.
+# `report(study, outcome)` and, where there are any, `figures(study, outcome)`.
 KINDS = {
     "cross": ("kdjax.studies.cross", "kdjax.reporting.study"),
     "human": ("kdjax.studies.human", "kdjax.reporting.human"),
@@ -21,7 +21,8 @@ KINDS = {
 
 
 def main() -> None:
-    """Runs the study that the flags name; the table is also written to <store>/report.md."""
+    """Runs the study that the flags name; tables and figures are in <store>/report.md."""
+    from kdjax.reporting.figures import write_report
     from kdjax.store import Store
 
     study, store = cli.FLAGS.config, Store(cli.FLAGS.store)
@@ -30,8 +31,7 @@ def main() -> None:
         raise UserError(f"study.kind '{kind}' is none.{nearest(kind, KINDS)}")
     study_module, reporting_module = (importlib.import_module(name) for name in KINDS[kind])
     outcome = study_module.run(study, store, cli.FLAGS.data_dir, cli.job_counter)
-    report = reporting_module.report(study, outcome)
-    print(f"\n{report}\nThis table is in {store.write_text('report.md', report)}.")
+    print(write_report(reporting_module, study, outcome, store))
 
 
 if __name__ == "__main__":

@@ -7,14 +7,15 @@ cli.define_config_flag()
 
 
 def main() -> None:
-    """Goes on with the generations that the flags name, to the end; the tables are also in <store>/report.md."""
-    from kdjax.reporting.generations import report
+    """Goes on with the generations that the flags name, to the end; tables and figure are in <store>/report.md."""
+    from kdjax.reporting import generations
+    from kdjax.reporting.figures import write_report
     from kdjax.store import Store
     from kdjax.studies.generations import run
 
     study, store = cli.FLAGS.config, Store(cli.FLAGS.store)
-    text = report(study, run(study, store, cli.FLAGS.data_dir, cli.job_counter))
-    print(f"\n{text}\nThis is in {store.write_text('report.md', text)}.")
+    outcome = run(study, store, cli.FLAGS.data_dir, cli.job_counter)
+    print(write_report(generations, study, outcome, store))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kdjax.reporting import statistics
+from kdjax.reporting.figures import Figure, Series, scatter
 from kdjax.reporting.study import interval
 from kdjax.reporting.tables import markdown
 
@@ -74,6 +75,25 @@ def report(study: Any, outcome: Sequence[Any]) -> str:
         _correlations(outcome),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def figures(study: Any, outcome: Sequence[Any]) -> list[Figure]:
+    """Returns accuracy against fidelity and against the overlap of the teachers' attention, a point a student.
+
+    Args:
+      study: of kind 'attention_fidelity'.
+      outcome: the students that `studies.attention_fidelity.run` returned.
+    """
+    drawn = []
+    for key, words in (("agreement", "agreement with the teachers"), ("teachers_iou", "IoU of the teachers' maps")):
+        series = []
+        for view, name in NAMES.items():
+            scores = [student.scores for student in outcome if student.view == view and key in student.scores]
+            points = [[100 * own[k] for own in scores] for k in (key, "accuracy")]
+            series.append(Series(f"student on the {name} view", *points))
+        axes = (f"{words} [%]", "student's test accuracy [%]")
+        drawn.append(scatter(key, f"Accuracy by {words}", "Each point is a student, on clean images.", axes, series))
+    return drawn
 
 
 def _table(students: Sequence[Any], measures: dict[str, Measure], alone: bool = False) -> str:

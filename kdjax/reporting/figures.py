@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import pathlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kdjax import analysis
-from kdjax.reporting import statistics
+from kdjax.store import Store
+from kdjax.store.files import write_atomic
 
 COLOURS = ("#000000", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9", "#777777")
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 2)), (0, (3, 3)))
@@ -41,6 +43,37 @@ class Figure(NamedTuple):
     title: str
     svg: str
     caption: str
+
+
+def write(found: Sequence[Figure], folder: pathlib.Path) -> str:
+    """Writes figures as SVG files and returns the Markdown that shows them, from the folder above.
+
+    Args:
+      found: those without an SVG are left out.
+      folder: made where it is not there.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    drawn = [figure for figure in found if figure.svg]
+    for figure in drawn:
+        write_atomic(folder / f"{figure.name}.svg", figure.svg)
+    image = "## {0.title}\n\n![{0.title}]({1}/{0.name}.svg)\n\n{0.caption}"
+    return "\n\n".join(image.format(figure, folder.name) for figure in drawn)
+
+
+def write_report(module: Any, study: Any, outcome: Any, store: Store) -> str:
+    """Writes a study's tables, and figures where it has some, to the store's `report.md`, and returns what to print.
+
+    Args:
+      module: of `kdjax.reporting`, with `report(study, outcome)` and perhaps `figures(study, outcome)`.
+      study, outcome: as the module takes them.
+      store: of the study's runs.
+    """
+    tables, drawn = module.report(study, outcome), getattr(module, "figures", lambda *_: [])(study, outcome)
+    shown = write(drawn, store.root / "figures")
+    path = store.write_text("report.md", f"{tables}\n{shown}\n" if shown else tables)
+    return f"\n{tables}\nThis is in {path}{f', with {len(drawn)} figures' if drawn else ''}."
 
 
 class Series(NamedTuple):
@@ -100,7 +133,7 @@ def curves(name: str, title: str, caption: str, panels: Mapping[tuple[str, str],
             for i, each in enumerate(series):
                 _curve(axis, each, i)
             axis.set(xlabel=x_label, ylabel=y_label, ylim=_reach(series))
-            axis.xaxis.get_major_locator().set_params(integer=True)
+            axis.xaxis.get_major_locator().set_params(integer=all(float(x).is_integer() for s in series for x in s.x))
         handles, labels = axes[0, 0].get_legend_handles_labels()
         axes[0, 0].figure.legend(handles, labels, loc="outside lower center", ncols=min(2, len(labels)))
     return Figure(name, title, out[0], caption)
@@ -130,14 +163,13 @@ def _std(values: np.ndarray) -> float:
 
 
 def scatter(name: str, title: str, caption: str, labels: tuple[str, str], series: Sequence[Series]) -> Figure:
-    """Draws points, a marker a series, and says Spearman's correlation over all of them.
+    """Draws points, a marker a series.
 
     Args:
       name, title, caption: of the figure.
       labels: of the axes.
       series: points, y a number each.
     """
-    rho = statistics.spearman([x for s in series for x in s.x], [y for s in series for y in s.y])
     with _drawing(name, figsize=(6.4, 3.6 + 0.1 * len(series))) as (axes, out):
         for i, each in enumerate(series):
             filled = COLOURS[i % MOST] if i % 2 else "none"
@@ -145,7 +177,7 @@ def scatter(name: str, title: str, caption: str, labels: tuple[str, str], series
             axes[0, 0].scatter(each.x, each.y, s=30, label=each.label, **style)
         axes[0, 0].set(xlabel=labels[0], ylabel=labels[1])
         axes[0, 0].figure.legend(loc="outside lower center", ncols=min(2, len(series)))
-    return Figure(name, title, out[0], caption + (f" Spearman's ρ = {rho:.2f}." if np.isfinite(rho) else ""))
+    return Figure(name, title, out[0], caption)
 
 
 def reliability_diagrams(name: str, title: str, caption: str, tables: Mapping[str, analysis.Reliability]) -> Figure:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from kdjax.reporting.figures import Figure, Series, curves
 from kdjax.reporting.study import interval
 from kdjax.reporting.tables import markdown
 
@@ -31,6 +32,33 @@ def report(study: Any, outcome: Any) -> str:
     if outcome.transfer:
         parts += ["Linear probe on the features, strength chosen on validation:", _transfer(outcome)]
     return "\n\n".join(parts) + "\n"
+
+
+def figures(study: Any, outcome: Any) -> list[Figure]:
+    """Returns accuracy by generation, and that of the mean of generations 1 to m.
+
+    Args:
+      study: of kind 'generations'.
+      outcome: what `studies.generations.run` returned.
+    """
+    accuracy = {key: scores["last"] for key, scores in outcome.accuracy.items()}
+    panels = {
+        ("m: generation, times as long, networks", "test accuracy [%]"): _lines(accuracy),
+        ("m: mean of 1 to m", "test accuracy [%]"): _lines(outcome.ensembles),
+    }
+    caption = f"Last checkpoint; a band is the standard deviation over {study.seeds} seeds, generation 0 the patriarch."
+    return [curves("generations", "Generations", caption, panels)]
+
+
+def _lines(values: Mapping[tuple[str, int, int], float]) -> list[Series]:
+    """(row, m, seed) -> value as a line a row."""
+    series = []
+    for row in dict.fromkeys(row for row, _, _ in values):
+        places = sorted({m for r, m, _ in values if r == row})
+        series.append(
+            Series(row, places, [[100 * v for (r, m, _), v in values.items() if (r, m) == (row, x)] for x in places])
+        )
+    return series
 
 
 def _by_generation(outcome: Any) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from kdjax.reporting.figures import Figure, Series, scatter
 from kdjax.reporting.tables import markdown
 
 RESAMPLES = 2000
@@ -28,6 +29,26 @@ def report(study: Any, outcome: Any) -> str:
         _correlations(outcome.points),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def figures(study: Any, outcome: Any) -> list[Figure]:
+    """Returns students' accuracy against the distance of their targets, and against their own.
+
+    Args:
+      study: of kind 'noise'.
+      outcome: what `studies.noise.run` returned.
+    """
+    drawn = []
+    for name, of, field in (("targets", "targets'", "target_distance"), ("own", "student's", "distance")):
+        series = []
+        for other in dict.fromkeys(point.other for point in outcome.points):
+            group = [point for point in outcome.points if point.other == other]
+            label = f"p* mixed with {other}"
+            series.append(Series(label, [getattr(p, field) for p in group], [100 * p.accuracy for p in group]))
+        axes = (f"{of} squared distance to p*", "student's test accuracy [%]")
+        caption = f"Each point is a student; p* itself has {outcome.bayes:.2%}."
+        drawn.append(scatter(f"accuracy-by-{name}", f"Accuracy by the {of} distance to p*", caption, axes, series))
+    return drawn
 
 
 def _students(points: Sequence[Any]) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from kdjax.reporting.figures import Figure, Series, scatter
 from kdjax.reporting.study import interval
 from kdjax.reporting.tables import markdown
 
@@ -31,6 +32,26 @@ def report(study: Any, outcome: Any) -> str:
         "Chosen on validation, with seeds that are not reported: " + _choices(outcome.choices) + ".",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def figures(study: Any, outcome: Any) -> list[Figure]:
+    """Returns figure 1 of Hamidi et al.: a teacher's distance to p* against its students' accuracy, by method.
+
+    Args:
+      study: of kind 'posterior'.
+      outcome: what `studies.posterior.run` returned.
+    """
+    drawn = []
+    for method in (method for method in study.methods if method not in study.alone):
+        series = []
+        for kind in dict.fromkeys(teacher.kind for teacher in outcome.teachers):
+            group = [teacher for teacher in outcome.teachers if teacher.kind == kind]
+            means = _means(outcome, method, kind)
+            series.append(Series(kind, [t.distance for t in group], [100 * means[t.seed] for t in group]))
+        axes = ("teacher's squared distance to p*", "students' test accuracy [%]")
+        caption = f"Each point is a teacher with the mean of its {study.student_seeds} students; p* is at 0."
+        drawn.append(scatter(f"distance-{method.lower()}", f"Students by {method}", caption, axes, series))
+    return drawn
 
 
 def _teacher_table(outcome: Any, methods: list[str]) -> str:

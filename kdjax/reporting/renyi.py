@@ -1,12 +1,16 @@
 """The tables of the Rényi study: accuracy, entropy and distance to the transformed teacher under each loss."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from kdjax.reporting.figures import Figure, Series, curves
 from kdjax.reporting.study import interval
 from kdjax.reporting.tables import markdown
+
+LEVELS = ("CE", "CE, smoothed 10 %", "TTM")  # that figures show beside what varies
+Panels = dict[tuple[str, str], list[Series]]  # (x label, y label) -> its lines
 
 
 def report(study: Any, outcome: Sequence[Any]) -> str:
@@ -30,6 +34,29 @@ def report(study: Any, outcome: Sequence[Any]) -> str:
         _curves(study, outcome, "train_to_transformed"),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def figures(study: Any, outcome: Sequence[Any]) -> list[Figure]:
+    """Returns the three figures of Zheng & Yang, and what the coefficient of the Rényi entropy does.
+
+    Args:
+      study: of kind 'renyi'.
+      outcome: what `studies.renyi.run` returned.
+    """
+    told = f"Mean over training batches; a band is the standard deviation over {len(study.seeds)} seeds."
+    test = "On the test split, last epoch; a band is the standard deviation over seeds."
+    kd = {label: terms.kd.temperature for label, terms in study.losses.items() if set(terms) == {"cross_entropy", "kd"}}
+    swept = {label: _coefficient(terms) for label, terms in study.losses.items() if _is_swept(terms, study.temperature)}
+    sure = _by_epoch(outcome, "train_entropy", "H(q) [nats]", ("KD", "TTM", "WTTM"))
+    near = _by_epoch(outcome, "train_to_transformed", "KL(p_T, q) [nats]", ("TTM without CE", "WTTM without CE"))
+    by_temperature = _against(outcome, "KD's temperature", "KD", kd)
+    by_coefficient = _against(outcome, "coefficient of the Rényi entropy", "KD less the entropy", swept)
+    return [
+        curves("entropy-by-epoch", "How sure students are", told, sure),
+        curves("distance-by-epoch", "How far students are from the transformed teacher", told, near),
+        curves("entropy-by-temperature", "How sure students are by KD's temperature", test, by_temperature),
+        curves("renyi-coefficient", "From KD (0) to TTM (1) and beyond", test, by_coefficient),
+    ]
 
 
 def _students(study: Any, students: Sequence[Any]) -> str:
@@ -62,6 +89,39 @@ def _curves(study: Any, students: Sequence[Any], field: str) -> str:
             mean = np.mean(curves, axis=0)
             rows.append((label, *(f"{mean[epoch - 1]:.3f}" for epoch in shown)))
     return markdown(("losses", *shown), rows)
+
+
+def _is_swept(terms: Any, temperature: float) -> bool:
+    return "kd" in terms and terms.kd.temperature == temperature
+
+
+def _coefficient(terms: Any) -> float:
+    """Of the entropy that makes KD TTM, where it has weight lambda T (T - 1)."""
+    whole = terms.kd.weight * terms.kd.temperature * (terms.kd.temperature - 1)
+    return -terms.student_renyi.weight / whole if "student_renyi" in terms else 0.0
+
+
+def _by_epoch(students: Sequence[Any], field: str, axis: str, labels: Sequence[str]) -> Panels:
+    series = []
+    for label in labels:
+        logs = [getattr(student, field) for student in students if student.label == label]
+        if logs and all(logs):
+            series.append(Series(label, range(1, len(logs[0]) + 1), list(zip(*logs, strict=True))))
+    return {("epoch", axis): series}
+
+
+def _against(students: Sequence[Any], axis: str, name: str, places: Mapping[str, float]) -> Panels:
+    """Entropy and accuracy against a number that each of some losses has; those of others as level lines."""
+    panels = {}
+    for measure, value in (("H(q) [nats]", lambda student: student.entropy), ("test accuracy [%]", _accuracy)):
+        found = {label: [value(s) for s in students if s.label == label] for label in (*places, *LEVELS)}
+        at = {places[label]: found[label] for label in places}
+        series = [Series(name, sorted(at), [at[x] for x in sorted(at)])]
+        series += [
+            Series(label, sorted(at), [float(np.mean(found[label]))] * len(at)) for label in LEVELS if found[label]
+        ]
+        panels[axis, measure] = series
+    return panels
 
 
 def _accuracy(student: Any) -> float:

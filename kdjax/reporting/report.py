@@ -11,6 +11,7 @@ from kdjax.reporting import formats, sections
 from kdjax.reporting.collect import Row, is_unfinished
 from kdjax.reporting.comparison import Candidate, compare
 from kdjax.reporting.figures import Figure
+from kdjax.reporting.figures import write as write_figures
 from kdjax.store import Store
 from kdjax.store.files import write_atomic
 
@@ -142,10 +143,11 @@ def write(page: Page, out: pathlib.Path) -> list[pathlib.Path]:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for figure in page.figures:
-        write_atomic(out / "figures" / f"{figure.name}.svg", figure.svg)
-    table = formats.markdown_cells(page.header, page.table)
+    parts = {
+        "table": formats.markdown_cells(page.header, page.table),
+        "figures": write_figures(page.figures, out / "figures"),
+    }
     paths = [out / "report.html", out / "report.md"]
     for path in paths:
-        write_atomic(path, templates.get_template(path.name).render(page=page, table=table))
+        write_atomic(path, templates.get_template(path.name).render(page=page, **parts))
     return paths

@@ -8,7 +8,7 @@ import numpy as np
 from jax.nn import softmax
 
 from kdjax import analysis
-from kdjax.reporting import figures
+from kdjax.reporting import figures, statistics
 from kdjax.reporting.collect import row_of
 from kdjax.reporting.comparison import Candidate, Line
 from kdjax.reporting.contact_sheet import shown
@@ -108,6 +108,9 @@ def distances(store: Store, found: Sequence[Candidate]) -> Figure:
     )
     labels = ("teacher's squared distance to p*", "student's test accuracy [%]")
     kept = dict(itertools.islice(points.items(), figures.MOST))
+    rhos = {name: statistics.spearman(*xy) for name, xy in kept.items()}
+    said = ", ".join(f"{name} {rho:+.2f}" for name, rho in rhos.items() if np.isfinite(rho))
+    caption += f" Spearman's ρ within a method: {said}." if said else ""
     return figures.scatter("distance", title, caption, labels, [Series(name, *xy) for name, xy in kept.items()])
 
 

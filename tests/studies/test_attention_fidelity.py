@@ -107,5 +107,6 @@ def test_the_report_shows_every_setting_and_what_it_gains():
     text = reporting.report(chosen, made_up())
     gain = cells(text, "ww", "strong")[-2]
     assert gain.startswith("+1.00 [") and "| alone" in text and "nan" not in text
+    assert all("student on the weak view" in figure.svg for figure in reporting.figures(chosen, made_up()))
     one = reporting.report(chosen, made_up(seeds=(0,)))
     assert "nan" not in one

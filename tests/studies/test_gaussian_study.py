@@ -51,6 +51,8 @@ def test_the_same_study_again_trains_nothing_and_says_the_same(outcome, monkeypa
     assert posterior.run(study, store, "", lambda total: lambda name: None) == found
     text = reporting.report(study, found)
     assert "Bayes accuracy" in text and "| p* " in text and "(student alone)" in text
+    for figure in reporting.figures(study, found):
+        assert figure.name.startswith("distance-") and "squared distance to p*" in figure.svg and ">p*<" in figure.svg
 
 
 def test_differences_pair_teachers_of_one_seed():

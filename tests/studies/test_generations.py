@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from configs import tolerant_generations
 from kdjax.errors import UserError
-from kdjax.reporting.generations import report
+from kdjax.reporting.generations import figures, report
 from kdjax.store import Store
 from kdjax.studies import generations, transfer
 from kdjax.studies.transfer import STRENGTHS, probe
@@ -98,6 +98,7 @@ def test_the_reported_generation_is_fixed_or_chosen_on_validation_alone(trained)
     study = small(report="2")
     assert generations._reported(study, worse, "tolerant") == 2
     text = report(study, outcome)
+    assert "trained m times as long" in figures(study, outcome)[0].svg
     assert "fixed beforehand" in text and "trained m times as long" in text and "Linear probe" in text
 
 

@@ -8,6 +8,7 @@ from configs.studies import noise, renyi
 from kdjax.config import check
 from kdjax.reporting import noise as noise_report
 from kdjax.reporting import renyi as renyi_report
+from kdjax.reporting.figures import write_report
 from kdjax.store import Store
 from kdjax.studies import noise as noise_study
 from kdjax.studies import renyi as renyi_study
@@ -31,6 +32,7 @@ def test_targets_of_labels_are_as_far_as_epsilon_squared_says(tmp_path):
     name = [name for name in Store(tmp_path).runs() if "labels-1-" in name][0]
     assert analyze(Store(tmp_path), [name], ["posterior"], split="train")["posterior"][0]["posterior_entropy"] > 0.5
     assert 0 < outcome.bayes < 1 and "| labels" in noise_report.report(study, outcome)
+    assert all("p* mixed with labels" in figure.svg for figure in noise_report.figures(study, outcome))
 
 
 def test_spearmans_interval_holds_its_value():
@@ -55,11 +57,19 @@ def test_ttm_is_kd_less_the_whole_renyi_entropy(tmp_path):
     np.testing.assert_allclose(kd.train_to_transformed, ttm.train_to_transformed, rtol=1e-3)
     assert abs(found["KD"].entropy - ttm.entropy) > 1e-3
     assert "TTM − KD" in renyi_report.report(study, list(found.values()))
+    study.losses["TTM without CE"] = {"ttm": {"weight": 1.0}}
+    text = write_report(renyi_report, study, [*found.values(), ttm._replace(label="TTM without CE")], Store(tmp_path))
+    for name in ("entropy-by-epoch", "distance-by-epoch", "entropy-by-temperature", "renyi-coefficient"):
+        assert f"(figures/{name}.svg)" in (tmp_path / "report.md").read_text()
+        assert "[nats]" in (tmp_path / "figures" / f"{name}.svg").read_text()
+    assert "with 4 figures" in text
 
 
 def test_every_loss_of_the_studies_passes_the_schema():
     study = renyi.get_config()
     assert len(study.losses) == 16
+    assert renyi_report._coefficient(study.losses["KD less 150 % Renyi"]) == pytest.approx(1.5)
+    assert renyi_report._coefficient(study.losses["KD"]) == 0
     for first, second in study.contrasts:
         assert {first, second} <= set(study.losses)
     for terms in study.losses.values():

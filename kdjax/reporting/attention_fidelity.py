@@ -8,7 +8,7 @@ import numpy as np
 from kdjax.reporting import statistics
 from kdjax.reporting.figures import Figure, Series, scatter
 from kdjax.reporting.study import interval
-from kdjax.reporting.tables import markdown
+from kdjax.reporting.tables import markdown, spread
 
 
 class Measure(NamedTuple):
@@ -110,8 +110,7 @@ def _table(students: Sequence[Any], measures: dict[str, Measure], alone: bool = 
 def _spread(values: Sequence[float | None], measure: Measure) -> str:
     if None in values:
         return "-"
-    mean, std = statistics.mean_std([measure.scale * value for value in values])
-    return f"{mean:.{measure.digits}f}" + ("" if std is None else f" ± {std:.{measure.digits}f}")
+    return spread([measure.scale * value for value in values], measure.digits)
 
 
 def _gain(students: Sequence[Any], team: str, view: str) -> str:

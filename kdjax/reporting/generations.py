@@ -1,13 +1,11 @@
 """The tables of a study of generations: accuracy by generation, ensembles, controls, transfer, paired differences."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
-
-import numpy as np
 
 from kdjax.reporting.figures import Figure, Series, curves
 from kdjax.reporting.study import interval
-from kdjax.reporting.tables import markdown
+from kdjax.reporting.tables import markdown, spread
 
 
 def report(study: Any, outcome: Any) -> str:
@@ -71,14 +69,8 @@ def _grid(values: Mapping[tuple[str, int, int], float]) -> str:
     rows = []
     for row in dict.fromkeys(row for row, _, _ in values):
         cells = [[100 * v for (r, k, _), v in values.items() if (r, k) == (row, m)] for m in columns]
-        rows.append((row, *(_spread(cell) for cell in cells)))
+        rows.append((row, *(spread(cell) for cell in cells)))
     return markdown(("", *(f"m = {m}" for m in columns)), rows)
-
-
-def _spread(values: Sequence[float]) -> str:
-    if not values:
-        return ""
-    return f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else f"{values[0]:.2f}"
 
 
 def _differences(outcome: Any) -> str:
@@ -111,5 +103,5 @@ def _transfer(outcome: Any) -> str:
         cells = [
             [100 * v for (n, r, k, _), v in outcome.transfer.items() if (n, r, k) == (name, row, m)] for name in names
         ]
-        rows.append((row, m, *(_spread(cell) for cell in cells)))
+        rows.append((row, m, *(spread(cell) for cell in cells)))
     return markdown(("chain", "generation", *names), rows)

@@ -2,10 +2,8 @@
 
 from typing import Any
 
-import numpy as np
-
 from kdjax.reporting import study as cross
-from kdjax.reporting.tables import markdown
+from kdjax.reporting.tables import markdown, spread
 
 
 def report(study: Any, outcome: Any) -> str:
@@ -38,5 +36,4 @@ def _spread(results: list[dict], checkpoint: str, split: str) -> str:
     if any(checkpoint not in result for result in results):
         return "-"
     values = [result[checkpoint][split]["distance"] for result in results]
-    mean = f"{np.mean(values):.4f}"
-    return f"{mean} ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else mean
+    return spread(values, 4)

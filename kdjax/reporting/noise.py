@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from kdjax.reporting.figures import Figure, Series, scatter
-from kdjax.reporting.tables import markdown
+from kdjax.reporting.tables import markdown, spread
 
 RESAMPLES = 2000
 
@@ -57,8 +57,8 @@ def _students(points: Sequence[Any]) -> str:
         group = [point for point in points if (point.other, point.epsilon) == (other, epsilon)]
         cells = (
             f"{group[0].rate:g}",
-            _spread([100 * p.accuracy for p in group], 2),
-            _spread([p.distance for p in group], 4),
+            spread([100 * p.accuracy for p in group], 2),
+            spread([p.distance for p in group], 4),
             len(group),
         )
         rows.append((other, f"{epsilon:g}", f"{group[0].target_distance:.4f}", *cells))
@@ -93,8 +93,3 @@ def spearman(xs: Sequence[float], ys: Sequence[float]) -> str:
             found.append(spearmanr(xs[chosen], ys[chosen]).statistic)
     low, high = np.percentile(found, [2.5, 97.5])
     return f"{spearmanr(xs, ys).statistic:+.2f} [{low:+.2f}, {high:+.2f}]"
-
-
-def _spread(values: Sequence[float], digits: int) -> str:
-    mean = f"{np.mean(values):.{digits}f}"
-    return f"{mean} ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else mean

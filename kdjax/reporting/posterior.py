@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 
 from kdjax.reporting.figures import Figure, Series, scatter
+from kdjax.reporting.statistics import spearman
 from kdjax.reporting.study import interval
-from kdjax.reporting.tables import markdown
+from kdjax.reporting.tables import markdown, spread
 
 
 def report(study: Any, outcome: Any) -> str:
@@ -58,12 +59,12 @@ def _teacher_table(outcome: Any, methods: list[str]) -> str:
     rows = []
     for kind in dict.fromkeys(teacher.kind for teacher in outcome.teachers):
         group = [teacher for teacher in outcome.teachers if teacher.kind == kind]
-        own = [_spread([100 * t.accuracy for t in group]), _spread([t.distance for t in group], 4)]
-        students = [_spread([100 * v for v in _means(outcome, method, kind).values()]) for method in methods]
-        rows.append((kind, *own, _spread([t.entropy for t in group], 3), *students, len(group)))
+        own = [spread([100 * t.accuracy for t in group]), spread([t.distance for t in group], 4)]
+        students = [spread([100 * v for v in _means(outcome, method, kind).values()]) for method in methods]
+        rows.append((kind, *own, spread([t.entropy for t in group], 3), *students, len(group)))
     for method in dict.fromkeys(s.method for s in outcome.students if not s.kind):
         alone = [100 * s.accuracy for s in outcome.students if s.method == method]
-        rows.append((f"(student {method})", "", "", "", *[_spread(alone)] * len(methods), len(alone)))
+        rows.append((f"(student {method})", "", "", "", *[spread(alone)] * len(methods), len(alone)))
     header = ("teacher", "accuracy", "distance to p*", "entropy, nats", *(f"student, {m}" for m in methods), "n")
     return markdown(header, rows)
 
@@ -90,18 +91,9 @@ def _means(outcome: Any, method: str, kind: str) -> dict[int, float]:
     return {seed: float(np.mean(values)) for seed, values in found.items()}
 
 
-def _spread(values: list[float], digits: int = 2) -> str:
-    mean = f"{np.mean(values):.{digits}f}"
-    return f"{mean} ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else mean
-
-
 def _spearman(outcome: Any, method: str) -> float:
-    from scipy.stats import spearmanr
-
-    if len(outcome.teachers) < 3:
-        return float("nan")
     accuracies = [_means(outcome, method, t.kind)[t.seed] for t in outcome.teachers]
-    return float(spearmanr([t.distance for t in outcome.teachers], accuracies).statistic)
+    return spearman([t.distance for t in outcome.teachers], accuracies)
 
 
 def _choices(choices: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 
 from kdjax.reporting.figures import Figure, Series, curves
 from kdjax.reporting.study import interval
-from kdjax.reporting.tables import markdown
+from kdjax.reporting.tables import markdown, spread
 
 LEVELS = ("CE", "CE, smoothed 10 %", "TTM")  # that figures show beside what varies
 Panels = dict[tuple[str, str], list[Series]]  # (x label, y label) -> its lines
@@ -63,8 +63,8 @@ def _students(study: Any, students: Sequence[Any]) -> str:
     rows = []
     for label in study.losses:
         group = [student for student in students if student.label == label]
-        cells = [_spread([100 * s.accuracy for s in group], 2)]
-        cells += [_spread([getattr(s, field) for s in group], 3) for field in ("entropy", "to_transformed")]
+        cells = [spread([100 * s.accuracy for s in group], 2)]
+        cells += [spread([getattr(s, field) for s in group], 3) for field in ("entropy", "to_transformed")]
         difference = "" if label == study.baseline else _difference(students, label, study.baseline, _accuracy, 2)
         rows.append((label, *cells, difference))
     return markdown(("losses", "accuracy", "H(q)", "KL(p_T, q)", f"accuracy − {study.baseline}"), rows)
@@ -131,8 +131,3 @@ def _accuracy(student: Any) -> float:
 def _difference(students: Sequence[Any], first: str, second: str, value: Callable, digits: int) -> str:
     a, b = ({s.seed: value(s) for s in students if s.label == label} for label in (first, second))
     return interval([a[seed] - b[seed] for seed in a], digits)
-
-
-def _spread(values: Sequence[float], digits: int) -> str:
-    mean = f"{np.mean(values):.{digits}f}"
-    return f"{mean} ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else mean

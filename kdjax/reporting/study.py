@@ -3,10 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from kdjax.reporting import statistics
-from kdjax.reporting.tables import markdown
+from kdjax.reporting.tables import markdown, spread
 
 
 class Score(NamedTuple):
@@ -113,7 +111,7 @@ def _spread(group: Sequence[Score], checkpoint: str) -> str:
     if any(checkpoint not in score.result for score in group):
         return "-"
     values = [_test(score, checkpoint) for score in group]
-    return f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else f"{values[0]:.2f}"
+    return spread(values)
 
 
 def _difference(group: Sequence[Score], other: Sequence[Score]) -> str:

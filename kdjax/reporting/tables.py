@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from kdjax.reporting.statistics import mean_std
+
 SPLITS = ("train", "validation", "test")
 
 
@@ -18,6 +20,14 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     ]
     rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
     return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def spread(values: Sequence[float], digits: int = 2) -> str:
+    """Shows a mean and, of several values, their standard deviation (n - 1); '' for none."""
+    if not values:
+        return ""
+    mean, std = mean_std(values)
+    return f"{mean:.{digits}f}" if std is None else f"{mean:.{digits}f} ± {std:.{digits}f}"
 
 
 def result_table(result: dict) -> str:

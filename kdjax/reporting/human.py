@@ -29,7 +29,23 @@ def report(study: Any, outcome: Any) -> str:
     )
     rates = ", ".join(f"{name} {rate:g}" for name, rate in outcome.rates.items())
     chosen = f"Teachers' learning rates, by validation accuracy on a seed of its own: {rates}."
-    return "\n\n".join([cross.report(study, outcome.pairs).rstrip(), chosen, text, markdown(header, rows)]) + "\n"
+    paired = "Differences of one seed, last checkpoint, [ ] a 95 % t interval over seeds:"
+    contrasts = markdown(("difference", "seen", "unseen"), [_contrast(outcome, *pair) for pair in study.contrasts])
+    parts = [cross.report(study, outcome.pairs).rstrip(), chosen, text, markdown(header, rows), paired, contrasts]
+    return "\n\n".join(parts) + "\n"
+
+
+def _contrast(outcome: Any, first: tuple[str, str], second: tuple[str, str]) -> tuple[str, ...]:
+    """Of the distances of two rows, (student, teacher) each."""
+    cells = []
+    for split in ("train", "test"):
+        a, b = (
+            {(job.split, job.seed): result["last"][split]["distance"] for job, result in outcome.pairs
+             if (job.student, job.teacher) == tuple(row)}
+            for row in (first, second)
+        )  # fmt: skip
+        cells.append(cross.interval([a[place] - b[place] for place in a], 4))
+    return (f"{cross.row_name(first)} − {cross.row_name(second)}", *cells)
 
 
 def _spread(results: list[dict], checkpoint: str, split: str) -> str:

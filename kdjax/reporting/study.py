@@ -91,12 +91,13 @@ def _contrasts_table(groups: Groups, contrasts: Sequence) -> str:
     rows = []
     for first, second in (map(tuple, pair) for pair in contrasts):
         rows.append(
-            (f"{_name(first)} − {_name(second)}", _difference(groups[first], groups[second]), len(groups[first]))
+            (f"{row_name(first)} − {row_name(second)}", _difference(groups[first], groups[second]), len(groups[first]))
         )
     return markdown(("difference", "last", "n"), rows)
 
 
-def _name(key: tuple[str, str]) -> str:
+def row_name(key: tuple[str, str]) -> str:
+    """Returns the name of a row, (student, teacher), in words."""
     student, teacher = key
     if not student:
         return f"teacher {teacher}"

@@ -45,19 +45,20 @@ class Figure(NamedTuple):
     caption: str
 
 
-def write(found: Sequence[Figure], folder: pathlib.Path) -> str:
+def write(found: Sequence[Figure], folder: pathlib.Path, flag: str = "--store") -> str:
     """Writes figures as SVG files and returns the Markdown that shows them, from the folder above.
 
     Args:
       found: those without an SVG are left out.
       folder: made where it is not there.
+      flag: that chose it, for messages.
 
     Raises:
       UserError: it cannot be written.
     """
     drawn = [figure for figure in found if figure.svg]
     for figure in drawn:
-        write_atomic(folder / f"{figure.name}.svg", figure.svg)
+        write_atomic(folder / f"{figure.name}.svg", figure.svg, flag)
     image = "## {0.title}\n\n![{0.title}]({1}/{0.name}.svg)\n\n{0.caption}"
     return "\n\n".join(image.format(figure, folder.name) for figure in drawn)
 

@@ -145,9 +145,9 @@ def write(page: Page, out: pathlib.Path) -> list[pathlib.Path]:
     )
     parts = {
         "table": formats.markdown_cells(page.header, page.table),
-        "figures": write_figures(page.figures, out / "figures"),
+        "figures": write_figures(page.figures, out / "figures", "--out"),
     }
     paths = [out / "report.html", out / "report.md"]
     for path in paths:
-        write_atomic(path, templates.get_template(path.name).render(page=page, **parts))
+        write_atomic(path, templates.get_template(path.name).render(page=page, **parts), "--out")
     return paths

@@ -25,9 +25,9 @@ ADVICE = {
 }
 
 
-def disk_error(path: os.PathLike | str, error: OSError, doing: str = "write") -> UserError:
-    """Returns the one line for what went wrong with `path`, with advice that fits its errno."""
-    advice = ADVICE.get(error.errno, "check the disk, or choose another --store")
+def disk_error(path: os.PathLike | str, error: OSError, doing: str = "write", flag: str = "--store") -> UserError:
+    """Returns the one line for what went wrong with `path`, which `flag` chose, with advice that fits its errno."""
+    advice = ADVICE.get(error.errno, "check the disk, or choose another --store").replace("--store", flag)
     return UserError(f"Cannot {doing} {path}: {error.strerror or error}; {advice}.")
 
 
@@ -49,22 +49,27 @@ def first_line(error: Exception, width: int = 160) -> str:
 
 
 @contextlib.contextmanager
-def disk_errors(path: os.PathLike | str, doing: str = "write") -> Iterator[None]:
-    """Turns an OSError inside the block into a UserError that names `path`."""
+def disk_errors(path: os.PathLike | str, doing: str = "write", flag: str = "--store") -> Iterator[None]:
+    """Turns an OSError inside the block into a UserError that names `path`, and the flag that chose it."""
     try:
         yield
     except OSError as error:
-        raise disk_error(path, error, doing) from error
+        raise disk_error(path, error, doing, flag) from error
 
 
-def write_atomic(path: pathlib.Path, text: str) -> None:
+def write_atomic(path: pathlib.Path, text: str, flag: str = "--store") -> None:
     """Replaces a file so that a reader, or the next start after a kill, sees the old text or the new, never a part.
+
+    Args:
+      path: of the file.
+      text: all of it.
+      flag: that chose where it lies, for the message.
 
     Raises:
       UserError: the disk is full, read-only or in the way.
     """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with disk_errors(path):
+    with disk_errors(path, flag=flag):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with open(temporary, "w", encoding="utf-8") as file:

@@ -291,3 +291,6 @@ def test_the_door_writes_prints_and_refuses(nested, door, tmp_path):
     refused = door("kdjax.report", store, f"--out={tmp_path / 'none'}", "--baseline=kdd")
     assert refused.returncode == 2 and len(refused.stderr.splitlines()) == 1 and "--baseline='kdd'" in refused.stderr
     assert not (tmp_path / "none").exists()
+    (tmp_path / "file").touch()
+    in_the_way = door("kdjax.report", store, f"--out={tmp_path / 'file'}", "--networks=0")
+    assert in_the_way.returncode == 2 and in_the_way.stderr.rstrip().endswith("move it, or choose another --out.")

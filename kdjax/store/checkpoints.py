@@ -19,6 +19,8 @@ VARIABLES = ("train/params/", "train/batch_stats/")  # where a network's variabl
 
 # orbax logs every step it takes, and pages of dump on an error; what a user needs of it is said here in one line.
 logging.getLogger("absl").addFilter(lambda record: "/orbax/" not in record.pathname.replace("\\", "/"))
+# Of several leaves that failed orbax asks for one, and the others' errors are told when they are collected.
+logging.getLogger("asyncio").addFilter(lambda record: "/orbax/" not in record.getMessage().replace("\\", "/"))
 
 
 def _without_late_reports(hook: Callable) -> Callable:

@@ -5,12 +5,9 @@ Expect:   96.2 ± 1.0 % test accuracy on digits (50 runs: the README's table).
 Hardware: 2 CPU cores, a few seconds. `:cifar100` wants a GPU or TPU; the papers' resnet8x4 reaches 72.50 % there.
 """
 
-from configs import common
+from configs import student
 
 
 def get_config(argument: str | None = None):
-    """Argument: digits | smoke | cifar10 | cifar100 [,TEACHER,STUDENT]."""
-    config = common.student(argument)
-    config.name = common.name("alone", argument)
-    config.losses = {"cross_entropy": {"weight": 1.0, "label_smoothing": 0.0}}
-    return config
+    """Argument: digits | smoke | cifar10 | cifar100 | imagenet [,TEACHER,STUDENT]."""
+    return student.make("alone", argument)

@@ -6,7 +6,7 @@ Expect:   97.3 ± 0.6 % test accuracy on digits (50 runs: the README's table).
 Hardware: 2 CPU cores, a few seconds. `:cifar100` wants a GPU or TPU; the papers' resnet32x4 reaches 79.42 % there.
 """
 
-from configs import common
+from configs import common, published
 
 
 def get_config(argument: str | None = None):
@@ -14,4 +14,5 @@ def get_config(argument: str | None = None):
     config = common.teacher(argument)
     config.name = common.name("ce", argument)
     config.losses = {"cross_entropy": {"weight": 1.0, "label_smoothing": 0.0}}
+    config.published = published.entry("teacher", *common.parse(argument))
     return config

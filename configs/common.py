@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from configs import published
 from kdjax.config import TEACHER, defaults
 from kdjax.errors import UserError, nearest
 
@@ -95,21 +94,14 @@ def teacher_run(argument: str | None, kind: str) -> dict:
     return {**TEACHER, "run": run, "made_by": made_by}
 
 
-def pair(argument: str | None) -> tuple[tuple[float, float], tuple[float, float]] | None:
-    """Returns ((TTM gamma, beta), (WTTM gamma, beta)) of the papers for the argument's pair, or None."""
-    setting = parse(argument)
-    rows = [published.of_pair(row, setting.teacher, setting.student) for row in (published.TTM, published.WTTM)]
-    return None if None in rows else tuple(rows)
+def weigh_digits(config: ConfigDict, argument: str | None, transformed: str, weight: float) -> None:
+    """Gives TTM or WTTM on digits its own weight: the MLP lacks the BatchNorm that carries the papers' weights of 100.
 
-
-def label_weight(argument: str | None) -> float:
-    """Returns the weight of the labels' cross-entropy beside TTM and WTTM.
-
-    The papers' 1 for CIFAR. On digits 0.1 as in KD, and TTM 3.6 = 0.9 T: with these weights TTM is KD at T = 4 and
-    lambda = 0.9 but for the Rényi term. The MLP lacks the BatchNorm that carries CIFAR's networks through weights
-    of 100.
+    0.1 for the labels as in KD, and for TTM 3.6 = 0.9 T: with these TTM is KD at T = 4 and lambda = 0.9 but for the
+    Rényi term.
     """
-    return 1.0 if parse(argument).dataset.startswith("cifar") else 0.1
+    if parse(argument).dataset in ("digits", "smoke"):
+        config.losses.cross_entropy.weight, config.losses[transformed].weight = 0.1, weight
 
 
 def name(short: str, argument: str | None) -> str:
@@ -175,11 +167,11 @@ def _imagenet(config: ConfigDict, dataset: str) -> None:
     config.schedule.milestones = (30, 60, 90)
 
 
-def with_branches(network: str, argument: str | None) -> str:
+def with_branches(network: str) -> str:
     """Returns the name of a network with HSAKD's auxiliary classifiers; refuses one that they are not built for."""
     if network not in WITH_BRANCHES:
         raise UserError(
-            f"config argument '{argument}': HSAKD's auxiliary classifiers are built for {', '.join(WITH_BRANCHES)}, "
-            f"not for {network}."
+            f"HSAKD's auxiliary classifiers are built for {', '.join(WITH_BRANCHES)}, not for {network}; name two of "
+            "them: 'hsakd_teacher.py:cifar100,TEACHER,STUDENT', 'student.py:hsakd,TEACHER,STUDENT'."
         )
     return f"{network}_aux"

@@ -100,3 +100,23 @@ WITHOUT_MUTUAL = (("resnet50_cifar", "mobilenetv2_half"), ("resnet50_cifar", "vg
 def of_pair(row: tuple, teacher: str, student: str, pairs: tuple = PAIRS):
     """Returns a row's entry for a pair of networks, None where the tables have no such pair."""
     return row[pairs.index((teacher, student))] if (teacher, student) in pairs else None
+
+
+TABLES = {
+    "cifar100": (ACCURACY, PAIRS, "last epoch, test split, mean of 3 to 5 runs"),
+    "imagenet": (IMAGENET_ACCURACY, IMAGENET_PAIRS, "last epoch, validation split"),
+}
+
+
+def entry(row: str, dataset: str, teacher: str, student: str) -> dict:
+    """Returns what goes into `config.published` of a method, or of 'teacher'; empty where the tables have none."""
+    rows, pairs, protocol = TABLES.get(dataset, ({}, (), ""))
+    accuracies = {
+        field: of_pair(rows[name], teacher, student, pairs)
+        for field, name in (("accuracy", row), ("teacher", "teacher"), ("alone", "alone"))
+        if name in rows
+    }
+    if accuracies.get("accuracy") is None:
+        return {}
+    # All teachers of these tables were trained with it.
+    return {**accuracies, "protocol": protocol, "source": "Zheng & Yang 2024", "teacher_losses": ("cross_entropy",)}

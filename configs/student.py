@@ -66,17 +66,21 @@ def get_config(argument: str | None = None):
     teacher, student, dataset = {0: (None, None, "digits"), 2: (*rest, "cifar100"), 3: rest}.get(len(rest), [None] * 3)
     if dataset is None:
         raise UserError(f"config argument '{argument}' should be METHOD[,TEACHER,STUDENT[,DATASET]].")
-    common_argument = f"{dataset},{teacher},{student}" if teacher else dataset
-    config = common.student(common_argument)
-    config.name = common.name(method, common_argument)
+    return make(method, f"{dataset},{teacher},{student}" if teacher else dataset)
+
+
+def make(method: str, argument: str | None) -> ConfigDict:
+    """Returns a method's config; the argument is that of `common.parse`."""
+    config = common.student(argument)
+    config.name = common.name(method, argument)
     if method != "alone":
-        config.teachers = {"a": common.teacher_run(common_argument, "ce")}
+        config.teachers = {"a": common.teacher_run(argument, "ce")}
     if method == "hsakd":
-        _add_auxiliary_classifiers(config, argument, common_argument)
-    config.losses = _terms(method, common.parse(common_argument))
+        _add_auxiliary_classifiers(config, argument)
+    config.losses = _terms(method, common.parse(argument))
     if method in WARMUPS:
         _add_warmup(config, method)
-    config.published = _published(method, common.parse(common_argument))
+    config.published = published.entry(method, *common.parse(argument))
     return config
 
 
@@ -111,14 +115,14 @@ def _terms(method: str, setting: common.Setting) -> dict:
     return {"cross_entropy": {"weight": labels, "label_smoothing": 0.0}, **terms}
 
 
-def _add_auxiliary_classifiers(config: ConfigDict, argument: str, common_argument: str) -> None:
+def _add_auxiliary_classifiers(config: ConfigDict, argument: str | None) -> None:
     """Makes student and teacher networks that also tell rotations, the teacher that of configs/hsakd_teacher.py."""
-    setting = common.parse(common_argument)
-    config.model.name = common.with_branches(setting.student, argument)
-    teacher = common.with_branches(setting.teacher, argument)
+    setting = common.parse(argument)
+    config.model.name = common.with_branches(setting.student)
+    teacher = common.with_branches(setting.teacher)
     run = f"{setting.dataset}/{teacher}-hsakd-s0"
-    made_by = f"python -m kdjax.train_teacher --config=configs/hsakd_teacher.py:{common_argument} --run={run}"
-    config.teachers = {"a": {**common.teacher_run(common_argument, "ce"), "run": run, "made_by": made_by}}
+    made_by = f"python -m kdjax.train_teacher --config=configs/hsakd_teacher.py:{argument} --run={run}"
+    config.teachers = {"a": {**common.teacher_run(argument, "ce"), "run": run, "made_by": made_by}}
     config.optimizer.nesterov = True
 
 
@@ -128,20 +132,3 @@ def _add_warmup(config: ConfigDict, method: str) -> None:
     config.warmup.losses = {method: weight}
     config.warmup.trains = trains
     config.warmup.learning_rate = 0.0 if config.model.name.startswith("vgg") else rate
-
-
-def _published(method: str, setting: common.Setting) -> dict:
-    tables = {
-        "cifar100": (published.ACCURACY, published.PAIRS, "last epoch, test split, mean of 3 to 5 runs"),
-        "imagenet": (published.IMAGENET_ACCURACY, published.IMAGENET_PAIRS, "last epoch, validation split"),
-    }
-    if setting.dataset not in tables:
-        return {}
-    rows, pairs, protocol = tables[setting.dataset]
-    found = {
-        field: published.of_pair(rows.get(row, ()), setting.teacher, setting.student, pairs) if row in rows else None
-        for field, row in (("accuracy", method), ("teacher", "teacher"), ("alone", "alone"))
-    }
-    if found["accuracy"] is None:
-        return {}
-    return {**found, "protocol": protocol, "source": "Zheng & Yang 2024"}

@@ -4,21 +4,17 @@ Paper:    Zheng & Yang, Knowledge Distillation Based on Transformed Teacher Matc
 Command:  python -m kdjax.train_student --config=configs/ttm_student.py
           after python -m kdjax.train_teacher --config=configs/mse_teacher.py
 Expect:   96.2 ± 1.0 % test accuracy on digits (50 runs: the README's table).
+Weights:  1 for the labels, the paper's beta and gamma of each pair (configs/published.py); digits see `weigh_digits`.
 Hardware: 2 CPU cores, a few seconds. `:cifar100` wants a GPU or TPU; from a CE teacher the paper's resnet8x4 reaches
           76.17 % there.
 """
 
-from configs import common
+from configs import common, student
 
 
 def get_config(argument: str | None = None):
-    """Argument: digits | smoke | cifar10 | cifar100 [,TEACHER,STUDENT]."""
-    config = common.student(argument)
-    config.name = common.name("ttm", argument)
+    """Argument: digits | smoke | cifar10 | cifar100 | imagenet [,TEACHER,STUDENT]."""
+    config = student.make("ttm", argument)
     config.teachers = {"a": common.mse_teacher_run(argument)}
-    (gamma, beta), _ = common.pair(argument) or ((0.25, 3.6), None)
-    config.losses = {
-        "cross_entropy": {"weight": common.label_weight(argument), "label_smoothing": 0.0},
-        "ttm": {"weight": beta, "gamma": gamma},
-    }
+    common.weigh_digits(config, argument, "ttm", 3.6)
     return config

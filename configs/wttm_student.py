@@ -4,21 +4,17 @@ Paper:    Zheng & Yang, Knowledge Distillation Based on Transformed Teacher Matc
 Command:  python -m kdjax.train_student --config=configs/wttm_student.py
           after python -m kdjax.train_teacher --config=configs/mse_teacher.py
 Expect:   96.4 ± 1.0 % test accuracy on digits (50 runs: the README's table).
+Weights:  1 for the labels, the paper's beta and gamma of each pair (configs/published.py); digits see `weigh_digits`.
 Hardware: 2 CPU cores, a few seconds. `:cifar100` wants a GPU or TPU; from a CE teacher the paper's resnet8x4 reaches
           76.06 % there.
 """
 
-from configs import common
+from configs import common, student
 
 
 def get_config(argument: str | None = None):
-    """Argument: digits | smoke | cifar10 | cifar100 [,TEACHER,STUDENT]."""
-    config = common.student(argument)
-    config.name = common.name("wttm", argument)
+    """Argument: digits | smoke | cifar10 | cifar100 | imagenet [,TEACHER,STUDENT]."""
+    config = student.make("wttm", argument)
     config.teachers = {"a": common.mse_teacher_run(argument)}
-    _, (gamma, beta) = common.pair(argument) or (None, (0.25, 2.4))
-    config.losses = {
-        "cross_entropy": {"weight": common.label_weight(argument), "label_smoothing": 0.0},
-        "wttm": {"weight": beta, "gamma": gamma, "normalize": "none"},
-    }
+    common.weigh_digits(config, argument, "wttm", 2.4)
     return config

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -104,7 +104,8 @@ def defaults() -> ConfigDict:
     config.schedule.args = ConfigDict()  # what a schedule of your own takes
 
     config.notes = ()  # what a user should be told when the run starts
-    config.published = ConfigDict()  # what a paper prints for this run: accuracy (%), teacher, alone, protocol, source
+    # What a paper prints for this run: accuracy (%), teacher, alone, protocol, source, teacher_losses (see `printed`).
+    config.published = ConfigDict()
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every_epochs = 10  # and at the end; 0: at the end only
@@ -254,6 +255,19 @@ def with_defaults(config: Mapping) -> dict:
 def _filled(config: Mapping, schema: Mapping) -> dict:
     inner = {name: _filled(config.get(name, {}), value) for name, value in schema.items() if isinstance(value, Mapping)}
     return {**schema, **config, **inner}
+
+
+def printed(published: Mapping, teachers: Iterable[Sequence[str]]) -> float | None:
+    """Returns the accuracy (%) that a paper prints for a run, None for none or of other teachers than the run's.
+
+    Args:
+      published: a config's; with `teacher_losses` its number is of teachers that were trained with just those.
+      teachers: names of the losses of each teacher; none at all for weights that were imported.
+    """
+    asked = published.get("teacher_losses")
+    if asked is not None and any(losses and tuple(losses) != tuple(asked) for losses in teachers):
+        return None
+    return published.get("accuracy")
 
 
 def differences(old: Mapping, new: Mapping, where: str = "config") -> list[str]:

@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags  # noqa: F401  (what a door parses configs with)
 
 from configs import published, student
-from kdjax.config import check, default_run_name
+from kdjax.config import check, default_run_name, printed
 from kdjax.errors import UserError
 from kdjax.store import Store
 from kdjax.studies.cross import make_jobs, run_jobs
@@ -136,10 +136,23 @@ def test_published_numbers_and_weights_stand_in_the_config():
     assert get("student", "dkd,vgg13,vgg8").losses.dkd.beta == 6.0
     assert get("student", "itrd,resnet50_cifar,vgg8").losses.itrd.mutual_weight == 0.0
     assert get("student", "wttm,resnet50,mobilenetv1,imagenet").losses.wttm.to_dict()["gamma"] == 0.7
+    assert get("ce_teacher", "cifar100").published.accuracy == 79.42
+    assert get("alone_student", "cifar100").published.accuracy == 72.50
+    assert get("wttm_student", "imagenet").published.accuracy == 72.19
+    assert not get("mse_teacher", "cifar100").published and not get("wttm_student", "digits").published
     for rows in published.ACCURACY.values():
         assert len(rows) == len(published.PAIRS)
     for rows in published.IMAGENET_ACCURACY.values():
         assert len(rows) == len(published.IMAGENET_PAIRS)
+
+
+def test_what_a_paper_prints_is_of_its_own_teachers():
+    """The tables' teachers were trained with cross-entropy; of weights that were imported nobody knows better."""
+    study = get("studies.teacher_loss_table", None)
+    found = {(job.student, job.teacher): job.published for job in make_jobs(study)}
+    assert found["wttm", "CE"] == 76.06 and found["alone", ""] == 72.50 and found["", "CE"] == 79.42
+    assert found["wttm", "MSE"] is None and found["", "MSE"] is None
+    assert printed(study.students.wttm.published, [()]) == 76.06
 
 
 @pytest.mark.parametrize(

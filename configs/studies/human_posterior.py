@@ -29,7 +29,7 @@ def get_config(argument: str | None = None):
     smoke = argument == "smoke"
     study = ConfigDict()
     study.kind, study.title, study.raters = "human", "How near do teachers come to what people see?", 51
-    study.rates = (0.05,) if smoke else (0.05, 0.2, 0.5)
+    study.rates = (0.05,) if smoke else (0.05, 0.2, 0.5, 1.0)
     study.seeds, study.splits = (1 if smoke else 3), (0,)
     study.baseline = "alone"
     study.teachers = {name: _config(name.lower(), losses, smoke) for name, losses in LOSSES.items()}

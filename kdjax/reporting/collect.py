@@ -6,13 +6,14 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from kdjax.config import OPERATIONAL, with_defaults
+from kdjax.config import OPERATIONAL, printed, with_defaults
 from kdjax.errors import UserError
 from kdjax.store import Store
 
 SEEDS = ("seed", "split_seed")
 # Fields of a config that change no number, or only by rounding: runs that differ in them are alike.
 WITHOUT_EFFECT = (*OPERATIONAL, "eval_batch_size", "eval_every", "diagnostics", "made_by", "stream", "workers")
+IMPORTED = ("imported",)  # in place of losses
 GENERATION = re.compile(r"(.*)-gen(\d+)-")
 
 
@@ -37,7 +38,7 @@ class Row(NamedTuple):
       test: (hash, size) of its test split, or None.
       examples: training examples processed, None where nobody knows.
       teacher_examples: those of its teachers and of theirs, None likewise.
-      published: what a paper prints: {'accuracy': %, ...}, perhaps empty.
+      published: accuracy (%) that a paper prints for it, None for none.
     """
 
     name: str
@@ -57,7 +58,7 @@ class Row(NamedTuple):
     test: tuple[str, int] | None
     examples: int | None
     teacher_examples: int | None
-    published: dict
+    published: float | None
 
     def score(self, checkpoint: str, split: str = "test", what: str = "accuracy") -> float | None:
         """Returns a number of the result, None where it has none, such as 'best' of a run that keeps none."""
@@ -139,7 +140,7 @@ def is_unfinished(row: Row) -> bool:
 
 
 def _row(name: str, manifest: Mapping, asked: Mapping, result: dict | None, teachers: Mapping[str, Row | None]) -> Row:
-    losses = tuple(asked["losses"]) or ("imported",)
+    losses = tuple(asked["losses"]) or IMPORTED
     method = re.sub(r"-smoke$", "", asked["name"]) or " + ".join(losses)
     generation = GENERATION.fullmatch(name[: name.rfind("-") + 1])
     chain = (generation[1].rpartition("/")[2], int(generation[2])) if generation else None
@@ -166,8 +167,14 @@ def _row(name: str, manifest: Mapping, asked: Mapping, result: dict | None, teac
         test=(test["sha256"], test["size"]) if test else None,
         examples=examples,
         teacher_examples=_sum([part for row in teachers.values() for part in _cost(row)]),
-        published=dict(asked["published"]),
+        published=printed(asked["published"], [_trained_with(row) for row in teachers.values()]),
     )
+
+
+def _trained_with(teacher: Row | None) -> tuple[str, ...]:
+    if teacher is None:
+        return ("?",)
+    return () if teacher.losses == IMPORTED else teacher.losses
 
 
 def _cost(row: Row | None) -> tuple:

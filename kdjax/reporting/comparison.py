@@ -216,7 +216,7 @@ def _line(
     base = None if place is None or found[place] is own else found[place]
     difference, pairs, over = _difference(rows, base.rows if base else None, interval, checkpoint)
     error, by = _test_error(rows, correct)
-    published = {row.published.get("accuracy") for row in rows}
+    published = {row.published for row in rows}
     return Line(
         number=number,
         data=first.data,

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from kdjax.config import default_run_name
+from kdjax.config import default_run_name, printed
 from kdjax.errors import UserError, nearest
 from kdjax.store import Store
 from kdjax.training.loop import train
@@ -24,6 +24,7 @@ class Job(NamedTuple):
       seed: of initial weights and order.
       split: seed of the data split.
       config: of the run.
+      taught_by: names of the losses of the student's teacher, none of a run without.
     """
 
     student: str
@@ -31,6 +32,7 @@ class Job(NamedTuple):
     seed: int
     split: int
     config: ConfigDict
+    taught_by: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -40,7 +42,7 @@ class Job(NamedTuple):
     @property
     def published(self) -> float | None:
         """The accuracy (%) that a paper prints for the run, None for none."""
-        return self.config.published.get("accuracy")
+        return printed(self.config.published, [self.taught_by])
 
     @property
     def losses(self) -> tuple[str, ...]:
@@ -105,7 +107,7 @@ def _student_jobs(label: str, config: ConfigDict, teachers: dict[str, ConfigDict
             own.teachers[name] = ConfigDict(
                 {"run": default_run_name(teacher_config), "weight": own.teachers[name].weight}
             )
-        jobs.append(Job(label, teacher, seed, split, own))
+        jobs.append(Job(label, teacher, seed, split, own, tuple(teacher_config.losses)))
     return jobs
 
 

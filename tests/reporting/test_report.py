@@ -107,6 +107,15 @@ def test_a_claim_about_teachers_is_over_teachers(nested):
     assert students.verdict == "within noise"
 
 
+def test_what_a_paper_prints_stands_beside_runs_of_its_own_teachers(store):
+    printed = {"published__accuracy": 73.33, "published__teacher_losses": ("cross_entropy",)}
+    add(store, "ce-s0", CE, 0.9)
+    add(store, "mse-s0", MSE, 0.9)
+    for teacher in ("ce-s0", "mse-s0", "not-here-s0"):
+        add(store, f"kd-{teacher}", KD, 0.8, teacher=teacher, **printed)
+    assert [line.published for line in lines_of(store) if line.teacher] == [73.33, None, None]
+
+
 def test_one_teacher_is_said(nested):
     for t in (1, 2):
         shutil.rmtree(nested.run(f"mse-s{t}").path)

@@ -27,8 +27,8 @@ class Row(NamedTuple):
       losses: their names.
       teachers: (network, losses) of each teacher.
       teacher_runs: their names in the store.
-      teacher_seeds: of each teacher, None where the store lacks it.
-      seed: of initial weights and order.
+      teacher_seeds: of each teacher, (seed, *its own teachers') of one that had some, None where nobody knows.
+      seed: of initial weights and order; of imported weights, whose seed nobody knows, what tells their file.
       split: seed of the data split.
       generation: (chain, number) of a run that is named as one, or None.
       family: what makes a method: all of the above but seeds, teachers' teachers too.
@@ -48,7 +48,7 @@ class Row(NamedTuple):
     teachers: tuple[tuple[str, str], ...]
     teacher_runs: tuple[str, ...]
     teacher_seeds: tuple
-    seed: int
+    seed: int | str
     split: int
     generation: tuple[str, int] | None
     family: str
@@ -145,7 +145,7 @@ def _row(name: str, manifest: Mapping, asked: Mapping, result: dict | None, teac
     chain = (generation[1].rpartition("/")[2], int(generation[2])) if generation else None
     data, network = _data(asked["data"]), _with(asked["model"]["name"], asked["model"]["args"])
     runs = tuple(teacher["run"] for teacher in asked["teachers"].values())
-    families = [run if row is None else row.family for run, row in zip(runs, teachers.values(), strict=True)]
+    families = [row.family if row else _absent(run)[0] for run, row in zip(runs, teachers.values(), strict=True)]
     test = manifest.get("splits", {}).get("test")
     examples = _examples(asked, result)
     return Row(
@@ -156,8 +156,8 @@ def _row(name: str, manifest: Mapping, asked: Mapping, result: dict | None, teac
         losses=losses,
         teachers=tuple((row.network, " + ".join(row.losses)) if row else ("?", "?") for row in teachers.values()),
         teacher_runs=runs,
-        teacher_seeds=tuple(row.seed if row else None for row in teachers.values()),
-        seed=asked["seed"],
+        teacher_seeds=tuple(map(_seeds, runs, teachers.values())),
+        seed=manifest.get("imported_from", {}).get("sha256", asked["seed"]),
         split=asked["data"]["split_seed"],
         generation=chain,
         family=json.dumps([data, network, method, losses, families, chain]),
@@ -168,6 +168,19 @@ def _row(name: str, manifest: Mapping, asked: Mapping, result: dict | None, teac
         teacher_examples=_sum([part for row in teachers.values() for part in _cost(row)]),
         published=dict(asked["published"]),
     )
+
+
+def _seeds(run: str, teacher: Row | None) -> int | str | tuple | None:
+    """Students of one seed's teachers are no repetitions of one another if those had different teachers."""
+    if teacher is None:
+        return _absent(run)[1]
+    return (teacher.seed, *teacher.teacher_seeds) if teacher.teacher_seeds else teacher.seed
+
+
+def _absent(run: str) -> tuple[str, int | None]:
+    """(name without seeds, seed) of a run that the store lacks, of which only the name is known."""
+    found = re.fullmatch(r"(.*?)(?:-split\d+)?-s(\d+)", run)
+    return (found[1], int(found[2])) if found else (run, None)
 
 
 def _cost(row: Row | None) -> tuple:
@@ -207,8 +220,7 @@ def _settings(asked: Mapping, teachers: Mapping[str, Row | None]) -> dict[str, A
     for label, teacher in asked["teachers"].items():
         row, own = teachers[label], {key: value for key, value in teacher.items() if key != "run"}
         flat |= _flat(own, f"teachers.{label}.")
-        # Of a teacher that is not there only the name is known, whose seed is taken off.
-        inner = {"run": re.sub(r"-s\d+$", "", teacher["run"])} if row is None else row.settings
+        inner = row.settings if row else {"run": _absent(teacher["run"])[0]}
         flat |= {f"teachers.{label}.{key}": value for key, value in inner.items()}
     return flat
 

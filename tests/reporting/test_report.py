@@ -116,6 +116,29 @@ def test_one_teacher_is_said(nested):
     assert line.over == "one teacher, 4 seeds" and line.difference.units == 4
 
 
+def test_students_of_different_teachers_repeat_no_run_where_the_teachers_seeds_are_alike(store):
+    """Three big networks, an assistant of each from one seed; three imported files, which have no seed at all."""
+    for t in range(3):
+        add(store, f"big-s{t}", CE, 0.95, seed=t, model__name="resnet20")
+        add(store, f"assistant-{t}-s0", KD, 0.9, teacher=f"big-s{t}", model__name="resnet8")
+        store.run(f"file-{t}").begin(
+            {"config": {**defaults().to_dict(), "name": "imported"}, "imported_from": {"sha256": f"{t}"}}
+        )
+        for s in range(2):
+            add(store, f"by-assistant-{t}-s{s}", KD, 0.8 + 0.01 * t, teacher=f"assistant-{t}-s0", seed=s)
+            add(store, f"by-file-{t}-s{s}", KD, 0.8 + 0.01 * t, teacher=f"file-{t}", seed=s)
+    lines = {line.teacher: line for line in lines_of(store) if line.network == "mlp"}
+    assert {(line.runs, line.teachers) for line in lines.values()} == {(6, 3)} and len(lines) == 2
+    assert all(line.last[0] == pytest.approx(81) for line in lines.values())
+
+
+def test_teachers_that_are_not_there_are_told_apart_by_their_names(nested):
+    for t in range(3):
+        shutil.rmtree(nested.run(f"ce-s{t}").path)
+    line = next(line for line in lines_of(nested, baseline="cross_entropy") if line.teacher == "?: ?")
+    assert (line.runs, line.teachers, line.over, line.teacher_examples) == (12, 3, "3 teachers", None)
+
+
 def test_rows_without_a_seed_in_common_are_compared_unpaired(store):
     for seed in range(3):
         add(store, f"a-s{seed}", CE, 0.80 + 0.01 * seed, seed=seed)

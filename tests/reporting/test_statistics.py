@@ -78,6 +78,9 @@ def test_differences_pair_split_and_seed_and_teachers_where_both_have_some():
     other = {(0, (7,), 1): 1.0, (0, (9,), 1): 2.0}
     assert statistics.paired_differences(own, other) == {(0, (7,), 1): 4.0}
     assert statistics.paired_differences(own, own) == dict.fromkeys(own, 0.0)
+    # A claim about the baseline's teachers is over them too.
+    turned = {key: -value for key, value in statistics.paired_differences(own, alone).items()}
+    assert statistics.paired_differences(alone, own) == turned
 
 
 @pytest.mark.parametrize(
@@ -90,6 +93,7 @@ def test_differences_pair_split_and_seed_and_teachers_where_both_have_some():
         (Interval(1.0, 0.5, 1.5, 5), 0.6, "within noise"),  # the test set's own error is larger
         (Interval(1.0, -math.inf, math.inf, 1), 0.0, "cannot tell"),
         (Interval(1.0, 1.0, 1.0, 3), 0.0, "cannot tell"),  # the same run again and again
+        (Interval(math.nan, math.nan, math.nan, 3), 0.0, "cannot tell"),
     ],
 )
 def test_what_is_called_a_gain(interval, test_error, said):

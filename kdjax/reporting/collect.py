@@ -3,7 +3,7 @@
 import fnmatch
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from kdjax.config import OPERATIONAL, with_defaults
@@ -36,7 +36,7 @@ class Row(NamedTuple):
       result: its result.json, None where it is not finished.
       test: (hash, size) of its test split, or None.
       examples: training examples processed, None where nobody knows.
-      teacher_examples: those of its teachers and of theirs, None likewise.
+      costs: run -> examples, None likewise, of its teachers and of theirs, each once.
       published: what a paper prints: {'accuracy': %, ...}, perhaps empty.
     """
 
@@ -56,12 +56,17 @@ class Row(NamedTuple):
     result: dict | None
     test: tuple[str, int] | None
     examples: int | None
-    teacher_examples: int | None
+    costs: dict[str, int | None]
     published: dict
 
     def score(self, checkpoint: str, split: str = "test", what: str = "accuracy") -> float | None:
         """Returns a number of the result, None where it has none, such as 'best' of a run that keeps none."""
         return (self.result or {}).get(checkpoint, {}).get(split, {}).get(what)
+
+    @property
+    def teacher_examples(self) -> int | None:
+        """Training examples that its teachers and theirs processed, None where nobody knows."""
+        return None if None in self.costs.values() else sum(self.costs.values())
 
     @property
     def key(self) -> tuple:
@@ -165,7 +170,7 @@ def _row(name: str, manifest: Mapping, asked: Mapping, result: dict | None, teac
         result=result,
         test=(test["sha256"], test["size"]) if test else None,
         examples=examples,
-        teacher_examples=_sum([part for row in teachers.values() for part in _cost(row)]),
+        costs=_costs(runs, teachers.values()),
         published=dict(asked["published"]),
     )
 
@@ -183,12 +188,12 @@ def _absent(run: str) -> tuple[str, int | None]:
     return (found[1], int(found[2])) if found else (run, None)
 
 
-def _cost(row: Row | None) -> tuple:
-    return (None,) if row is None else (row.examples, row.teacher_examples)
-
-
-def _sum(parts: Sequence[int | None]) -> int | None:
-    return None if None in parts else sum(parts)
+def _costs(runs: Sequence[str], teachers: Iterable[Row | None]) -> dict[str, int | None]:
+    """Two teachers may have one teacher, or be one run at two checkpoints: what it processed counts once."""
+    costs: dict[str, int | None] = {}
+    for run, teacher in zip(runs, teachers, strict=True):
+        costs |= {run: teacher.examples if teacher else None, **(teacher.costs if teacher else {})}
+    return costs
 
 
 def _examples(asked: Mapping, result: Mapping | None) -> int | None:

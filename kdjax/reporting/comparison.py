@@ -102,7 +102,7 @@ def candidates(rows: Sequence[Row], select: str = "", checkpoint: str = "last") 
     found = []
     for groups in methods.values():
         every = [Candidate(group, _setting(group, groups), len(groups)) for group in groups]
-        found += [_select(every, checkpoint)] if select else every
+        found += _select(every, checkpoint) if select else every
     return found
 
 
@@ -114,25 +114,28 @@ def _setting(group: Sequence[Row], groups: Sequence[Sequence[Row]]) -> str:
     return ", ".join(f"{field} = {group[0].settings.get(field)}" for field in varied)
 
 
-def _select(every: Sequence[Candidate], checkpoint: str) -> Candidate:
-    """The setting of the best mean validation accuracy on the first half of the seeds, with its runs on the others."""
+def _select(every: Sequence[Candidate], checkpoint: str) -> list[Candidate]:
+    """The setting of the best mean validation accuracy on the first half of the seeds, with its runs on the others.
+
+    Where no setting has such an accuracy there is nothing to choose by, and all of them stay.
+    """
     runs = [row for candidate in every for row in candidate.rows]
     level = "seed" if len({row.seed for row in runs}) > 1 else "split"
     seeds = sorted({getattr(row, level) for row in runs})
     first = set(seeds[: len(seeds) // 2])
-    if not first:
-        chosen = max(every, key=lambda candidate: _validation(candidate.rows, checkpoint))
-        return chosen._replace(note="one seed: chosen and reported on the same" if len(every) > 1 else "")
-    choosing = [[row for row in candidate.rows if getattr(row, level) in first] for candidate in every]
+    choosing = [[row for row in candidate.rows if not first or getattr(row, level) in first] for candidate in every]
     scores = [_validation(group, checkpoint) for group in choosing]
+    if len(every) > 1 and max(scores) == -math.inf:
+        return [candidate._replace(note="no validation accuracy: nothing was chosen") for candidate in every]
     chosen = every[scores.index(max(scores))]
+    if not first:
+        return [chosen._replace(note="one seed: chosen and reported on the same" if len(every) > 1 else "")]
     others = [row for row in chosen.rows if getattr(row, level) not in first]
     if not others:
-        return chosen._replace(
-            note=f"no runs on the {level}s that nothing was chosen by: chosen and reported on the same"
-        )
+        note = f"no runs on the {level}s that nothing was chosen by: chosen and reported on the same"
+        return [chosen._replace(note=note)]
     note = f"{level}s {_listed(first)} chose" if len(every) > 1 else f"{level}s {_listed(first)} left out"
-    return chosen._replace(rows=others, note=note)
+    return [chosen._replace(rows=others, note=note)]
 
 
 def _validation(rows: Sequence[Row], checkpoint: str = "last") -> float:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 import re
 import shutil
@@ -56,6 +57,7 @@ def add(
         run.append_metrics({**scores, "epoch": epoch})
     best = {**scores, "test": {**test, "accuracy": accuracy if best is None else best}}
     run.write_result({"last": scores, "best": best, "seconds": 1.0})
+    return run
 
 
 def lines_of(store, select="", **options):
@@ -170,6 +172,18 @@ def test_the_setting_is_chosen_on_other_seeds_than_it_is_told_on(store):
     assert chosen.last[0] == pytest.approx(82.5) and chosen.note == "seeds 0, 1 chose"
 
 
+def test_without_a_validation_accuracy_no_setting_is_chosen(store):
+    for seed, rate in itertools.product(range(4), (0.1, 0.2)):
+        run = add(store, f"a-{rate}-s{seed}", CE, 0.5 + rate, seed=seed, optimizer__learning_rate=rate)
+        result = run.result
+        del result["last"]["validation"]
+        run.write_result(result)
+    lines = lines_of(store, select="validation")
+    assert [(line.runs, line.tried, line.note) for line in lines] == [
+        (4, 2, "no validation accuracy: nothing was chosen")
+    ] * 2
+
+
 def test_differences_are_of_the_checkpoint_that_is_asked_for(store):
     for seed in range(3):
         add(store, f"a-s{seed}", CE, 0.8, seed=seed, best=0.81)
@@ -191,6 +205,15 @@ def test_unequal_budgets_are_marked(store):
     header, rows = formats.cells(list(lines.values()))
     tried = {row[header.index("loss")]: row[header.index("tried")] for row in rows}
     assert tried == {"cross_entropy": "1", "softmax_mse": "1*", "tolerant": "1"}
+
+
+def test_a_teachers_teacher_that_is_a_teacher_too_is_counted_once(store):
+    add(store, "first", CE, 0.9)
+    add(store, "second", KD, 0.9, teacher="first", epochs=3)
+    teachers = {"a": {"run": "second", "weight": 0.5}, "b": {"run": "first", "weight": 0.5}}
+    add(store, "both", KD, 0.9, teachers=teachers)
+    (line,) = (line for line in lines_of(store) if ";" in line.teacher)
+    assert (line.examples, line.teacher_examples) == (20 * 64, (20 + 30) * 64)
 
 
 def test_the_table_in_every_format_says_the_same(nested):

@@ -1,14 +1,17 @@
 """Runs of a store as rows of a report, and the groups that they form: alike in everything but their seeds."""
 
+import contextlib
 import fnmatch
+import itertools
 import json
+import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from kdjax.config import OPERATIONAL, with_defaults
 from kdjax.errors import UserError
-from kdjax.store import Store
+from kdjax.store import Run, Store
 
 SEEDS = ("seed", "split_seed")
 # Fields of a config that change no number, or only by rounding: runs that differ in them are alike.
@@ -82,7 +85,7 @@ def collect(store: Store, patterns: Sequence[str] = ()) -> list[Row]:
       patterns: of shells, '*' matches '/' too; none for all runs.
 
     Raises:
-      UserError: there are none, or a manifest is damaged.
+      UserError: there are none, or a manifest or a result is damaged.
     """
     every = store.runs()
     asked = patterns or ("*",)
@@ -104,16 +107,39 @@ def row_of(store: Store, name: str, known: dict[str, Row | None]) -> Row | None:
       store: with it and its teachers.
       name: of the run.
       known: what was read before, which grows.
+
+    Raises:
+      UserError: its manifest or result is damaged.
     """
     if name not in known:
         known[name] = None  # ends a ring of teachers, which no training makes
         run = store.run(name)
         manifest = run.manifest
         if manifest is not None:
-            asked = with_defaults(manifest["config"])
-            teachers = {label: row_of(store, teacher["run"], known) for label, teacher in asked["teachers"].items()}
-            known[name] = _row(name, manifest, asked, run.result, teachers)
+            with _damage(run):
+                asked = with_defaults(manifest["config"])
+                teachers = {label: row_of(store, teacher["run"], known) for label, teacher in asked["teachers"].items()}
+                known[name] = _checked(_row(name, manifest, asked, run.result, teachers))
     return known[name]
+
+
+@contextlib.contextmanager
+def _damage(run: Run) -> Iterator[None]:
+    """Turns what a manifest or a result lacks, or has of another type, into one line that names the run."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"{run.path} is damaged: manifest.json or result.json has not what kdjax writes ({type(error).__name__}: "
+            f"{error}); mend it, delete the folder, or leave the run out with --runs."
+        ) from error
+
+
+def _checked(row: Row) -> Row:
+    """Raises TypeError for an accuracy that is no number."""
+    for checkpoint, split in itertools.product(("last", "best"), ("test", "validation")):
+        math.isfinite(row.score(checkpoint, split) or 0.0)
+    return row
 
 
 def groups_of(rows: Sequence[Row]) -> list[list[Row]]:

@@ -60,7 +60,7 @@ def _series(label: str, logs: Sequence[Sequence[Mapping]], split: str, what: str
     values: dict[int, list[float]] = {}
     for log in logs:
         for line in log:
-            if what in line.get(split, {}):
+            if (line.get(split) or {}).get(what) is not None:  # what was not finite is null
                 values.setdefault(line["epoch"], []).append(scale * line[split][what])
     epochs = sorted(values)
     return Series(label, epochs, [values[epoch] for epoch in epochs])

@@ -4,6 +4,7 @@ import csv
 import io
 import itertools
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -249,6 +250,23 @@ def test_a_store_of_results_alone_has_a_table_curves_and_the_distance(nested, tm
         assert root.tag.endswith("svg") and f"figures/{name}.svg" in markdown.read_text()
     for line in formats.markdown_table(comparison.compare(found)).splitlines()[2:]:
         assert line.split("|")[2] in markdown.read_text()
+
+
+@pytest.mark.parametrize("file", ["result.json", "manifest.json"])
+@pytest.mark.parametrize("own", [{}, {"last": None, "config": None}, {"last": {"step": 1, "test": {"accuracy": "1"}}}])
+def test_what_a_damaged_file_lacks_is_told_with_the_run(nested, file, own):
+    (nested.run("ce-s1").path / file).write_text(json.dumps({"format": 1, **own}))
+    with pytest.raises(UserError, match=r"ce-s1 is damaged: manifest.json or result.json .* leave the run out"):
+        collect(nested)
+
+
+def test_a_loss_that_was_not_finite_leaves_a_gap_in_the_curve(store):
+    run = add(store, "a", CE, 0.9)
+    run.append_metrics({"epoch": 3, "train": {"accuracy": 1.0}, "validation": {"accuracy": 0.9, "loss": math.inf}})
+    run.append_metrics({"epoch": 4, "train": None, "validation": {"accuracy": 0.9, "loss": 1.0}})
+    rows = collect(store)
+    page = report.make_page(store, rows, comparison.candidates(rows), {})
+    assert [figure.name for figure in page.figures] == ["learning-1"]
 
 
 def test_an_empty_store_and_a_pattern_that_matches_nothing_are_refused(store, nested):

@@ -252,6 +252,31 @@ def test_a_store_of_results_alone_has_a_table_curves_and_the_distance(nested, tm
         assert line.split("|")[2] in markdown.read_text()
 
 
+def test_a_name_may_have_any_character(store, tmp_path):
+    name = "a $x^{$ | <b> & 5% _ \\ new\nline"
+    run = add(store, "a", CE, 0.9)
+    config = {**run.manifest["config"], "name": name}
+    (run.path / "manifest.json").write_text(json.dumps({**run.manifest, "config": config}))
+    rows = collect(store)
+    page = report.make_page(store, rows, comparison.candidates(rows), {})
+    html, markdown = report.write(page, tmp_path / "out")
+    row = markdown.read_text().split("\n")[6]
+    assert r"| a $x^{$ \| \<b> & 5% _ \\ new line |" in row and "<b>" not in html.read_text()
+    latex = formats.as_text(comparison.compare(comparison.candidates(rows)), "latex")
+    assert r"\$x\textasciicircum{}\{\$ \textbar{} \textless{}b\textgreater{} \& 5\% \_" in latex
+
+
+@pytest.mark.parametrize("taken", ["report.html", "report.md", "figures/learning-1.svg"])
+def test_a_folder_in_the_way_is_found_before_anything_is_written(store, tmp_path, taken):
+    add(store, "a", CE, 0.9)
+    rows = collect(store)
+    page = report.make_page(store, rows, comparison.candidates(rows), {})
+    (tmp_path / "out" / taken).mkdir(parents=True)
+    with pytest.raises(UserError, match="a folder stands where a file should be.*--out"):
+        report.write(page, tmp_path / "out")
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+
+
 @pytest.mark.parametrize("file", ["result.json", "manifest.json"])
 @pytest.mark.parametrize("own", [{}, {"last": None, "config": None}, {"last": {"step": 1, "test": {"accuracy": "1"}}}])
 def test_what_a_damaged_file_lacks_is_told_with_the_run(nested, file, own):

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -86,7 +87,7 @@ def candidates(rows: Sequence[Row], select: str = "", checkpoint: str = "last") 
     Args:
       rows: of `collect`.
       select: '' for all settings of every method, or 'validation' for the one of the best mean validation accuracy on
-        the first half of the method's seeds, reported by its runs of the other half.
+        the first half of the seeds that most of them have, reported by its runs of other seeds.
       checkpoint: 'last' or 'best', whose validation accuracy that is.
 
     Raises:
@@ -115,27 +116,30 @@ def _setting(group: Sequence[Row], groups: Sequence[Sequence[Row]]) -> str:
 
 
 def _select(every: Sequence[Candidate], checkpoint: str) -> list[Candidate]:
-    """The setting of the best mean validation accuracy on the first half of the seeds, with its runs on the others.
+    """The setting of the best mean validation accuracy on the seeds that choose, with its runs on the others.
 
-    Where no setting has such an accuracy there is nothing to choose by, and all of them stay.
+    Settings are told apart on the seeds that most of them have: half of these choose, or the only one. Where no setting
+    has such an accuracy there is nothing to choose by, and all of them stay.
     """
-    runs = [row for candidate in every for row in candidate.rows]
-    level = "seed" if len({row.seed for row in runs}) > 1 else "split"
-    seeds = sorted({getattr(row, level) for row in runs})
-    first = set(seeds[: len(seeds) // 2])
+    level = "seed" if len({row.seed for candidate in every for row in candidate.rows}) > 1 else "split"
+    having = Counter(seed for own in every for seed in {getattr(row, level) for row in own.rows})
+    most = max(having.values())
+    common = sorted(seed for seed, settings in having.items() if settings == most > 1 or len(every) == 1)
+    first = set(common[: max(len(common) // 2, len(every) > 1)])
     choosing = [[row for row in candidate.rows if not first or getattr(row, level) in first] for candidate in every]
     scores = [_validation(group, checkpoint) for group in choosing]
+    if len(every) == 1 and not first:
+        return list(every)
     if len(every) > 1 and max(scores) == -math.inf:
         return [candidate._replace(note="no validation accuracy: nothing was chosen") for candidate in every]
     chosen = every[scores.index(max(scores))]
-    if not first:
-        return [chosen._replace(note="one seed: chosen and reported on the same" if len(every) > 1 else "")]
     others = [row for row in chosen.rows if getattr(row, level) not in first]
-    if not others:
-        note = f"no runs on the {level}s that nothing was chosen by: chosen and reported on the same"
-        return [chosen._replace(note=note)]
-    note = f"{level}s {_listed(first)} chose" if len(every) > 1 else f"{level}s {_listed(first)} left out"
-    return [chosen._replace(rows=others, note=note)]
+    if not first or not others:
+        why = f"no {level} that nothing was chosen by" if first else f"no {level} that two settings have"
+        return [chosen._replace(note=f"{why}: chosen and reported on the same")]
+    among = f" among {most} settings" if most < len(every) else ""
+    note = f"chose{among}" if len(every) > 1 else "left out"
+    return [chosen._replace(rows=others, note=f"{level}s {_listed(first)} {note}")]
 
 
 def _validation(rows: Sequence[Row], checkpoint: str = "last") -> float:

@@ -173,6 +173,29 @@ def test_the_setting_is_chosen_on_other_seeds_than_it_is_told_on(store):
     assert chosen.last[0] == pytest.approx(82.5) and chosen.note == "seeds 0, 1 chose"
 
 
+def test_settings_are_compared_on_the_seeds_that_most_of_them_have(store):
+    """One seed of its own chooses; the setting that was trained again is not better for having more seeds."""
+    for rate, validation in ((0.1, 0.6), (0.2, 0.9), (0.3, 0.5)):
+        add(store, f"choosing-{rate}", CE, 0.99, seed=100, validation=validation, optimizer__learning_rate=rate)
+    for seed in range(4):
+        add(store, f"a-s{seed}", CE, 0.80 + 0.01 * seed, seed=seed, validation=0.1, optimizer__learning_rate=0.2)
+    (line,) = lines_of(store, select="validation")
+    assert (line.setting, line.note, line.runs) == ("optimizer.learning_rate = 0.2", "seeds 100 chose", 4)
+    assert line.last[0] == pytest.approx(81.5)
+    add(store, "b-s9", CE, 0.9, seed=9, validation=0.95, optimizer__learning_rate=0.4)
+    (line,) = lines_of(store, select="validation")
+    assert (line.setting, line.note) == ("optimizer.learning_rate = 0.2", "seeds 100 chose among 3 settings")
+    assert line.tried == 4 and line.runs == 4
+
+
+def test_settings_without_a_seed_in_common_are_told_on_what_chose(store):
+    for seed, rate in enumerate((0.1, 0.2, 0.3)):
+        add(store, f"a-s{seed}", CE, 0.8, seed=seed, validation=rate, optimizer__learning_rate=rate)
+    (line,) = lines_of(store, select="validation")
+    assert line.note == "no seed that two settings have: chosen and reported on the same"
+    assert line.setting == "optimizer.learning_rate = 0.3" and line.tried == 3
+
+
 def test_without_a_validation_accuracy_no_setting_is_chosen(store):
     for seed, rate in itertools.product(range(4), (0.1, 0.2)):
         run = add(store, f"a-{rate}-s{seed}", CE, 0.5 + rate, seed=seed, optimizer__learning_rate=rate)

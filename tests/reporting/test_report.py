@@ -16,7 +16,7 @@ import pytest
 
 from kdjax.config import defaults
 from kdjax.errors import UserError
-from kdjax.reporting import comparison, formats, report
+from kdjax.reporting import comparison, formats, report, sections
 from kdjax.reporting.collect import collect
 from kdjax.store import Store
 from kdjax.studies.evidence import gather
@@ -287,6 +287,18 @@ def test_a_name_may_have_any_character(store, tmp_path):
     assert r"| a $x^{$ \| \<b> & 5% _ \\ new line |" in row and "<b>" not in html.read_text()
     latex = formats.as_text(comparison.compare(comparison.candidates(rows)), "latex")
     assert r"\$x\textasciicircum{}\{\$ \textbar{} \textless{}b\textgreater{} \& 5\% \_" in latex
+
+
+def test_chains_of_one_name_in_several_folders_are_several_curves(store):
+    for folder, gained in (("a", 0.01), ("b", 0.02)):
+        for m in range(1, 3):
+            losses = {"kd": {"weight": 1.0, "temperature": 100 * gained}}
+            add(store, f"{folder}/chain-gen{m}-s0", losses, 0.8 + m * gained, teacher=f"x/chain-gen{m - 1}-s0")
+    (figure,) = sections.generations(comparison.candidates(collect(store)))
+    assert ">a/chain<" in figure.svg and ">b/chain<" in figure.svg
+    shutil.rmtree(store.root / "b")
+    (figure,) = sections.generations(comparison.candidates(collect(store)))
+    assert ">chain<" in figure.svg
 
 
 @pytest.mark.parametrize("taken", ["report.html", "report.md", "figures/learning-1.svg"])

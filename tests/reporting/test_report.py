@@ -361,11 +361,11 @@ def trained(tmp_path_factory):
     found = comparison.candidates(rows)
     evidence = gather(store, report.networks_of(found, 8))
     page = report.make_page(store, rows, found, evidence)
-    return evidence, page, report.write(page, out)[0]
+    return evidence, page, report.write(page, out)[0], store
 
 
 def test_a_page_of_networks_shows_what_they_say_and_where_they_look(trained):
-    evidence, page, _ = trained
+    evidence, page = trained[:2]
     names = [figure.name for figure in page.figures]
     assert names == ["learning-1", "distance", "reliability-1", "agreement-1", "overlap-1", "examples-1"]
     assert page.missing == [] and all(row[page.header.index("test set ±")].endswith("bootstrap") for row in page.table)
@@ -378,6 +378,17 @@ def test_a_page_of_networks_shows_what_they_say_and_where_they_look(trained):
     votes = [outputs.logits.argmax(axis=1) for outputs in seen.outputs.values()]
     for a, b in ((0, 1), (0, 2), (1, 2)):
         assert f"{np.mean(votes[a] == votes[b]):.2f}" in agreement
+
+
+def test_a_network_that_is_not_the_results_is_not_looked_at(trained, tmp_path):
+    """A store falls back to an older checkpoint where the last is damaged; its figures would be of another network."""
+    store = Store(shutil.copytree(trained[3].root, tmp_path / "runs"))
+    run = store.run("alone")
+    last = run.result["last"]
+    run.write_result({**run.result, "last": {**last, "step": last["step"] + 1}})
+    seen = gather(store, {"images": ["alone", "ce"]})["images"]
+    assert list(seen.outputs) == ["ce"]
+    assert f"'alone': its last checkpoint, of step {last['step'] + 1}, cannot be read" in seen.skipped[0]
 
 
 def test_the_page_is_whole_in_itself(trained):

@@ -1,14 +1,17 @@
 """Runs of a store as rows of a report, and the groups that they form: alike in everything but their seeds."""
 
+import contextlib
 import fnmatch
+import itertools
 import json
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from kdjax.config import OPERATIONAL, printed, with_defaults
 from kdjax.errors import UserError
-from kdjax.store import Store
+from kdjax.store import Run, Store
 
 SEEDS = ("seed", "split_seed")
 # Fields of a config that change no number, or only by rounding: runs that differ in them are alike.
@@ -28,8 +31,8 @@ class Row(NamedTuple):
       losses: their names.
       teachers: (network, losses) of each teacher.
       teacher_runs: their names in the store.
-      teacher_seeds: of each teacher, None where the store lacks it.
-      seed: of initial weights and order.
+      teacher_seeds: of each teacher, (seed, *its own teachers') of one that had some, None where nobody knows.
+      seed: of initial weights and order; of imported weights, whose seed nobody knows, what tells their file.
       split: seed of the data split.
       generation: (chain, number) of a run that is named as one, or None.
       family: what makes a method: all of the above but seeds, teachers' teachers too.
@@ -37,7 +40,7 @@ class Row(NamedTuple):
       result: its result.json, None where it is not finished.
       test: (hash, size) of its test split, or None.
       examples: training examples processed, None where nobody knows.
-      teacher_examples: those of its teachers and of theirs, None likewise.
+      costs: run -> examples, None likewise, of its teachers and of theirs, each once.
       published: accuracy (%) that a paper prints for it, None for none.
     """
 
@@ -49,7 +52,7 @@ class Row(NamedTuple):
     teachers: tuple[tuple[str, str], ...]
     teacher_runs: tuple[str, ...]
     teacher_seeds: tuple
-    seed: int
+    seed: int | str
     split: int
     generation: tuple[str, int] | None
     family: str
@@ -57,12 +60,17 @@ class Row(NamedTuple):
     result: dict | None
     test: tuple[str, int] | None
     examples: int | None
-    teacher_examples: int | None
+    costs: dict[str, int | None]
     published: float | None
 
     def score(self, checkpoint: str, split: str = "test", what: str = "accuracy") -> float | None:
         """Returns a number of the result, None where it has none, such as 'best' of a run that keeps none."""
         return (self.result or {}).get(checkpoint, {}).get(split, {}).get(what)
+
+    @property
+    def teacher_examples(self) -> int | None:
+        """Training examples that its teachers and theirs processed, None where nobody knows."""
+        return None if None in self.costs.values() else sum(self.costs.values())
 
     @property
     def key(self) -> tuple:
@@ -78,7 +86,7 @@ def collect(store: Store, patterns: Sequence[str] = ()) -> list[Row]:
       patterns: of shells, '*' matches '/' too; none for all runs.
 
     Raises:
-      UserError: there are none, or a manifest is damaged.
+      UserError: there are none, or a manifest or a result is damaged.
     """
     every = store.runs()
     asked = patterns or ("*",)
@@ -100,16 +108,39 @@ def row_of(store: Store, name: str, known: dict[str, Row | None]) -> Row | None:
       store: with it and its teachers.
       name: of the run.
       known: what was read before, which grows.
+
+    Raises:
+      UserError: its manifest or result is damaged.
     """
     if name not in known:
         known[name] = None  # ends a ring of teachers, which no training makes
         run = store.run(name)
         manifest = run.manifest
         if manifest is not None:
-            asked = with_defaults(manifest["config"])
-            teachers = {label: row_of(store, teacher["run"], known) for label, teacher in asked["teachers"].items()}
-            known[name] = _row(name, manifest, asked, run.result, teachers)
+            with _damage(run):
+                asked = with_defaults(manifest["config"])
+                teachers = {label: row_of(store, teacher["run"], known) for label, teacher in asked["teachers"].items()}
+                known[name] = _checked(_row(name, manifest, asked, run.result, teachers))
     return known[name]
+
+
+@contextlib.contextmanager
+def _damage(run: Run) -> Iterator[None]:
+    """Turns what a manifest or a result lacks, or has of another type, into one line that names the run."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"{run.path} is damaged: manifest.json or result.json has not what kdjax writes ({type(error).__name__}: "
+            f"{error}); mend it, delete the folder, or leave the run out with --runs."
+        ) from error
+
+
+def _checked(row: Row) -> Row:
+    """Raises TypeError for an accuracy that is no number."""
+    for checkpoint, split in itertools.product(("last", "best"), ("test", "validation")):
+        math.isfinite(row.score(checkpoint, split) or 0.0)
+    return row
 
 
 def groups_of(rows: Sequence[Row]) -> list[list[Row]]:
@@ -146,7 +177,7 @@ def _row(name: str, manifest: Mapping, asked: Mapping, result: dict | None, teac
     chain = (generation[1].rpartition("/")[2], int(generation[2])) if generation else None
     data, network = _data(asked["data"]), _with(asked["model"]["name"], asked["model"]["args"])
     runs = tuple(teacher["run"] for teacher in asked["teachers"].values())
-    families = [run if row is None else row.family for run, row in zip(runs, teachers.values(), strict=True)]
+    families = [row.family if row else _absent(run)[0] for run, row in zip(runs, teachers.values(), strict=True)]
     test = manifest.get("splits", {}).get("test")
     examples = _examples(asked, result)
     return Row(
@@ -157,8 +188,8 @@ def _row(name: str, manifest: Mapping, asked: Mapping, result: dict | None, teac
         losses=losses,
         teachers=tuple((row.network, " + ".join(row.losses)) if row else ("?", "?") for row in teachers.values()),
         teacher_runs=runs,
-        teacher_seeds=tuple(row.seed if row else None for row in teachers.values()),
-        seed=asked["seed"],
+        teacher_seeds=tuple(map(_seeds, runs, teachers.values())),
+        seed=manifest.get("imported_from", {}).get("sha256", asked["seed"]),
         split=asked["data"]["split_seed"],
         generation=chain,
         family=json.dumps([data, network, method, losses, families, chain]),
@@ -166,7 +197,7 @@ def _row(name: str, manifest: Mapping, asked: Mapping, result: dict | None, teac
         result=result,
         test=(test["sha256"], test["size"]) if test else None,
         examples=examples,
-        teacher_examples=_sum([part for row in teachers.values() for part in _cost(row)]),
+        costs=_costs(runs, teachers.values()),
         published=printed(asked["published"], [_trained_with(row) for row in teachers.values()]),
     )
 
@@ -177,12 +208,25 @@ def _trained_with(teacher: Row | None) -> tuple[str, ...]:
     return () if teacher.losses == IMPORTED else teacher.losses
 
 
-def _cost(row: Row | None) -> tuple:
-    return (None,) if row is None else (row.examples, row.teacher_examples)
+def _seeds(run: str, teacher: Row | None) -> int | str | tuple | None:
+    """Students of one seed's teachers are no repetitions of one another if those had different teachers."""
+    if teacher is None:
+        return _absent(run)[1]
+    return (teacher.seed, *teacher.teacher_seeds) if teacher.teacher_seeds else teacher.seed
 
 
-def _sum(parts: Sequence[int | None]) -> int | None:
-    return None if None in parts else sum(parts)
+def _absent(run: str) -> tuple[str, int | None]:
+    """(name without seeds, seed) of a run that the store lacks, of which only the name is known."""
+    found = re.fullmatch(r"(.*?)(?:-split\d+)?-s(\d+)", run)
+    return (found[1], int(found[2])) if found else (run, None)
+
+
+def _costs(runs: Sequence[str], teachers: Iterable[Row | None]) -> dict[str, int | None]:
+    """Two teachers may have one teacher, or be one run at two checkpoints: what it processed counts once."""
+    costs: dict[str, int | None] = {}
+    for run, teacher in zip(runs, teachers, strict=True):
+        costs |= {run: teacher.examples if teacher else None, **(teacher.costs if teacher else {})}
+    return costs
 
 
 def _examples(asked: Mapping, result: Mapping | None) -> int | None:
@@ -214,8 +258,7 @@ def _settings(asked: Mapping, teachers: Mapping[str, Row | None]) -> dict[str, A
     for label, teacher in asked["teachers"].items():
         row, own = teachers[label], {key: value for key, value in teacher.items() if key != "run"}
         flat |= _flat(own, f"teachers.{label}.")
-        # Of a teacher that is not there only the name is known, whose seed is taken off.
-        inner = {"run": re.sub(r"-s\d+$", "", teacher["run"])} if row is None else row.settings
+        inner = row.settings if row else {"run": _absent(teacher["run"])[0]}
         flat |= {f"teachers.{label}.{key}": value for key, value in inner.items()}
     return flat
 

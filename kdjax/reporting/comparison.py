@@ -1,7 +1,9 @@
 """The report's table: a row for each group of runs, with what it gains over a baseline and what that claim rests on."""
 
+import itertools
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -86,7 +88,7 @@ def candidates(rows: Sequence[Row], select: str = "", checkpoint: str = "last") 
     Args:
       rows: of `collect`.
       select: '' for all settings of every method, or 'validation' for the one of the best mean validation accuracy on
-        the first half of the method's seeds, reported by its runs of the other half.
+        the seeds that most of them have (half of these where it has no others), reported by its runs of other seeds.
       checkpoint: 'last' or 'best', whose validation accuracy that is.
 
     Raises:
@@ -99,11 +101,13 @@ def candidates(rows: Sequence[Row], select: str = "", checkpoint: str = "last") 
     methods: dict[str, list[list[Row]]] = {}
     for group in groups_of(rows):
         methods.setdefault(group[0].family, []).append(group)
-    found = []
-    for groups in methods.values():
-        every = [Candidate(group, _setting(group, groups), len(groups)) for group in groups]
-        found += [_select(every, checkpoint)] if select else every
-    return found
+    found = [
+        [Candidate(group, _setting(group, groups), len(groups)) for group in groups] for groups in methods.values()
+    ]
+    if not select:
+        return list(itertools.chain.from_iterable(found))
+    of_data = itertools.groupby(found, key=lambda every: every[0].rows[0].data)  # groups come by data
+    return [chosen for _, every in of_data for chosen in _selected(list(every), checkpoint)]
 
 
 def _setting(group: Sequence[Row], groups: Sequence[Sequence[Row]]) -> str:
@@ -114,25 +118,57 @@ def _setting(group: Sequence[Row], groups: Sequence[Sequence[Row]]) -> str:
     return ", ".join(f"{field} = {group[0].settings.get(field)}" for field in varied)
 
 
-def _select(every: Sequence[Candidate], checkpoint: str) -> Candidate:
-    """The setting of the best mean validation accuracy on the first half of the seeds, with its runs on the others."""
-    runs = [row for candidate in every for row in candidate.rows]
-    level = "seed" if len({row.seed for row in runs}) > 1 else "split"
-    seeds = sorted({getattr(row, level) for row in runs})
-    first = set(seeds[: len(seeds) // 2])
-    if not first:
-        chosen = max(every, key=lambda candidate: _validation(candidate.rows, checkpoint))
-        return chosen._replace(note="one seed: chosen and reported on the same" if len(every) > 1 else "")
-    choosing = [[row for row in candidate.rows if getattr(row, level) in first] for candidate in every]
-    scores = [_validation(group, checkpoint) for group in choosing]
-    chosen = every[scores.index(max(scores))]
-    others = [row for row in chosen.rows if getattr(row, level) not in first]
+def _selected(methods: Sequence[list[Candidate]], checkpoint: str) -> list[Candidate]:
+    """The best setting of each method on a data set, told on seeds that chose for none of the methods."""
+    several = len({row.seed for every in methods for own in every for row in own.rows}) > 1
+    level = "seed" if several else "split"
+    picks = [_choose(every, level, checkpoint) for every in methods]
+    spent = set().union(*(chose for _, chose in picks))
+    return [_on_others(candidate, level, chose, spent) for kept, chose in picks for candidate in kept]
+
+
+def _choose(every: list[Candidate], level: str, checkpoint: str) -> tuple[list[Candidate], set]:
+    """A method's best setting, and the seeds that chose it: those that most settings have, or the first half of them.
+
+    Half of them, where the best has no others to be told on. Where nothing tells settings apart all of them stay.
+    """
+    if len(every) == 1:
+        return every, set()
+    if all(_validation(own.rows, checkpoint) == -math.inf for own in every):
+        return [own._replace(note="no validation accuracy: nothing was chosen") for own in every], set()
+    having = Counter(seed for own in every for seed in _places(own.rows, level))
+    most = max(having.values())
+    common = sorted(seed for seed, settings in having.items() if settings == most > 1)
+    for seeds in (set(common), set(common[: len(common) // 2])):
+        best = _best_on(every, level, seeds, checkpoint)
+        if seeds and _places(best.rows, level) - seeds:
+            among = f" among {most} settings" if most < len(every) else ""
+            return [best._replace(note=f"{level}s {_listed(seeds)} chose{among}")], seeds
+    best = _best_on(every, level, set(common) or set(having), checkpoint)
+    why = f"no {level} that nothing was chosen by" if common else f"no {level} that two settings have"
+    return [best._replace(note=f"{why}: chosen and reported on the same")], set()
+
+
+def _best_on(every: Sequence[Candidate], level: str, seeds: set, checkpoint: str) -> Candidate:
+    """Of several equal ones the first."""
+    scores = [_validation([row for row in own.rows if getattr(row, level) in seeds], checkpoint) for own in every]
+    return every[scores.index(max(scores))]
+
+
+def _on_others(candidate: Candidate, level: str, chose: set, spent: set) -> Candidate:
+    """A setting without the seeds that chose: its own never, those of other methods where it has more."""
+    if candidate.note and not chose:
+        return candidate  # told on what chose it
+    others = [row for row in candidate.rows if getattr(row, level) not in spent]
     if not others:
-        return chosen._replace(
-            note=f"no runs on the {level}s that nothing was chosen by: chosen and reported on the same"
-        )
-    note = f"{level}s {_listed(first)} chose" if len(every) > 1 else f"{level}s {_listed(first)} left out"
-    return chosen._replace(rows=others, note=note)
+        return candidate._replace(rows=[row for row in candidate.rows if getattr(row, level) not in chose])
+    dropped = _places(candidate.rows, level) & spent
+    note = candidate.note or (f"{level}s {_listed(dropped)} left out" if dropped else "")
+    return candidate._replace(rows=others, note=note)
+
+
+def _places(rows: Sequence[Row], level: str) -> set:
+    return {getattr(row, level) for row in rows}
 
 
 def _validation(rows: Sequence[Row], checkpoint: str = "last") -> float:

@@ -24,6 +24,7 @@ STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "legend.frameon": False,
+    "text.parse_math": False,  # a name with $ is a name
     "svg.fonttype": "none",  # text stays text: it can be searched and read aloud
     "svg.hashsalt": "kdjax",  # the same figure has the same bytes
 }

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Sequence
 
 from kdjax.errors import UserError, nearest
@@ -12,6 +13,7 @@ from kdjax.reporting.tables import markdown
 from kdjax.store.files import plain
 
 LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "−": "$-$"}
+LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
 LATEX |= {character: "\\" + character for character in "&%$#_{}"}
 HEADER = (
     *("#", "data", "network", "method", "loss", "teacher", "setting", "runs", "last", "best", "published"),
@@ -31,8 +33,8 @@ def _cells(line: Line) -> list[str]:
     setting = "; ".join(filter(None, (line.setting, line.note)))
     method = "" if line.method == line.loss else line.method  # a config without a name of its own
     return [
-        *(str(line.number), line.data, line.network, method, line.loss, line.teacher, setting, str(line.runs)),
-        *(spread(line.last), spread(line.best), published, difference(line), line.over, line.verdict),
+        *(str(line.number), line.data, line.network, " ".join(method.split()), line.loss, line.teacher, setting),
+        *(str(line.runs), spread(line.last), spread(line.best), published, difference(line), line.over, line.verdict),
         f"{line.test_error:.2f} {line.test_error_by}",
         *(str(line.tried) + ("*" if line.unequal else ""), _count(line.examples), _count(line.teacher_examples)),
     ]
@@ -66,7 +68,12 @@ def markdown_table(lines: Sequence[Line]) -> str:
 
 def markdown_cells(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Returns what `cells` returned in Markdown."""
-    return markdown(header, [[cell.replace("|", "\\|") for cell in row] for row in rows])
+    return markdown(header, [[markdown_escape(cell) for cell in row] for row in rows])
+
+
+def markdown_escape(text: str) -> str:
+    """Returns text that stays in its cell and is no HTML."""
+    return re.sub(r"([\\|<])", r"\\\1", text)
 
 
 def records(lines: Sequence[Line]) -> list[dict]:

@@ -1,6 +1,8 @@
 """The report of a store: a table of its runs, and figures of how they learned, what they say and where they look."""
 
+import errno
 import itertools
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,7 +15,7 @@ from kdjax.reporting.comparison import Candidate, compare
 from kdjax.reporting.figures import Figure
 from kdjax.reporting.figures import write as write_figures
 from kdjax.store import Store
-from kdjax.store.files import write_atomic
+from kdjax.store.files import disk_error, write_atomic
 
 WHAT_THE_COLUMNS_SAY = {
     "last, best": "test accuracy in %, mean ± standard deviation over runs, of the last checkpoint and of the best one "
@@ -143,11 +145,19 @@ def write(page: Page, out: pathlib.Path) -> list[pathlib.Path]:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    paths = [out / "report.html", out / "report.md"]
+    _refuse_folders([*paths, *(out / "figures" / f"{figure.name}.svg" for figure in page.figures)])
     parts = {
         "table": formats.markdown_cells(page.header, page.table),
         "figures": write_figures(page.figures, out / "figures", "--out"),
     }
-    paths = [out / "report.html", out / "report.md"]
     for path in paths:
         write_atomic(path, templates.get_template(path.name).render(page=page, **parts), "--out")
     return paths
+
+
+def _refuse_folders(paths: Sequence[pathlib.Path]) -> None:
+    """A folder that stands where a file should be is found before the first file is written."""
+    for path in paths:
+        if path.is_dir():
+            raise disk_error(path, IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)), flag="--out")

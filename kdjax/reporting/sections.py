@@ -1,6 +1,7 @@
 """The sections of a report that are figures: what runs of a store, and networks that were looked at, have to show."""
 
 import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -60,7 +61,7 @@ def _series(label: str, logs: Sequence[Sequence[Mapping]], split: str, what: str
     values: dict[int, list[float]] = {}
     for log in logs:
         for line in log:
-            if what in line.get(split, {}):
+            if (line.get(split) or {}).get(what) is not None:  # what was not finite is null
                 values.setdefault(line["epoch"], []).append(scale * line[split][what])
     epochs = sorted(values)
     return Series(label, epochs, [values[epoch] for epoch in epochs])
@@ -72,19 +73,27 @@ def generations(found: Sequence[Candidate]) -> list[Figure]:
     for candidate in found:
         first = candidate.rows[0]
         if first.generation:
-            name, number = first.generation
+            number = first.generation[1]
+            chain = first.name.rpartition(f"-gen{number}-")[0]
             scores = [100 * row.score("last") for row in candidate.rows]
-            chains.setdefault(first.data, {}).setdefault(name, {})[number] = scores
+            chains.setdefault(first.data, {}).setdefault(chain, {})[number] = scores
     return [
         figures.curves(
             f"generations-{number}",
             "Generations",
             f"Test accuracy of the last checkpoint on {data}; generation 0 is the patriarch, a band the standard "
             "deviation over seeds.",
-            {("generation", "test accuracy [%]"): [Series(name, *_by_number(c)) for name, c in of_data.items()]},
+            {("generation", "test accuracy [%]"): [Series(label, *_by_number(c)) for label, c in of_data.items()]},
         )
-        for number, (data, of_data) in enumerate(chains.items(), 1)
+        for number, (data, of_data) in enumerate(((data, _shortened(own)) for data, own in chains.items()), 1)
     ]
+
+
+def _shortened(chains: Mapping[str, dict]) -> dict[str, dict]:
+    """Chains by the last part of their path, or by all of it where folders have chains of one name."""
+    short = {path: path.rpartition("/")[2] for path in chains}
+    shared = {name for name, times in Counter(short.values()).items() if times > 1}
+    return {path if short[path] in shared else short[path]: chain for path, chain in chains.items()}
 
 
 def _by_number(chain: Mapping[int, list[float]]) -> tuple[list[int], list[list[float]]]:

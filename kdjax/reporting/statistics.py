@@ -1,6 +1,7 @@
 """Statistics of replicated runs: means, paired differences, nested replication, a test set's error. Pure functions."""
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -78,11 +79,13 @@ def welch_interval(own: Sequence[float], base: Sequence[float], level: float = 0
     mean, units = float(np.mean(own) - np.mean(base)), min(len(own), len(base))
     if units < 2:
         return Interval(mean, -math.inf, math.inf, units)
-    if np.std(own) == np.std(base) == 0:  # no freedom to speak of
+    if np.ptp(own) == np.ptp(base) == 0:  # no freedom to speak of
         return Interval(mean, mean, mean, units)
     from scipy.stats import ttest_ind
 
-    low, high = ttest_ind(own, base, equal_var=False).confidence_interval(level)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of values that are nearly alike
+        low, high = ttest_ind(own, base, equal_var=False).confidence_interval(level)
     return Interval(mean, float(low), float(high), units)
 
 
@@ -147,21 +150,17 @@ def paired_differences(own: Mapping[tuple, float], base: Mapping[tuple, float]) 
 
     Args:
       own: (split, teachers' seeds, seed) -> value; () for teachers' seeds without teachers.
-      base: likewise; where one side has no teachers, the mean of its runs of that split and seed.
+      base: likewise; where one side has no teachers, its run of that split and seed stands beside all of the other's.
 
     Returns:
-      A difference for every key of `own` that has a partner.
+      A difference for every pair, by the teachers of the side that has some.
     """
-    found = {}
-    for (split, teachers, seed), value in own.items():
-        partners = [
-            other
-            for (s, t, r), other in base.items()
-            if (s, r) == (split, seed) and (t == teachers or not t or not teachers)
-        ]
-        if partners:
-            found[split, teachers, seed] = value - float(np.mean(partners))
-    return found
+    return {
+        (split, teachers or t, seed): value - other
+        for (split, teachers, seed), value in own.items()
+        for (s, t, r), other in base.items()
+        if (s, r) == (split, seed) and (t == teachers or not t or not teachers)
+    }
 
 
 def verdict(interval: Interval, test_error: float = 0.0) -> str:
@@ -172,7 +171,7 @@ def verdict(interval: Interval, test_error: float = 0.0) -> str:
       test_error: its standard error that stems from the test set; 1.96 times as much is no gain either.
     """
     mean, low, high, units = interval
-    if units < 2 or low == high:
+    if units < 2 or math.isclose(low, high, abs_tol=1e-9) or not math.isfinite(mean + test_error):
         return "cannot tell"
     if low <= 0 <= high or abs(mean) <= 1.96 * test_error:
         return "within noise"

@@ -107,8 +107,8 @@ class Run(Checkpoints):
         rows = []
         for number, line in enumerate(lines[:-1], 1):  # what follows the last newline is nothing, or torn
             try:
-                rows.append(json.loads(line))
-            except ValueError as error:
+                rows.append(dict(json.loads(line)))
+            except (TypeError, ValueError) as error:
                 if number < len(lines) - 1:
                     raise UserError(f"{path}:{number} is damaged; delete that line.") from error
         return rows

@@ -64,6 +64,7 @@ def _gather(store: Store, names: Sequence[str], data_dir: str, examples: int) ->
     for name in names:
         try:
             run = Seen(store, name, "test", "last", data_dir)
+            _refuse_older(run)
             outputs = run.outputs()
         except UserError as error:
             found.skipped.append(f"'{name}': {error}")
@@ -79,6 +80,13 @@ def _gather(store: Store, names: Sequence[str], data_dir: str, examples: int) ->
         found.examples = _chosen(list(found.outputs.values()), examples)
         _look(found, seen)
     return found
+
+
+def _refuse_older(run: Seen) -> None:
+    """A damaged last checkpoint is followed by the one before it, which is not what the run's result is of."""
+    found, told = run.run.network.step, (run.stored.result or {}).get("last", {}).get("step")
+    if told not in (None, found):
+        raise UserError(f"its last checkpoint, of step {told}, cannot be read, and that of step {found} is not it.")
 
 
 def _chosen(outputs: Sequence[Predictions], number: int) -> np.ndarray:

@@ -2,7 +2,9 @@
 
 import csv
 import io
+import itertools
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -14,7 +16,7 @@ import pytest
 
 from kdjax.config import defaults
 from kdjax.errors import UserError
-from kdjax.reporting import comparison, formats, report
+from kdjax.reporting import comparison, formats, report, sections
 from kdjax.reporting.collect import collect
 from kdjax.store import Store
 from kdjax.studies.evidence import gather
@@ -56,6 +58,7 @@ def add(
         run.append_metrics({**scores, "epoch": epoch})
     best = {**scores, "test": {**test, "accuracy": accuracy if best is None else best}}
     run.write_result({"last": scores, "best": best, "seconds": 1.0})
+    return run
 
 
 def lines_of(store, select="", **options):
@@ -125,6 +128,29 @@ def test_one_teacher_is_said(nested):
     assert line.over == "one teacher, 4 seeds" and line.difference.units == 4
 
 
+def test_students_of_different_teachers_repeat_no_run_where_the_teachers_seeds_are_alike(store):
+    """Three big networks, an assistant of each from one seed; three imported files, which have no seed at all."""
+    for t in range(3):
+        add(store, f"big-s{t}", CE, 0.95, seed=t, model__name="resnet20")
+        add(store, f"assistant-{t}-s0", KD, 0.9, teacher=f"big-s{t}", model__name="resnet8")
+        store.run(f"file-{t}").begin(
+            {"config": {**defaults().to_dict(), "name": "imported"}, "imported_from": {"sha256": f"{t}"}}
+        )
+        for s in range(2):
+            add(store, f"by-assistant-{t}-s{s}", KD, 0.8 + 0.01 * t, teacher=f"assistant-{t}-s0", seed=s)
+            add(store, f"by-file-{t}-s{s}", KD, 0.8 + 0.01 * t, teacher=f"file-{t}", seed=s)
+    lines = {line.teacher: line for line in lines_of(store) if line.network == "mlp"}
+    assert {(line.runs, line.teachers) for line in lines.values()} == {(6, 3)} and len(lines) == 2
+    assert all(line.last[0] == pytest.approx(81) for line in lines.values())
+
+
+def test_teachers_that_are_not_there_are_told_apart_by_their_names(nested):
+    for t in range(3):
+        shutil.rmtree(nested.run(f"ce-s{t}").path)
+    line = next(line for line in lines_of(nested, baseline="cross_entropy") if line.teacher == "?: ?")
+    assert (line.runs, line.teachers, line.over, line.teacher_examples) == (12, 3, "3 teachers", None)
+
+
 def test_rows_without_a_seed_in_common_are_compared_unpaired(store):
     for seed in range(3):
         add(store, f"a-s{seed}", CE, 0.80 + 0.01 * seed, seed=seed)
@@ -156,6 +182,41 @@ def test_the_setting_is_chosen_on_other_seeds_than_it_is_told_on(store):
     assert chosen.last[0] == pytest.approx(82.5) and chosen.note == "seeds 0, 1 chose"
 
 
+def test_settings_are_compared_on_the_seeds_that_most_of_them_have(store):
+    """One seed of its own chooses; the setting that was trained again is not better for having more seeds."""
+    for rate, validation in ((0.1, 0.6), (0.2, 0.9), (0.3, 0.5)):
+        add(store, f"choosing-{rate}", CE, 0.99, seed=100, validation=validation, optimizer__learning_rate=rate)
+    for seed in range(4):
+        add(store, f"a-s{seed}", CE, 0.80 + 0.01 * seed, seed=seed, validation=0.1, optimizer__learning_rate=0.2)
+    (line,) = lines_of(store, select="validation")
+    assert (line.setting, line.note, line.runs) == ("optimizer.learning_rate = 0.2", "seeds 100 chose", 4)
+    assert line.last[0] == pytest.approx(81.5)
+    add(store, "b-s9", CE, 0.9, seed=9, validation=0.95, optimizer__learning_rate=0.4)
+    (line,) = lines_of(store, select="validation")
+    assert (line.setting, line.note) == ("optimizer.learning_rate = 0.2", "seeds 100 chose among 3 settings")
+    assert line.tried == 4 and line.runs == 4
+
+
+def test_settings_without_a_seed_in_common_are_told_on_what_chose(store):
+    for seed, rate in enumerate((0.1, 0.2, 0.3)):
+        add(store, f"a-s{seed}", CE, 0.8, seed=seed, validation=rate, optimizer__learning_rate=rate)
+    (line,) = lines_of(store, select="validation")
+    assert line.note == "no seed that two settings have: chosen and reported on the same"
+    assert line.setting == "optimizer.learning_rate = 0.3" and line.tried == 3
+
+
+def test_without_a_validation_accuracy_no_setting_is_chosen(store):
+    for seed, rate in itertools.product(range(4), (0.1, 0.2)):
+        run = add(store, f"a-{rate}-s{seed}", CE, 0.5 + rate, seed=seed, optimizer__learning_rate=rate)
+        result = run.result
+        del result["last"]["validation"]
+        run.write_result(result)
+    lines = lines_of(store, select="validation")
+    assert [(line.runs, line.tried, line.note) for line in lines] == [
+        (4, 2, "no validation accuracy: nothing was chosen")
+    ] * 2
+
+
 def test_differences_are_of_the_checkpoint_that_is_asked_for(store):
     for seed in range(3):
         add(store, f"a-s{seed}", CE, 0.8, seed=seed, best=0.81)
@@ -177,6 +238,15 @@ def test_unequal_budgets_are_marked(store):
     header, rows = formats.cells(list(lines.values()))
     tried = {row[header.index("loss")]: row[header.index("tried")] for row in rows}
     assert tried == {"cross_entropy": "1", "softmax_mse": "1*", "tolerant": "1"}
+
+
+def test_a_teachers_teacher_that_is_a_teacher_too_is_counted_once(store):
+    add(store, "first", CE, 0.9)
+    add(store, "second", KD, 0.9, teacher="first", epochs=3)
+    teachers = {"a": {"run": "second", "weight": 0.5}, "b": {"run": "first", "weight": 0.5}}
+    add(store, "both", KD, 0.9, teachers=teachers)
+    (line,) = (line for line in lines_of(store) if ";" in line.teacher)
+    assert (line.examples, line.teacher_examples) == (20 * 64, (20 + 30) * 64)
 
 
 def test_the_table_in_every_format_says_the_same(nested):
@@ -214,6 +284,60 @@ def test_a_store_of_results_alone_has_a_table_curves_and_the_distance(nested, tm
         assert line.split("|")[2] in markdown.read_text()
 
 
+def test_a_name_may_have_any_character(store, tmp_path):
+    name = "a $x^{$ | <b> & 5% _ \\ new\nline"
+    run = add(store, "a", CE, 0.9)
+    config = {**run.manifest["config"], "name": name}
+    (run.path / "manifest.json").write_text(json.dumps({**run.manifest, "config": config}))
+    rows = collect(store)
+    page = report.make_page(store, rows, comparison.candidates(rows), {})
+    html, markdown = report.write(page, tmp_path / "out")
+    row = markdown.read_text().split("\n")[6]
+    assert r"| a $x^{$ \| \<b> & 5% _ \\ new line |" in row and "<b>" not in html.read_text()
+    latex = formats.as_text(comparison.compare(comparison.candidates(rows)), "latex")
+    assert r"\$x\textasciicircum{}\{\$ \textbar{} \textless{}b\textgreater{} \& 5\% \_" in latex
+
+
+def test_chains_of_one_name_in_several_folders_are_several_curves(store):
+    for folder, gained in (("a", 0.01), ("b", 0.02)):
+        for m in range(1, 3):
+            losses = {"kd": {"weight": 1.0, "temperature": 100 * gained}}
+            add(store, f"{folder}/chain-gen{m}-s0", losses, 0.8 + m * gained, teacher=f"x/chain-gen{m - 1}-s0")
+    (figure,) = sections.generations(comparison.candidates(collect(store)))
+    assert ">a/chain<" in figure.svg and ">b/chain<" in figure.svg
+    shutil.rmtree(store.root / "b")
+    (figure,) = sections.generations(comparison.candidates(collect(store)))
+    assert ">chain<" in figure.svg
+
+
+@pytest.mark.parametrize("taken", ["report.html", "report.md", "figures/learning-1.svg"])
+def test_a_folder_in_the_way_is_found_before_anything_is_written(store, tmp_path, taken):
+    add(store, "a", CE, 0.9)
+    rows = collect(store)
+    page = report.make_page(store, rows, comparison.candidates(rows), {})
+    (tmp_path / "out" / taken).mkdir(parents=True)
+    with pytest.raises(UserError, match="a folder stands where a file should be.*--out"):
+        report.write(page, tmp_path / "out")
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("file", ["result.json", "manifest.json"])
+@pytest.mark.parametrize("own", [{}, {"last": None, "config": None}, {"last": {"step": 1, "test": {"accuracy": "1"}}}])
+def test_what_a_damaged_file_lacks_is_told_with_the_run(nested, file, own):
+    (nested.run("ce-s1").path / file).write_text(json.dumps({"format": 1, **own}))
+    with pytest.raises(UserError, match=r"ce-s1 is damaged: manifest.json or result.json .* leave the run out"):
+        collect(nested)
+
+
+def test_a_loss_that_was_not_finite_leaves_a_gap_in_the_curve(store):
+    run = add(store, "a", CE, 0.9)
+    run.append_metrics({"epoch": 3, "train": {"accuracy": 1.0}, "validation": {"accuracy": 0.9, "loss": math.inf}})
+    run.append_metrics({"epoch": 4, "train": None, "validation": {"accuracy": 0.9, "loss": 1.0}})
+    rows = collect(store)
+    page = report.make_page(store, rows, comparison.candidates(rows), {})
+    assert [figure.name for figure in page.figures] == ["learning-1"]
+
+
 def test_an_empty_store_and_a_pattern_that_matches_nothing_are_refused(store, nested):
     with pytest.raises(UserError, match="matches --runs=x,y"):
         collect(nested, ["x", "y"])
@@ -246,11 +370,11 @@ def trained(tmp_path_factory):
     found = comparison.candidates(rows)
     evidence = gather(store, report.networks_of(found, 8))
     page = report.make_page(store, rows, found, evidence)
-    return evidence, page, report.write(page, out)[0]
+    return evidence, page, report.write(page, out)[0], store
 
 
 def test_a_page_of_networks_shows_what_they_say_and_where_they_look(trained):
-    evidence, page, _ = trained
+    evidence, page = trained[:2]
     names = [figure.name for figure in page.figures]
     assert names == ["learning-1", "distance", "reliability-1", "agreement-1", "overlap-1", "examples-1"]
     assert page.missing == [] and all(row[page.header.index("test set ±")].endswith("bootstrap") for row in page.table)
@@ -263,6 +387,17 @@ def test_a_page_of_networks_shows_what_they_say_and_where_they_look(trained):
     votes = [outputs.logits.argmax(axis=1) for outputs in seen.outputs.values()]
     for a, b in ((0, 1), (0, 2), (1, 2)):
         assert f"{np.mean(votes[a] == votes[b]):.2f}" in agreement
+
+
+def test_a_network_that_is_not_the_results_is_not_looked_at(trained, tmp_path):
+    """A store falls back to an older checkpoint where the last is damaged; its figures would be of another network."""
+    store = Store(shutil.copytree(trained[3].root, tmp_path / "runs"))
+    run = store.run("alone")
+    last = run.result["last"]
+    run.write_result({**run.result, "last": {**last, "step": last["step"] + 1}})
+    seen = gather(store, {"images": ["alone", "ce"]})["images"]
+    assert list(seen.outputs) == ["ce"]
+    assert f"'alone': its last checkpoint, of step {last['step'] + 1}, cannot be read" in seen.skipped[0]
 
 
 def test_the_page_is_whole_in_itself(trained):

@@ -20,15 +20,20 @@ def test_t_interval_is_scipys():
     np.testing.assert_allclose([mean, low, high, units], [VALUES.mean(), *expected, 12])
 
 
-def test_welch_interval_by_its_formula():
+def test_welch_interval_is_scipys():
     own, base = VALUES, RNG.normal(0.0, 3.0, 5)
-    a, b = own.var(ddof=1) / 12, base.var(ddof=1) / 5
-    freedom = (a + b) ** 2 / (a**2 / 11 + b**2 / 4)
-    half = scipy.stats.t.ppf(0.975, freedom) * math.sqrt(a + b)
+    expected = scipy.stats.ttest_ind(own, base, equal_var=False).confidence_interval(0.95)
     mean, low, high, units = statistics.welch_interval(own, base)
-    difference = own.mean() - base.mean()
-    np.testing.assert_allclose([mean, low, high], [difference, difference - half, difference + half])
+    np.testing.assert_allclose([mean, low, high], [own.mean() - base.mean(), *expected])
     assert units == 5
+
+
+@pytest.mark.filterwarnings("error")
+def test_accuracies_that_are_nearly_alike_warn_of_nothing():
+    alike = [100 * 0.7, 100 * 0.7 + 1e-14, 100 * 0.7]
+    mean, low, high, _ = statistics.welch_interval(alike, VALUES)
+    assert low < mean < high
+    assert statistics.verdict(statistics.t_interval(np.subtract(alike, 60))) == "cannot tell"
 
 
 def test_bootstrap_nears_the_normal_interval_of_many_values():
@@ -78,6 +83,9 @@ def test_differences_pair_split_and_seed_and_teachers_where_both_have_some():
     other = {(0, (7,), 1): 1.0, (0, (9,), 1): 2.0}
     assert statistics.paired_differences(own, other) == {(0, (7,), 1): 4.0}
     assert statistics.paired_differences(own, own) == dict.fromkeys(own, 0.0)
+    # A claim about the baseline's teachers is over them too.
+    turned = {key: -value for key, value in statistics.paired_differences(own, alone).items()}
+    assert statistics.paired_differences(alone, own) == turned
 
 
 @pytest.mark.parametrize(
@@ -90,6 +98,7 @@ def test_differences_pair_split_and_seed_and_teachers_where_both_have_some():
         (Interval(1.0, 0.5, 1.5, 5), 0.6, "within noise"),  # the test set's own error is larger
         (Interval(1.0, -math.inf, math.inf, 1), 0.0, "cannot tell"),
         (Interval(1.0, 1.0, 1.0, 3), 0.0, "cannot tell"),  # the same run again and again
+        (Interval(math.nan, math.nan, math.nan, 3), 0.0, "cannot tell"),
     ],
 )
 def test_what_is_called_a_gain(interval, test_error, said):

@@ -76,9 +76,10 @@ def test_a_torn_last_line_is_dropped(run, torn):
     assert run.metrics() == [{"epoch": 0}, {"epoch": 1}]
 
 
-def test_a_damaged_line_in_the_middle_is_named(run):
+@pytest.mark.parametrize("damaged", ['{"epo', "[1]", "null"])
+def test_a_damaged_line_in_the_middle_is_named(run, damaged):
     run.append_metrics({"epoch": 0})
-    (run.path / "metrics.jsonl").write_text('{"epoch": 0}\n{"epo\n{"epoch": 2}\n')
+    (run.path / "metrics.jsonl").write_text(f'{{"epoch": 0}}\n{damaged}\n{{"epoch": 2}}\n')
     with pytest.raises(UserError, match="metrics.jsonl:2 is damaged"):
         run.metrics()
 

@@ -26,11 +26,11 @@ def main() -> None:
     from kdjax.studies.evidence import gather
 
     flag, store = cli.FLAGS, Store(cli.FLAGS.store)
-    rows = collect(store, flag.runs)
-    found = comparison.candidates(rows, flag.select, flag.checkpoint)
+    found = comparison.candidates(rows := collect(store, flag.runs), flag.select, flag.checkpoint)
     options = {"baseline": flag.baseline, "interval": flag.interval, "checkpoint": flag.checkpoint}
+    lines = comparison.compare(found, **options)  # refuses what it cannot compare before any network runs
     if flag.format:
-        return print(formats.as_text(comparison.compare(found, **options), flag.format), end="")
+        return print(formats.as_text(lines, flag.format), end="")
     evidence = gather(store, report.networks_of(found, flag.networks), flag.data_dir)
     page = report.make_page(store, rows, found, evidence, title=flag.title, **options)
     print(*report.write(page, pathlib.Path(flag.out)), sep="\n")

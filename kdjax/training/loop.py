@@ -121,6 +121,7 @@ class Trainer:
     def __init__(self, plan: Plan, run: Run, stop: StopSignals, show: bool, sink: Callable | None):
         self.plan, self.run, self.stop, self.show, self.sink = plan, run, stop, show, sink
         self.config, self.devices = plan.config, plan.devices
+        self.traced = traced(plan.config)
         self.chunk = steps_a_dispatch(plan.variables, plan.spec.steps_per_epoch)
         if plan.dataset.streamed:
             self.chunk = min(self.chunk, MOST_STREAMED_STEPS)
@@ -141,7 +142,7 @@ class Trainer:
 
     def _begin(self) -> None:
         """Sets state, sums and progress to the run's newest checkpoint, or to the start."""
-        state = train_state.create_state(self.plan.variables, self.plan.distiller, traced(self.config))
+        state = train_state.create_state(self.plan.variables, self.plan.distiller, self.traced)
         leaves, structure = jax.tree.flatten(metrics.zeros(steps.train_metric_names(self.plan.spec)))
         saved = {"train": state, "sums": leaves}
         self.progress = {"epoch": 0, "step_in_epoch": 0, "best": None}
@@ -209,7 +210,7 @@ class Trainer:
     def _forget_momentum(self) -> None:
         """Training proper begins with a fresh optimizer, as it does without a warm-up."""
         if self.plan.warmup is not None:
-            fresh = train_state.optimizer(traced(self.config), rate=0.0).init(self.state.trainable)
+            fresh = train_state.optimizer(self.traced, rate=0.0).init(self.state.trainable)
             self.state = self.state.replace(opt_state=parallel.replicate(jax.device_get(fresh), self.devices))
 
     def _dispatch(self, spec: steps.Spec, epoch: int, start: int, end: int) -> None:
@@ -244,7 +245,7 @@ class Trainer:
     def _rate(self, spec: steps.Spec) -> float:
         """The learning rate of the epoch's last step."""
         last = np.int32((self.progress["epoch"] + 1) * spec.steps_per_epoch - 1)
-        return float(steps.rate(last, traced(self.config), spec))
+        return float(steps.rate(last, self.traced, spec))
 
     def _evaluate(self, epoch: int) -> dict:
         if epoch % self.config.eval_every and epoch != self.epochs:

@@ -14,7 +14,7 @@ TEACHER = {
     "run": "",  # the run's name in the store
     "weight": 1.0,  # its share among several teachers
     "temperature": 1.0,  # its logits are divided by it before any loss reads them
-    "classes": (),  # its columns that are the data's classes, in their order; () where they are the same
+    "classes": (),  # its columns that are the data's classes, in their order; () for config.teacher_classes
     "checkpoint": "last",  # 'last', 'best' or a step
     "output": "",  # 'softmax' | 'clipped_logits', for a teacher that was fitted in logit space
     "made_by": "",  # the command that trains it, for the message when the store lacks it
@@ -76,6 +76,7 @@ def defaults() -> ConfigDict:
         "losses"  # of several teachers: 'losses', a mean of each loss over them; losses of logits alone may
     )
     # see one teacher instead: the mean of 'logits' or of 'probs', or 'choice', one teacher an example by its weight
+    config.teacher_classes = ()  # columns of teachers that are the data's classes; () where the classes are the same
     config.teacher_batch_norm = "running"  # statistics that teachers use: 'running', or the global 'batch' they see
     config.losses = ConfigDict()  # name -> {'weight': ..., 'loss': ..., hyper-parameters}
 

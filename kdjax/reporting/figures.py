@@ -164,21 +164,32 @@ def _std(values: np.ndarray) -> float:
     return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
-def scatter(name: str, title: str, caption: str, labels: tuple[str, str], series: Sequence[Series]) -> Figure:
+def scatter(
+    name: str,
+    title: str,
+    caption: str,
+    labels: tuple[str, str],
+    series: Sequence[Series],
+    levels: Mapping[str, float] | None = None,
+) -> Figure:
     """Draws points, a marker a series.
 
     Args:
       name, title, caption: of the figure.
       labels: of the axes.
       series: points, y a number each.
+      levels: label -> y of a dashed line across.
     """
+    levels = levels or {}
     with _drawing(name, figsize=(6.4, 3.6 + 0.1 * len(series))) as (axes, out):
         for i, each in enumerate(series):
             filled = COLOURS[i % MOST] if i % 2 else "none"
             style = {"marker": MARKERS[i % MOST], "facecolors": filled, "edgecolors": COLOURS[i % MOST]}
             axes[0, 0].scatter(each.x, each.y, s=30, label=each.label, **style)
+        for i, (label, level) in enumerate(levels.items()):
+            axes[0, 0].axhline(level, label=label, color=COLOURS[0], linestyle=LINES[1 + i], linewidth=1.0)
         axes[0, 0].set(xlabel=labels[0], ylabel=labels[1])
-        axes[0, 0].figure.legend(loc="outside lower center", ncols=min(2, len(series)))
+        axes[0, 0].figure.legend(loc="outside lower center", ncols=min(2, len(series) + len(levels)))
     return Figure(name, title, out[0], caption)
 
 

@@ -46,8 +46,9 @@ def figures(study: Any, outcome: Any) -> list[Figure]:
             label = f"p* mixed with {other}"
             series.append(Series(label, [getattr(p, field) for p in group], [100 * p.accuracy for p in group]))
         axes = (f"{of} squared distance to p*", "student's test accuracy [%]")
-        caption = f"Each point is a student; p* itself has {outcome.bayes:.2%}."
-        drawn.append(scatter(f"accuracy-by-{name}", f"Accuracy by the {of} distance to p*", caption, axes, series))
+        title, caption = f"Accuracy by the {of} distance to p*", "Each point is a student."
+        levels = {"p* itself": 100 * outcome.bayes}
+        drawn.append(scatter(f"accuracy-by-{name}", title, caption, axes, series, levels))
     return drawn
 
 

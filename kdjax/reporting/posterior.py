@@ -51,7 +51,8 @@ def figures(study: Any, outcome: Any) -> list[Figure]:
             series.append(Series(kind, [t.distance for t in group], [100 * means[t.seed] for t in group]))
         axes = ("teacher's squared distance to p*", "students' test accuracy [%]")
         caption = f"Each point is a teacher with the mean of its {study.student_seeds} students; p* is at 0."
-        drawn.append(scatter(f"distance-{method.lower()}", f"Students by {method}", caption, axes, series))
+        bayes = {"Bayes accuracy": 100 * outcome.bayes}
+        drawn.append(scatter(f"distance-{method.lower()}", f"Students by {method}", caption, axes, series, bayes))
     return drawn
 
 
@@ -65,6 +66,7 @@ def _teacher_table(outcome: Any, methods: list[str]) -> str:
     for method in dict.fromkeys(s.method for s in outcome.students if not s.kind):
         alone = [100 * s.accuracy for s in outcome.students if s.method == method]
         rows.append((f"(student {method})", "", "", "", *[spread(alone)] * len(methods), len(alone)))
+    rows.append(("(Bayes accuracy)", f"{100 * outcome.bayes:.2f}", *[""] * (len(methods) + 3)))
     header = ("teacher", "accuracy", "distance to p*", "entropy, nats", *(f"student, {m}" for m in methods), "n")
     return markdown(header, rows)
 

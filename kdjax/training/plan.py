@@ -57,7 +57,8 @@ def resolve(config: ConfigDict) -> ConfigDict:
     schema.check(config)
     config.losses = ConfigDict(distillers.resolve_losses(config.losses.to_dict(), config.teachers.to_dict()))
     for name, teacher in config.teachers.items():
-        config.teachers[name] = ConfigDict({**schema.TEACHER, **teacher.to_dict()})
+        classes = teacher.get("classes") or config.teacher_classes
+        config.teachers[name] = ConfigDict({**schema.TEACHER, **teacher.to_dict(), "classes": classes})
     train_state.check(traced(config))
     return config
 

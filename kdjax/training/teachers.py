@@ -85,8 +85,8 @@ def check_classes(config, teachers: Mapping[str, Teacher], num_classes: int) -> 
         exist = all(isinstance(c, int) and not isinstance(c, bool) and 0 <= c < teacher.num_classes for c in columns)
         if not exist or len(set(columns)) < len(columns):
             raise UserError(
-                f"config.teachers.{name}.classes must name columns from 0 to {teacher.num_classes - 1}, each once, "
-                f"not {tuple(columns)}."
+                f"config.teachers.{name}.classes (or config.teacher_classes) must name columns from 0 to "
+                f"{teacher.num_classes - 1}, each once, not {tuple(columns)}."
             )
     comparing = {
         f"config.losses.{key}": [term["teacher"]] if term["teacher"] else list(teachers)
@@ -101,7 +101,7 @@ def check_classes(config, teachers: Mapping[str, Teacher], num_classes: int) -> 
                 raise UserError(
                     f"{where} compares logits, and teacher '{name}' has {classes} classes while the data "
                     f"has {num_classes}; name a teacher that was trained on the same classes, or its columns of these "
-                    f"classes in config.teachers.{name}.classes."
+                    f"classes in config.teachers.{name}.classes or config.teacher_classes."
                 )
 
 

@@ -50,8 +50,10 @@ def test_the_same_study_again_trains_nothing_and_says_the_same(outcome, monkeypa
     monkeypatch.setattr("kdjax.training.loop.Trainer.fit", None)
     assert posterior.run(study, store, "", lambda total: lambda name: None) == found
     text = reporting.report(study, found)
-    assert "Bayes accuracy" in text and "| p* " in text and "(student alone)" in text
+    assert f"| (Bayes accuracy) | {100 * found.bayes:.2f}" in " ".join(text.split())
+    assert "| p* " in text and "(student alone)" in text
     for figure in reporting.figures(study, found):
+        assert "Bayes accuracy" in figure.svg
         assert figure.name.startswith("distance-") and "squared distance to p*" in figure.svg and ">p*<" in figure.svg
 
 

@@ -155,6 +155,17 @@ def test_a_teachers_own_temperature_and_columns(image_file):
     np.testing.assert_array_equal(teachers["b"]["logits"], np.asarray(plain["b"]["logits"])[:, [3, 0, 1, 2]])
 
 
+def test_a_teacher_without_columns_of_its_own_has_those_of_all(image_file):
+    config = configured(image_file, 2)
+    config.teacher_classes, config.teachers.b.classes = (1, 0, 3, 2), (3, 0, 1, 2)
+    plan = make_plan(config)
+    _, _, teachers, _ = taught(plan)
+    _, _, plain, _ = taught(make_plan(configured(image_file, 2)))
+    for name, columns in (("a", [1, 0, 3, 2]), ("b", [3, 0, 1, 2])):
+        np.testing.assert_array_equal(teachers[name]["logits"], np.asarray(plain[name]["logits"])[:, columns])
+    assert plan.config.teachers.a.classes == (1, 0, 3, 2)  # which the manifest keeps
+
+
 def test_columns_that_a_teacher_does_not_have_are_refused(image_file):
     config = resolve(configured(image_file, 1))
     dataset = load_dataset(config.data, "")

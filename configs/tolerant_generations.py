@@ -25,7 +25,7 @@ PATRIARCHS = {  # names without spaces, so that flags reach them: --config.chain
     "label_smoothing": {"cross_entropy": {"weight": 1.0, "label_smoothing": 0.1}},
     "confidence_penalty": {"cross_entropy": {"weight": 1.0}, "confidence_penalty": {"weight": 0.1}},
 }
-CLASSES = {"odd": (0, 1) * 5, "large": (0,) * 5 + (1,) * 5}  # what features of digits are probed for
+CHARACTERS = {"capitals": "ABCDEFGHIJKLMNOPQRSTUVWXYZ", "printed digits": "0123456789"}  # for features of digits
 
 
 def get_config(argument: str | None = None):
@@ -67,19 +67,21 @@ def _run(pair: str, losses: dict) -> ConfigDict:
 
 
 def _transfer(dataset: str, alone: ConfigDict) -> dict:
-    """Two other tasks for the features: of the digits whether they are odd and whether they are large."""
+    """Two other sets for the features: of digits printed characters, of CIFAR's images house numbers and STL-10."""
     if dataset == "smoke":
         return {}
-    if dataset == "digits":
-        tasks = {}
-        for name, mapping in CLASSES.items():
-            data = ConfigDict(alone.data.to_dict())
-            data.protocols = {"superclasses": {"mapping": mapping}, "subset": {"per_class": 100}}
-            tasks[name] = data
-        return tasks
     tasks = {}
-    for name in ("svhn", "stl10"):
-        data = ConfigDict(alone.data.to_dict())
-        data.name, data.size, data.validation, data.protocols = name, 32, 0.1, {"subset": {"per_class": 500}}
-        tasks[name] = data
+    if dataset == "digits":
+        for name, characters in CHARACTERS.items():
+            tasks[name] = _other(alone, "letters", 0, 20)
+            tasks[name].args = {"characters": characters}
+    else:
+        for name in ("svhn", "stl10"):
+            tasks[name] = _other(alone, name, 32, 500)
     return tasks
+
+
+def _other(alone: ConfigDict, name: str, size: int, per_class: int) -> ConfigDict:
+    data = ConfigDict(alone.data.to_dict())
+    data.name, data.size, data.validation, data.protocols = name, size, 0.1, {"subset": {"per_class": per_class}}
+    return data

@@ -17,6 +17,7 @@ from kdjax.data.dataset import Dataset, Rows, Source, Stored, check_rows, check_
 from kdjax.data.encoded import Encoded
 from kdjax.data.folders import load_folder, load_imagenet, load_list, load_tiny_imagenet
 from kdjax.data.keeping import keep
+from kdjax.data.letters import load_letters
 from kdjax.data.protocols import apply_protocols
 from kdjax.data.splits import make_splits
 from kdjax.data.tfds_source import load_fashion_mnist, load_stl10, load_svhn, load_tfds
@@ -157,6 +158,7 @@ def _check_alike(train: tuple, test: tuple, where: str) -> None:
 # as they are; vectors have the view 'none', images also 'crop' and 'crop_flip' when asked for.
 DATASETS: dict[str, Source] = {
     "digits": Source(load_digits, 1 / 16, (0.305,), (0.376,), ("none", "crop")),  # measured over all images
+    "letters": Source(load_letters, 1 / 16, (0.250,), (0.326,), ("none", "crop")),  # of the capitals
     "gaussian": Source(load_gaussian, 1.0, (0.0,), (1.0,), ("none",)),
     "arrays": Source(load_arrays),
     "cifar10": Source(load_cifar10, *CIFAR10_UNITS, CROP_FLIP, (32, 32, 3), 10),

@@ -119,6 +119,16 @@ def test_a_probe_is_logistic_regression_on_pooled_features(trained):
     assert outcome.transfer["itself", "tolerant", 1, 0] == pytest.approx(best[1], abs=0.02)
 
 
+def test_features_of_digits_are_probed_on_two_other_sets(tmp_path):
+    study, store = tolerant_generations.get_config(), Store(tmp_path)
+    assert len(study.transfer) == 2 and study.alone.data.name not in {data.name for data in study.transfer.values()}
+    generations._check_data(study, "")
+    study.alone.epochs = 1
+    generations.train(study.alone, store, name="one", show=False)
+    for data, chance in zip(study.transfer.values(), (1 / 26, 1 / 10), strict=True):
+        assert probe(store, "one", data) > 2 * chance
+
+
 def test_a_probe_takes_one_thread(monkeypatch):
     from sklearn.linear_model import LogisticRegression
     from threadpoolctl import threadpool_info

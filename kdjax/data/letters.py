@@ -19,9 +19,7 @@ TRAIN_FONTS = (
 TEST_FONTS = ("DejaVuSansMono-Bold", "DejaVuSerif-Bold", "STIXGeneral", "cmr10", "cmtt10")
 
 
-def load_letters(
-    data_dir: str, *, characters: str = string.ascii_uppercase, copies: int = 8, seed: int = 0
-) -> Rows:
+def load_letters(data_dir: str, *, characters: str = string.ascii_uppercase, copies: int = 8, seed: int = 0) -> Rows:
     """Draws printed characters, each turned, scaled and moved a little, in 20 fonts of which 5 are for the test alone.
 
     Args:

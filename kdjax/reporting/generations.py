@@ -29,6 +29,7 @@ def report(study: Any, outcome: Any) -> str:
     ]
     if outcome.transfer:
         parts += ["Linear probe on the features, strength chosen on validation:", _transfer(outcome)]
+        parts += ["What the reported generation's features gain over others, paired likewise:", _carried(outcome)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -95,13 +96,34 @@ def _last(outcome: Any, row: str, m: int) -> dict[int, float]:
     return {seed: v["last"] for (r, k, seed), v in outcome.accuracy.items() if (r, k) == (row, m)}
 
 
+def _carried(outcome: Any) -> str:
+    """Differences of the probes, of a chain's reported generation to its patriarch and to the same one of others."""
+    names, rows = _names(outcome), []
+    for chain, m in outcome.chosen.items():
+        beside = [(f"generation 0 of {chain}", chain, 0)]
+        beside += [(f"generation {m} of {other}", other, m) for other in outcome.chosen if other != chain]
+        for label, other, generation in beside:
+            pairs = [(_probes(outcome, name, chain, m), _probes(outcome, name, other, generation)) for name in names]
+            cells = [interval([100 * (own[seed] - base[seed]) for seed in own]) for own, base in pairs]
+            rows.append((f"{chain}, m = {m}", label, *cells))
+    return markdown(("generation", "against", *names), rows)
+
+
+def _probes(outcome: Any, name: str, row: str, m: int) -> dict[int, float]:
+    """Seed -> accuracy."""
+    return {seed: v for (n, r, k, seed), v in outcome.transfer.items() if (n, r, k) == (name, row, m)}
+
+
+def _names(outcome: Any) -> list[str]:
+    """The sets that features were carried to."""
+    return list(dict.fromkeys(name for name, *_ in outcome.transfer))
+
+
 def _transfer(outcome: Any) -> str:
-    names = list(dict.fromkeys(name for name, *_ in outcome.transfer))
+    names = _names(outcome)
     places = list(dict.fromkeys((row, m) for _, row, m, _ in outcome.transfer))
     rows = []
     for row, m in places:
-        cells = [
-            [100 * v for (n, r, k, _), v in outcome.transfer.items() if (n, r, k) == (name, row, m)] for name in names
-        ]
+        cells = [[100 * v for v in _probes(outcome, name, row, m).values()] for name in names]
         rows.append((row, m, *(spread(cell) for cell in cells)))
     return markdown(("chain", "generation", *names), rows)

@@ -102,6 +102,17 @@ def test_the_reported_generation_is_fixed_or_chosen_on_validation_alone(trained)
     assert "fixed beforehand" in text and "trained m times as long" in text and "Linear probe" in text
 
 
+def test_what_features_gain_is_paired_by_seed(trained):
+    study, outcome, _ = trained
+    probes = {("other", chain, m, seed): 0.1 * seed + 0.02 * m + (0.01 if chain == "born_again" else 0.0)
+              for chain in ("tolerant", "born_again") for m in range(3) for seed in range(3)}  # fmt: skip
+    text = report(study, outcome._replace(transfer=probes, chosen={"tolerant": 2, "born_again": 1}, accuracy={}))
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert "| tolerant, m = 2 | generation 0 of tolerant | +4.00 [+4.00, +4.00] |" in lines
+    assert "| tolerant, m = 2 | generation 2 of born_again | -1.00 [-1.00, -1.00] |" in lines
+    assert "| born_again, m = 1 | generation 0 of born_again | +2.00 [+2.00, +2.00] |" in lines
+
+
 def test_a_probe_is_logistic_regression_on_pooled_features(trained):
     from sklearn.linear_model import LogisticRegression
 

@@ -13,9 +13,10 @@ from kdjax.config import OPERATIONAL, printed, with_defaults
 from kdjax.errors import UserError
 from kdjax.store import Run, Store
 
-SEEDS = ("seed", "split_seed")
-# Fields of a config that change no number, or only by rounding: runs that differ in them are alike.
-WITHOUT_EFFECT = (*OPERATIONAL, "eval_batch_size", "eval_every", "diagnostics", "made_by", "stream", "workers")
+SEEDS = ("seed", "data.split_seed")
+# Fields of a config that change no number, or only by rounding: runs that differ in them are alike. By their whole
+# paths, since a teacher's 'checkpoint' and a data set's own 'seed' do change numbers.
+WITHOUT_EFFECT = (*OPERATIONAL, "eval_batch_size", "eval_every", "diagnostics", "data.stream", "data.workers")
 IMPORTED = ("imported",)  # in place of losses
 GENERATION = re.compile(r"(.*)-gen(\d+)-")
 
@@ -256,7 +257,7 @@ def _short(value: Any) -> str:
 def _settings(asked: Mapping, teachers: Mapping[str, Row | None]) -> dict[str, Any]:
     flat = _flat({key: value for key, value in asked.items() if key != "teachers"})
     for label, teacher in asked["teachers"].items():
-        row, own = teachers[label], {key: value for key, value in teacher.items() if key != "run"}
+        row, own = teachers[label], {key: value for key, value in teacher.items() if key not in ("run", "made_by")}
         flat |= _flat(own, f"teachers.{label}.")
         inner = row.settings if row else {"run": _absent(teacher["run"])[0]}
         flat |= {f"teachers.{label}.{key}": value for key, value in inner.items()}
@@ -266,7 +267,7 @@ def _settings(asked: Mapping, teachers: Mapping[str, Row | None]) -> dict[str, A
 def _flat(value: Mapping, prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, item in value.items():
-        if key in (*SEEDS, *WITHOUT_EFFECT):
+        if prefix + key in (*SEEDS, *WITHOUT_EFFECT):
             continue
         flat |= _flat(item, f"{prefix}{key}.") if isinstance(item, Mapping) else {prefix + key: item}
     return flat

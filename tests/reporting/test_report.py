@@ -144,6 +144,21 @@ def test_students_of_different_teachers_repeat_no_run_where_the_teachers_seeds_a
     assert all(line.last[0] == pytest.approx(81) for line in lines.values())
 
 
+def test_students_of_two_checkpoints_and_runs_on_two_data_sets_are_no_repetitions(store):
+    add(store, "ce-s0", CE, 0.9)
+    for checkpoint, accuracy in (("last", 0.7), ("best", 0.8)):
+        taught = {"run": "ce-s0", "weight": 1.0, "checkpoint": checkpoint}
+        add(store, f"kd-{checkpoint}-s0", KD, accuracy, teachers={"a": taught})
+    rows = [(line.setting, line.runs, line.last[0]) for line in lines_of(store) if line.teacher]
+    assert rows == [("teachers.a.checkpoint = best", 1, 80.0), ("teachers.a.checkpoint = last", 1, 70.0)]
+    for seed in (1, 2):
+        add(store, f"drawn-{seed}", MSE, 0.5, data__args={"seed": seed})
+    assert [line.setting for line in lines_of(store) if line.loss == "softmax_mse"] == [
+        "data.args.seed = 1",
+        "data.args.seed = 2",
+    ]
+
+
 def test_teachers_that_are_not_there_are_told_apart_by_their_names(nested):
     for t in range(3):
         shutil.rmtree(nested.run(f"ce-s{t}").path)

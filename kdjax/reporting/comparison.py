@@ -252,6 +252,7 @@ def _line(
     base = None if place is None or found[place] is own else found[place]
     difference, pairs, over = _difference(rows, base.rows if base else None, interval, checkpoint)
     error, by = _test_error(rows, correct)
+    noise = 0.0 if base is None else _difference_error(rows, base.rows, correct)
     published = {row.published for row in rows}
     return Line(
         number=number,
@@ -271,7 +272,7 @@ def _line(
         difference=difference,
         pairs=pairs,
         over=over,
-        verdict=statistics.verdict(difference, _difference_error(rows, base.rows, correct)) if difference else "",
+        verdict=statistics.verdict(difference, noise, statistics.FEWEST[interval]) if difference else "",
         test_error=error,
         test_error_by=by,
         tried=own.tried,
@@ -301,14 +302,29 @@ def _difference(
     values, others = ({row.key: _percent(row, checkpoint) for row in rows} for rows in (own, base))
     differences = statistics.paired_differences(values, others)
     if differences:
-        units, level = statistics.nested_units(differences)
-        found, words = statistics.INTERVALS[interval](units), _units(units, level)
+        found, words = _paired(differences, bool(own[0].teachers) != bool(base[0].teachers), interval)
     else:
         (units, level), (base_units, base_level) = map(statistics.nested_units, (values, others))
         found = statistics.UNPAIRED[interval](units, base_units)
         words = f"unpaired, {_units(units, level)} and {_units(base_units, base_level)}"
     one = _is_one_teacher(own) or _is_one_teacher(base)
     return found, len(differences), f"one teacher, {words}" if one else words
+
+
+def _paired(differences: Mapping[tuple, float], shared: bool, interval: str) -> tuple[Interval, str]:
+    """The interval, and what it is over.
+
+    Where students of several teachers stand beside the same runs without a teacher (`shared`), the chance in these is in
+    all teachers' differences alike, and does not show between them: the interval over these runs' seeds may be wider.
+    """
+    units, level = statistics.nested_units(differences)
+    over_teachers = statistics.INTERVALS[interval](units)
+    if shared and statistics.LEVELS[level] == "teachers":
+        seeds = statistics.seed_means(differences)
+        over_seeds = statistics.INTERVALS[interval](seeds)
+        if over_seeds.high - over_seeds.low > over_teachers.high - over_teachers.low + 1e-9:
+            return over_seeds, f"{_units(seeds, statistics.LEVELS.index('seeds'))} beside {_units(units, level)}"
+    return over_teachers, _units(units, level)
 
 
 def _is_one_teacher(rows: Sequence[Row]) -> bool:

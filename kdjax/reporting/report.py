@@ -23,10 +23,12 @@ WHAT_THE_COLUMNS_SAY = {
     "difference": "to the baseline's row, of the last checkpoint unless the best was asked for, between runs of one "
     "split, seed and teacher, with a 95 % interval ([ ]); 'unpaired' where the rows have no seeds in common.",
     "over": "what that interval is over: the outermost of data splits, teachers and seeds that there are several of, "
-    "the inner ones averaged. 'one teacher' says nothing of other teachers.",
+    "the inner ones averaged; of seeds beside teachers, where students of several teachers are compared with the same "
+    "runs without a teacher and the seeds vary more. 'one teacher' says nothing of other teachers.",
     "test set ±": "standard error that stems from the test set's own examples, which more seeds do not lessen: by "
     "bootstrap over the examples of a run that was looked at, else binomial.",
-    "verdict": "a gain or loss if the interval leaves out zero and the difference is above 1.96 such errors.",
+    "verdict": "a gain or loss if the interval leaves out zero and the difference is above 1.96 such errors; 'cannot "
+    "tell' of a single value, and of fewer than six by bootstrap.",
     "tried": "settings of the method in the store; * marks a budget (settings or examples) unlike the baseline's.",
     "examples": "training examples processed by one run; teacher's: by its teachers and theirs.",
 }

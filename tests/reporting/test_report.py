@@ -110,6 +110,25 @@ def test_a_claim_about_teachers_is_over_teachers(nested):
     assert students.verdict == "within noise"
 
 
+def test_the_chance_in_runs_that_many_teachers_are_compared_with_is_in_the_interval(store):
+    """Students of three teachers beside the same runs alone: what those had of luck is in every teacher's mean."""
+    alone = {10: 0.70, 11: 0.78, 12: 0.74}
+    for t in range(3):
+        add(store, f"ce-s{t}", CE, 0.9, seed=t)
+    for seed, accuracy in alone.items():
+        add(store, f"alone-s{seed}", CE, accuracy, seed=seed, model__name="resnet8")
+        for t in range(3):
+            add(store, f"kd8-{t}-s{seed}", KD, 0.80 + 0.001 * t, teacher=f"ce-s{t}", seed=seed, model__name="resnet8")
+    line = next(line for line in lines_of(store) if line.network == "resnet8" and line.teacher)
+    half = 4.302653 * 4 / np.sqrt(3)  # 10.1, 2.1 and 6.1 above the three alone
+    assert line.difference[:3] == pytest.approx((6.1, 6.1 - half, 6.1 + half), abs=1e-5)
+    assert line.over == "3 seeds beside 3 teachers" and line.verdict == "within noise"
+    for seed in (11, 12):
+        shutil.rmtree(store.run(f"alone-s{seed}").path)
+    line = next(line for line in lines_of(store) if line.network == "resnet8" and line.teacher)
+    assert line.over == "one run beside 3 teachers" and line.verdict == "cannot tell"
+
+
 def test_what_a_paper_prints_stands_beside_runs_of_its_own_teachers(store):
     printed = {"published__accuracy": 73.33, "published__teacher_losses": ("cross_entropy",)}
     add(store, "ce-s0", CE, 0.9)

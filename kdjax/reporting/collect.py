@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from kdjax.config import OPERATIONAL, printed, with_defaults
+from kdjax.config import OPERATIONAL, TEACHER, printed, with_defaults
 from kdjax.errors import UserError
 from kdjax.store import Run, Store
 
@@ -32,6 +32,8 @@ class Row(NamedTuple):
       losses: their names.
       teachers: (network, losses) of each teacher.
       teacher_runs: their names in the store.
+      teacher_distances: squared distance to p* of each, of the checkpoint that the run learnt from; None where nobody
+        knows, or where that is divided by a temperature.
       teacher_seeds: of each teacher, (seed, *its own teachers') of one that had some, None where nobody knows.
       seed: of initial weights and order; of imported weights, whose seed nobody knows, what tells their file.
       split: seed of the data split.
@@ -52,6 +54,7 @@ class Row(NamedTuple):
     losses: tuple[str, ...]
     teachers: tuple[tuple[str, str], ...]
     teacher_runs: tuple[str, ...]
+    teacher_distances: tuple[float | None, ...]
     teacher_seeds: tuple
     seed: int | str
     split: int
@@ -189,6 +192,9 @@ def _row(name: str, manifest: Mapping, asked: Mapping, result: dict | None, teac
         losses=losses,
         teachers=tuple((row.network, " + ".join(row.losses)) if row else ("?", "?") for row in teachers.values()),
         teacher_runs=runs,
+        teacher_distances=tuple(
+            _distance(uses, row) for uses, row in zip(asked["teachers"].values(), teachers.values(), strict=True)
+        ),
         teacher_seeds=tuple(map(_seeds, runs, teachers.values())),
         seed=manifest.get("imported_from", {}).get("sha256", asked["seed"]),
         split=asked["data"]["split_seed"],
@@ -201,6 +207,13 @@ def _row(name: str, manifest: Mapping, asked: Mapping, result: dict | None, teac
         costs=_costs(runs, teachers.values()),
         published=printed(asked["published"], [_trained_with(row) for row in teachers.values()]),
     )
+
+
+def _distance(uses: Mapping, teacher: Row | None) -> float | None:
+    uses = {**TEACHER, **uses}
+    if teacher is None or uses["temperature"] != 1:
+        return None
+    return teacher.score(str(uses["checkpoint"]), "test", "distance")
 
 
 def _trained_with(teacher: Row | None) -> tuple[str, ...]:

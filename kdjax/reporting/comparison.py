@@ -314,8 +314,8 @@ def _difference(
 def _paired(differences: Mapping[tuple, float], shared: bool, interval: str) -> tuple[Interval, str]:
     """The interval, and what it is over.
 
-    Where students of several teachers stand beside the same runs without a teacher (`shared`), the chance in these is in
-    all teachers' differences alike, and does not show between them: the interval over these runs' seeds may be wider.
+    Where students of several teachers stand beside the same runs without a teacher (`shared`), the chance in these is
+    in all teachers' differences alike, and does not show between them: the interval over their seeds may be wider.
     """
     units, level = statistics.nested_units(differences)
     over_teachers = statistics.INTERVALS[interval](units)

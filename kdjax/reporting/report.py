@@ -111,7 +111,7 @@ def make_page(
     correct = {name: right for seen in evidence.values() for name, right in seen.correct.items()}
     lines = compare(found, correct=correct, **options)
     numbers = {row.name: line for line, candidate in zip(lines, found, strict=True) for row in candidate.rows}
-    drawn = [*sections.learning(store, lines, found), *sections.generations(found), sections.distances(store, found)]
+    drawn = [*sections.learning(store, lines, found), *sections.generations(found), *sections.distances(found)]
     drawn += sections.networks(evidence, numbers)
     missing = [f"{figure.title}: {figure.caption}" for figure in drawn if not figure.svg]
     missing += [line for seen in evidence.values() for line in seen.skipped]

@@ -10,12 +10,12 @@ from jax.nn import softmax
 
 from kdjax import analysis
 from kdjax.reporting import figures, statistics
-from kdjax.reporting.collect import row_of
 from kdjax.reporting.comparison import Candidate, Line
 from kdjax.reporting.contact_sheet import shown
 from kdjax.reporting.figures import Example, Figure, Series
 from kdjax.store import Store
 
+DISTANCE = "A teacher's distance and its students"
 LONGEST_LABEL = 40  # characters that fit beside a figure
 
 
@@ -100,27 +100,35 @@ def _by_number(chain: Mapping[int, list[float]]) -> tuple[list[int], list[list[f
     return sorted(chain), [chain[number] for number in sorted(chain)]
 
 
-def distances(store: Store, found: Sequence[Candidate]) -> Figure:
-    """Students' accuracy against how far their teacher is from p*, a point a student."""
-    title, known, points = "A teacher's distance and its students", {}, {}
-    for row in (row for candidate in found for row in candidate.rows):
-        teachers = [row_of(store, name, known) for name in row.teacher_runs]
-        distances = [teacher.score("last", "test", "distance") if teacher else None for teacher in teachers]
-        if distances and None not in distances:
-            xs, ys = points.setdefault(f"{row.method} ({row.network})", ([], []))
-            xs.append(float(np.mean(distances)))
+def distances(found: Sequence[Candidate]) -> list[Figure]:
+    """Students' accuracy against how far their teacher is from p*, a point a student; a figure a data set."""
+    points: dict[str, dict[str, tuple[list, list]]] = {}
+    unknown: Counter[str] = Counter()
+    for row in (row for candidate in found for row in candidate.rows if row.teachers):
+        if None not in row.teacher_distances:
+            xs, ys = points.setdefault(row.data, {}).setdefault(f"{row.method} ({row.network})", ([], []))
+            xs.append(float(np.mean(row.teacher_distances)))
             ys.append(100 * row.score("last"))
-    if not points:
-        return Figure("distance", title, "", "no student here has a teacher whose data has distributions p*.")
+        elif row.score("last", what="distance") is not None:
+            unknown[row.data] += 1
+    parts = [(data, dict(part)) for data, of_data in points.items() for part in _batched(list(of_data.items()))]
+    if not parts:
+        return [Figure("distance", DISTANCE, "", "no student here has a teacher whose data has distributions p*.")]
+    return [_distance(f"distance-{n}", data, part, unknown[data]) for n, (data, part) in enumerate(parts, 1)]
+
+
+def _distance(name: str, data: str, points: Mapping[str, tuple[list, list]], unknown: int) -> Figure:
     caption = (
-        "Each point is a student; across: ‖q − p*‖² of its teacher (the mean of several), as trained, on the test set."
+        f"Each point is a student on {data}, at its last checkpoint; across: ‖q − p*‖² of its teacher (the mean of "
+        "several) at the checkpoint that it learnt from, summed over classes, mean over the test set."
     )
-    labels = ("teacher's squared distance to p*", "student's test accuracy [%]")
-    kept = dict(itertools.islice(points.items(), figures.MOST))
-    rhos = {name: statistics.spearman(*xy) for name, xy in kept.items()}
-    said = ", ".join(f"{name} {rho:+.2f}" for name, rho in rhos.items() if np.isfinite(rho))
+    rhos = {method: statistics.spearman(*xy) for method, xy in points.items()}
+    said = ", ".join(f"{method} {rho:+.2f}" for method, rho in rhos.items() if np.isfinite(rho))
     caption += f" Spearman's ρ within a method: {said}." if said else ""
-    return figures.scatter("distance", title, caption, labels, [Series(name, *xy) for name, xy in kept.items()])
+    if unknown:
+        caption += f" Not shown: {unknown} students of teachers imported, divided by a temperature, or of a step's."
+    labels = ("teacher's squared distance to p*", "student's test accuracy [%]")
+    return figures.scatter(name, DISTANCE, caption, labels, [Series(method, *xy) for method, xy in points.items()])
 
 
 def networks(evidence: Mapping[str, Any], numbers: Mapping[str, Line]) -> list[Figure]:

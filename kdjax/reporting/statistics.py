@@ -50,7 +50,7 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> Interval:
 def bootstrap_interval(values: Sequence[float], level: float = 0.95, *, draws: int = 10_000, seed: int = 0) -> Interval:
     """Percentile bootstrap of the mean (Efron 1979), expanded as few values need it (Hesterberg 2015).
 
-    No expansion helps fewer than six values: by chance all of them are on one side of the truth in over 5 % of all cases.
+    No expansion helps fewer than six values: in over 5 % of all cases they are all on one side of the truth.
 
     Args:
       values: independent ones, at least one.

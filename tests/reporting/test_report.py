@@ -57,6 +57,8 @@ def add(
     for epoch in range(1, epochs + 1):
         run.append_metrics({**scores, "epoch": epoch})
     best = {**scores, "test": {**test, "accuracy": accuracy if best is None else best}}
+    if distance is not None:
+        best["test"]["distance"] = distance / 2
     run.write_result({"last": scores, "best": best, "seconds": 1.0})
     return run
 
@@ -305,7 +307,7 @@ def test_a_store_of_results_alone_has_a_table_curves_and_the_distance(nested, tm
     evidence = gather(nested, report.networks_of(found, 2))
     page = report.make_page(nested, rows, found, evidence, title="<Known> results")
     names = [figure.name for figure in page.figures]
-    assert names == ["learning-1", "generations-1", "distance"]
+    assert names == ["learning-1", "generations-1", "distance-1"]
     assert "Not finished: begun." in page.lead and len(page.missing) == 2  # no checkpoint of either network
     # CE teachers 0.5, 0.4, 0.3 and better students by 1 % each; MSE teachers all at 0.1.
     assert "Spearman" in page.figures[-1].caption
@@ -316,6 +318,21 @@ def test_a_store_of_results_alone_has_a_table_curves_and_the_distance(nested, tm
         assert root.tag.endswith("svg") and f"figures/{name}.svg" in markdown.read_text()
     for line in formats.markdown_table(comparison.compare(found)).splitlines()[2:]:
         assert line.split("|")[2] in markdown.read_text()
+
+
+def test_a_teachers_distance_is_of_what_the_student_learnt_from(store):
+    add(store, "ce-s0", CE, 0.9, distance=0.5)
+    uses = ({}, {"checkpoint": "best"}, {"temperature": 2.0}, {"checkpoint": "20"})
+    for number, own in enumerate(uses):
+        taught = {"run": "ce-s0", "weight": 1.0, **own}
+        add(store, f"kd-{number}-s0", KD, 0.8, teachers={"a": taught}, distance=0.1)
+        add(store, f"other-{number}-s0", KD, 0.8, teachers={"a": taught}, distance=0.1, data__name="gaussian")
+    rows = [row for row in collect(store) if row.teachers]
+    assert [row.teacher_distances for row in rows] == 2 * [(0.5,), (0.25,), (None,), (None,)]
+    drawn = sections.distances(comparison.candidates(rows))
+    assert [figure.name for figure in drawn] == ["distance-1", "distance-2"]
+    assert "on digits" in drawn[0].caption and "on gaussian" in drawn[1].caption
+    assert all("Not shown: 2 students" in figure.caption for figure in drawn)
 
 
 def test_a_name_may_have_any_character(store, tmp_path):
@@ -410,7 +427,7 @@ def trained(tmp_path_factory):
 def test_a_page_of_networks_shows_what_they_say_and_where_they_look(trained):
     evidence, page = trained[:2]
     names = [figure.name for figure in page.figures]
-    assert names == ["learning-1", "distance", "reliability-1", "agreement-1", "overlap-1", "examples-1"]
+    assert names == ["learning-1", "distance-1", "reliability-1", "agreement-1", "overlap-1", "examples-1"]
     assert page.missing == [] and all(row[page.header.index("test set ±")].endswith("bootstrap") for row in page.table)
     (seen,) = evidence.values()
     assert set(seen.maps) == {"ce", "alone", "kd"} and len(seen.overlaps) == 3

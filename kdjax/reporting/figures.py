@@ -19,6 +19,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "++++")
 MOST = len(COLOURS)  # curves in one figure
 ACROSS = 4  # diagrams beside one another
+LONG = 8  # points of a curve from which on the axis leaves out an eighth
 STYLE = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -151,10 +152,10 @@ def _curve(axis: Any, series: Series, i: int) -> None:
 
 def _reach(series: Sequence[Series]) -> tuple[float, float] | None:
     """Limits that leave out a steep beginning of long curves, beside which what follows would be a flat line."""
-    means = [np.array([np.mean(y) for y in each.y]) for each in series]
-    settled = [mean[len(mean) // 8 :] for mean in means if len(mean) >= 8]
-    if not settled:
+    means = [np.array([np.mean(y) for y in each.y]) for each in series if len(each.y)]
+    if all(len(mean) < LONG for mean in means):
         return None
+    settled = [mean[len(mean) // LONG :] for mean in means]  # of a short one all
     low, high = (f([f(mean) for mean in settled]) for f in (np.min, np.max))
     margin = 0.08 * (high - low) or 0.5
     return low - margin, high + margin
@@ -227,6 +228,7 @@ def _reliability(above: Any, below: Any, table: analysis.Reliability) -> None:
     above.set(xlim=(0, 1), ylim=(0, 1))
     below.bar(centres, table.count / max(table.count.sum(), 1), color="#8c96a3", **bars)
     below.set(xlabel="confidence", xticks=[0, 0.5, 1], ylim=(0, 1))
+    below.tick_params(labelbottom=True)
 
 
 def matrix(name: str, title: str, caption: str, labels: Sequence[str], values: np.ndarray, unit: str) -> Figure:
@@ -240,11 +242,12 @@ def matrix(name: str, title: str, caption: str, labels: Sequence[str], values: n
     """
     side, low = 1.2 + 0.5 * len(labels), np.floor(10 * np.nanmin(values)) / 10
     low = min(low, 0.9)  # what is nearly alike shall not look different
+    digits = 3 if low >= 0.9 else 2  # 0.997 is not 1
     with _drawing(name, figsize=(side + 3.4, side)) as (axes, out):
         axis = axes[0, 0]
         image = axis.imshow(values, cmap="Greys", vmin=low, vmax=1)
         for (i, j), value in np.ndenumerate(values):
-            text, dark = f"{value:.2f}" if np.isfinite(value) else "-", value > (1 + low) / 2
+            text, dark = f"{value:.{digits}f}" if np.isfinite(value) else "-", value > (1 + low) / 2
             axis.text(j, i, text, ha="center", va="center", color="white" if dark else "black", fontsize=8)
         axis.set_xticks(range(len(labels)), [label.split()[0] for label in labels])
         axis.set_yticks(range(len(labels)), labels)
@@ -290,7 +293,7 @@ def example_sheet(
                 _picture(axis, example, who)
             _bars(row[-1], example, classes, most)
         for axis, who in zip(axes[0], shown):
-            axis.set_title(f"{who} looks at" if who else "image", fontsize=8)
+            axis.set_title(f"where {who.split()[0]} looks" if who else "image", fontsize=8)  # names do not fit
         axes[-1, -1].set_xlabel("class")
         axes[0, -1].legend(fontsize=7, ncols=3, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0)
     return Figure(name, title, out[0], caption)

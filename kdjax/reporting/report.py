@@ -56,30 +56,40 @@ class Page(NamedTuple):
 
 
 def networks_of(found: Sequence[Candidate], most: int) -> dict[str, list[str]]:
-    """Returns the runs that a report looks at: data -> names, one of each method, students of teachers first in turn.
+    """Returns the runs that a report looks at: data -> names, one of each method, students and others in turn.
+
+    Of a method it is the run that taught the data set's first student, or else one of its best setting by validation.
 
     Args:
       found: of `comparison.candidates`.
       most: runs for each data set.
     """
     chosen: dict[str, list[Row]] = {}
-    for method in _best_of_methods(found):
+    for method in _one_of_each_method(found):
         chosen.setdefault(method.data, []).append(method)
     names = {}
     for data, rows in chosen.items():
         alike = [row for row in rows if row.test == rows[0].test]  # on other examples nothing can be compared
         students, others = ([row.name for row in alike if bool(row.teachers) is told] for told in (True, False))
+        taught_by = next((row.teacher_runs for row in alike if row.teachers), ())
+        others.sort(key=lambda name: name not in taught_by)
         turns = itertools.chain.from_iterable(itertools.zip_longest(students, others))
         names[data] = [name for name in turns if name is not None][:most]
     return names if most else {}
 
 
-def _best_of_methods(found: Sequence[Candidate]) -> list[Row]:
-    """The first run of each method's best setting by validation."""
+def _one_of_each_method(found: Sequence[Candidate]) -> list[Row]:
     methods: dict[str, list[Candidate]] = {}
     for candidate in found:
         methods.setdefault(candidate.rows[0].family, []).append(candidate)
-    return [max(group, key=lambda candidate: _validation(candidate.rows)).rows[0] for group in methods.values()]
+    best = [max(group, key=lambda candidate: _validation(candidate.rows)).rows[0] for group in methods.values()]
+    students: dict[str, Row] = {}
+    for row in best:
+        if row.teachers:
+            students.setdefault(row.data, row)
+    taught = {name for student in students.values() for name in student.teacher_runs}
+    every = [[row for candidate in group for row in candidate.rows] for group in methods.values()]
+    return [next((row for row in rows if row.name in taught), own) for rows, own in zip(every, best, strict=True)]
 
 
 def _validation(rows: Sequence[Row]) -> float:
@@ -112,7 +122,7 @@ def make_page(
     lines = compare(found, correct=correct, **options)
     numbers = {row.name: line for line, candidate in zip(lines, found, strict=True) for row in candidate.rows}
     drawn = [*sections.learning(store, lines, found), *sections.generations(found), *sections.distances(found)]
-    drawn += sections.networks(evidence, numbers)
+    drawn += sections.networks(evidence, numbers, {row.name: row.teacher_runs for row in rows})
     missing = [f"{figure.title}: {figure.caption}" for figure in drawn if not figure.svg]
     missing += [line for seen in evidence.values() for line in seen.skipped]
     unfinished = [row.name for row in rows if is_unfinished(row)]

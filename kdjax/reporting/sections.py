@@ -38,6 +38,7 @@ def learning(store: Store, lines: Sequence[Line], found: Sequence[Candidate]) ->
         for part in _batched(rows):
             name = f"learning-{len(drawn) + 1}"
             caption = f"{network} on {data}; a band is the standard deviation over runs."
+            caption += " Where curves begin steeply, the axis begins below what they come to."
             drawn.append(figures.curves(name, "How they learned", caption, _panels(part)))
     return drawn
 
@@ -131,27 +132,36 @@ def _distance(name: str, data: str, points: Mapping[str, tuple[list, list]], unk
     return figures.scatter(name, DISTANCE, caption, labels, [Series(method, *xy) for method, xy in points.items()])
 
 
-def networks(evidence: Mapping[str, Any], numbers: Mapping[str, Line]) -> list[Figure]:
-    """What looked-at networks of each data set say."""
+def networks(
+    evidence: Mapping[str, Any], numbers: Mapping[str, Line], teachers: Mapping[str, Sequence[str]]
+) -> list[Figure]:
+    """What looked-at networks of each data set say.
+
+    Args:
+      evidence: data -> `studies.evidence.Evidence`.
+      numbers: run -> its row of the table.
+      teachers: run -> runs that it learnt from.
+    """
     drawn = []
     for number, (data, seen) in enumerate(evidence.items(), 1):
         if seen.outputs:
             order = sorted(seen.outputs, key=lambda run: numbers[run].number)
             names = {run: label_of(numbers[run]) for run in order}
             drawn += [part(f"{name}-{number}", data, seen, names) for name, part in OF_NETWORKS.items()]
-            told = {run: names[run] for run in _student_and_teacher(order, numbers)}
+            told = {run: names[run] for run in _student_and_teacher(order, numbers, teachers)}
             drawn.append(_examples(f"examples-{number}", data, seen, told))
     return drawn
 
 
-def _student_and_teacher(runs: Sequence[str], numbers: Mapping[str, Line]) -> list[str]:
-    """A student, one like its teacher, and the student alone, as far as they were looked at; else the first three."""
-    for run in runs:
-        line = numbers[run]
-        if line.teacher:
-            others = [other for other in runs if f"{numbers[other].network}: {numbers[other].loss}" == line.teacher]
-            alone = [other for other in runs if numbers[other].number == line.against]
-            return list(dict.fromkeys([*others[:1], *alone, run]))
+def _student_and_teacher(
+    runs: Sequence[str], numbers: Mapping[str, Line], teachers: Mapping[str, Sequence[str]]
+) -> list[str]:
+    """A teacher, the student alone, and the teacher's student, as far as they were looked at; else the first three."""
+    students = [run for run in runs if teachers[run]]
+    for run in sorted(students, key=lambda run: not set(teachers[run]) & set(runs)):
+        taught_by = [other for other in runs if other in teachers[run]]
+        alone = [other for other in runs if numbers[other].number == numbers[run].against]
+        return list(dict.fromkeys([*taught_by[:1], *alone, run]))
     return list(runs[:3])
 
 
@@ -180,7 +190,10 @@ def _overlap(name: str, data: str, seen: Any, names: Mapping[str, str]) -> Figur
     values = np.eye(len(runs))
     for (i, a), (j, b) in itertools.permutations(enumerate(runs), 2):
         values[i, j] = seen.overlaps.get((a, b), seen.overlaps.get((b, a), np.nan))
-    caption = f"Overlap (IoU) of the regions that two runs look at, mean over the test set of {data}."
+    caption = (
+        "Overlap (IoU) of the regions in which the class-activation maps of two runs, summed over classes and taken to "
+        f"[0, 1], are above 0.4; mean over the test set of {data}. One run of each row."
+    )
     return figures.matrix(name, "Attention", caption, [names[run] for run in runs], values, "IoU")
 
 
@@ -198,7 +211,8 @@ def _examples(name: str, data: str, seen: Any, names: Mapping[str, str]) -> Figu
         image = None if images is None else images[place]
         examples.append(Example(image, classes[outputs.labels[i]], {**truth, **said}, maps))
     caption = f"Of the test set of {data}: the first of some classes, then those on which the networks differ most."
-    caption += " Maps are class-activation maps summed over classes, the white line is 0.4." if examples[0].maps else ""
+    if examples[0].maps:
+        caption += " Bright: where a class-activation map, summed over classes and taken to [0, 1], is high; line: 0.4."
     return figures.example_sheet(name, "Examples", caption, examples, classes)
 
 

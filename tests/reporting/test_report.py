@@ -16,7 +16,7 @@ import pytest
 
 from kdjax.config import defaults
 from kdjax.errors import UserError
-from kdjax.reporting import comparison, formats, report, sections
+from kdjax.reporting import comparison, figures, formats, report, sections
 from kdjax.reporting.collect import collect
 from kdjax.store import Store
 from kdjax.studies.evidence import gather
@@ -433,11 +433,39 @@ def test_a_page_of_networks_shows_what_they_say_and_where_they_look(trained):
     assert set(seen.maps) == {"ce", "alone", "kd"} and len(seen.overlaps) == 3
     assert all(0 <= m.min() and m.max() <= 1 and m.shape == (4, 6, 6) for m in seen.maps.values())
     examples = page.figures[-1].svg
-    assert all(word in examples for word in ("p*", "label 0", "looks at", "probability"))
+    assert all(word in examples for word in ("p*", "label 0", "where #", "probability"))
     agreement = page.figures[3].svg
     votes = [outputs.logits.argmax(axis=1) for outputs in seen.outputs.values()]
     for a, b in ((0, 1), (0, 2), (1, 2)):
         assert f"{np.mean(votes[a] == votes[b]):.2f}" in agreement
+
+
+def test_a_student_is_shown_beside_the_run_that_taught_it(trained):
+    """Not beside another of the same loss and network, such as the student alone."""
+    evidence, page, _, store = trained
+    rows = collect(store)
+    found = comparison.candidates(rows)
+    assert report.networks_of(found, 8)["arrays"][:2] == ["kd", "ce"]
+    numbers = {row.name: line for line, own in zip(comparison.compare(found), found) for row in own.rows}
+    teachers = {row.name: row.teacher_runs for row in rows}
+    assert sections._student_and_teacher(["alone", "ce", "kd"], numbers, teachers) == ["ce", "alone", "kd"]
+    assert sections._student_and_teacher(["alone", "kd"], numbers, teachers) == ["alone", "kd"]
+    for who in ("ce", "alone", "kd"):
+        assert f"where #{numbers[who].number} looks" in page.figures[-1].svg
+
+
+def test_of_a_method_that_run_is_looked_at_which_taught_the_student(store):
+    for seed, accuracy in ((0, 0.9), (1, 0.8)):
+        rate = {"optimizer__learning_rate": 0.1 * (seed + 1)}
+        add(store, f"mse-s{seed}", MSE, accuracy, seed=seed, **rate)
+    add(store, "kd-s0", KD, 0.8, teacher="mse-s1")
+    assert report.networks_of(comparison.candidates(collect(store)), 8) == {"digits": ["kd-s0", "mse-s1"]}
+
+
+def test_a_short_curve_is_in_sight_beside_long_ones():
+    long, short = (figures.Series("", range(n), [level] * n) for n, level in ((20, 90.0), (4, 50.0)))
+    low, high = figures._reach([long, short])
+    assert low < 50 and high > 90 and figures._reach([short]) is None
 
 
 def test_a_network_that_is_not_the_results_is_not_looked_at(trained, tmp_path):

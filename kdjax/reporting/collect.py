@@ -42,6 +42,7 @@ class Row(NamedTuple):
       settings: flat name -> value of everything but seeds, the teachers' too.
       result: its result.json, None where it is not finished.
       test: (hash, size) of its test split, or None.
+      held_out: share of all examples that this is.
       examples: training examples processed, None where nobody knows.
       costs: run -> examples, None likewise, of its teachers and of theirs, each once.
       published: accuracy (%) that a paper prints for it, None for none.
@@ -63,6 +64,7 @@ class Row(NamedTuple):
     settings: dict[str, Any]
     result: dict | None
     test: tuple[str, int] | None
+    held_out: float
     examples: int | None
     costs: dict[str, int | None]
     published: float | None
@@ -182,7 +184,8 @@ def _row(name: str, manifest: Mapping, asked: Mapping, result: dict | None, teac
     data, network = _data(asked["data"]), _with(asked["model"]["name"], asked["model"]["args"])
     runs = tuple(teacher["run"] for teacher in asked["teachers"].values())
     families = [row.family if row else _absent(run)[0] for run, row in zip(runs, teachers.values(), strict=True)]
-    test = manifest.get("splits", {}).get("test")
+    splits = manifest.get("splits", {})
+    test = splits.get("test")
     examples = _examples(asked, result)
     return Row(
         name=name,
@@ -203,6 +206,7 @@ def _row(name: str, manifest: Mapping, asked: Mapping, result: dict | None, teac
         settings=_settings(asked, teachers),
         result=result,
         test=(test["sha256"], test["size"]) if test else None,
+        held_out=test["size"] / sum(split["size"] for split in splits.values()) if test else 0.0,
         examples=examples,
         costs=_costs(runs, teachers.values()),
         published=printed(asked["published"], [_trained_with(row) for row in teachers.values()]),

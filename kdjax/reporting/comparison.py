@@ -336,14 +336,23 @@ def _units(units: Sequence[float], level: int) -> str:
 
 
 def _test_error(rows: Sequence[Row], correct: Mapping[str, np.ndarray]) -> tuple[float, str]:
-    """Standard error of the mean accuracy in %, and how it was found; test sets of several splits count apart."""
-    sets = dict(row.test for row in rows if row.test)
+    """Standard error of the mean accuracy in %, and how it was found."""
+    sizes = [row.test[1] for row in rows if row.test]
     seen = [row for row in rows if row.name in correct]
     if seen:
         errors = [statistics.bootstrap_error(correct[row.name][None]) for row in seen]
-        return 100 * float(np.mean(errors)) / math.sqrt(max(len(sets), 1)), "bootstrap"
+        return 100 * float(np.mean(errors)) * _of_several_sets(rows), "bootstrap"
+    if not sizes:
+        return 0.0, "unknown"
     accuracy = statistics.mean_std([row.score("last") for row in rows])[0]
-    return (100 * statistics.binomial_error(accuracy, sum(sets.values())), "binomial") if sets else (0.0, "unknown")
+    return 100 * statistics.binomial_error(accuracy, float(np.mean(sizes))) * _of_several_sets(rows), "binomial"
+
+
+def _of_several_sets(rows: Sequence[Row]) -> float:
+    """What several splits' test sets leave of one's error: drawn from the same examples, they share a part of these."""
+    sets = {row.test for row in rows if row.test}
+    share = float(np.mean([row.held_out for row in rows]))
+    return math.sqrt((1 + (len(sets) - 1) * share) / len(sets)) if sets else 1.0
 
 
 def _difference_error(own: Sequence[Row], base: Sequence[Row], correct: Mapping[str, np.ndarray]) -> float:
@@ -353,5 +362,5 @@ def _difference_error(own: Sequence[Row], base: Sequence[Row], correct: Mapping[
         partner = partners.get((row.split, row.seed))
         if row.name in correct and partner and row.test == partner.test:
             gained = correct[row.name].astype(float) - correct[partner.name]
-            return 100 * statistics.bootstrap_error(gained[None]) / math.sqrt(len({r.test for r in own}))
+            return 100 * statistics.bootstrap_error(gained[None]) * _of_several_sets(own)
     return math.hypot(_test_error(own, {})[0], _test_error(base, {})[0])

@@ -197,7 +197,7 @@ def verdict(interval: Interval, test_error: float = 0.0, fewest: int = 2) -> str
     return "gain" if mean > 0 else "loss"
 
 
-def binomial_error(accuracy: float, examples: int) -> float:
+def binomial_error(accuracy: float, examples: float) -> float:
     """Standard error of an accuracy in [0, 1] that was measured on so many independent examples."""
     return math.sqrt(accuracy * (1 - accuracy) / examples)
 

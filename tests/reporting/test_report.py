@@ -53,7 +53,8 @@ def add(
     told = {"test": test, "validation": {"accuracy": accuracy if validation is None else validation, "loss": 1.0}}
     scores = {"epoch": epochs, "step": 10 * epochs, "train": {"accuracy": 1.0, "loss": 0.1}, **told}
     run = store.run(name)
-    run.begin({"config": config.to_dict(), "splits": {"test": {"sha256": f"split {split}", "size": 400}}})
+    splits = {"train": {"sha256": "", "size": 1600}, "test": {"sha256": f"split {split}", "size": 400}}
+    run.begin({"config": config.to_dict(), "splits": splits})
     for epoch in range(1, epochs + 1):
         run.append_metrics({**scores, "epoch": epoch})
     best = {**scores, "test": {**test, "accuracy": accuracy if best is None else best}}
@@ -129,6 +130,20 @@ def test_the_chance_in_runs_that_many_teachers_are_compared_with_is_in_the_inter
         shutil.rmtree(store.run(f"alone-s{seed}").path)
     line = next(line for line in lines_of(store) if line.network == "resnet8" and line.teacher)
     assert line.over == "one run beside 3 teachers" and line.verdict == "cannot tell"
+
+
+def test_test_sets_of_several_splits_share_examples(store):
+    for split in range(5):
+        add(store, f"ce-split{split}-s0", CE, 0.9, split=split)
+    (line,) = lines_of(store)
+    # Five draws of 400 from 2000, and the error of the mean of accuracies on them.
+    random = np.random.default_rng(0)
+    right = random.random((4000, 2000)) < 0.9
+    drawn = [right[:, random.permutation(2000)[:400]].mean(axis=1) for _ in range(5)]
+    assert line.test_error == pytest.approx(100 * np.std(np.mean(drawn, axis=0)), rel=0.05)
+    assert line.test_error_by == "binomial"
+    (line,) = lines_of(store, correct={"ce-split0-s0": np.arange(400) % 10 > 0})
+    assert line.test_error == pytest.approx(100 * np.sqrt(0.09 / 400 * 1.8 / 5), rel=0.05)
 
 
 def test_what_a_paper_prints_stands_beside_runs_of_its_own_teachers(store):

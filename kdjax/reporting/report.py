@@ -11,7 +11,7 @@ import numpy as np
 
 from kdjax.reporting import formats, sections
 from kdjax.reporting.collect import Row, is_unfinished
-from kdjax.reporting.comparison import Candidate, compare
+from kdjax.reporting.comparison import Candidate, Line, compare
 from kdjax.reporting.figures import Figure
 from kdjax.reporting.figures import write as write_figures
 from kdjax.store import Store
@@ -97,6 +97,12 @@ def _validation(rows: Sequence[Row]) -> float:
     return float(np.mean([row.score("last", "validation") or 0.0 for row in rows]))
 
 
+def lines_of(found: Sequence[Candidate], evidence: Mapping[str, Any], **options: str) -> list[Line]:
+    """Returns the table's rows, as `compare` does, with what the networks that were looked at have right."""
+    correct = {name: right for seen in evidence.values() for name, right in seen.correct.items()}
+    return compare(found, correct=correct, **options)
+
+
 def make_page(
     store: Store,
     rows: Sequence[Row],
@@ -119,8 +125,7 @@ def make_page(
     Raises:
       UserError: as `compare`.
     """
-    correct = {name: right for seen in evidence.values() for name, right in seen.correct.items()}
-    lines = compare(found, correct=correct, **options)
+    lines = lines_of(found, evidence, **options)
     numbers = {row.name: line for line, candidate in zip(lines, found, strict=True) for row in candidate.rows}
     drawn = [*sections.learning(store, lines, found), *sections.generations(found), *sections.distances(found)]
     drawn += sections.networks(evidence, numbers, {row.name: row.teacher_runs for row in rows})

@@ -310,7 +310,7 @@ def test_the_table_in_every_format_says_the_same(nested):
     assert latex.count(r"\\") == len(lines) + 1 and r"softmax\_mse" in latex
     assert not re.search(r"(?<!\\)[%_#]", latex)
     with pytest.raises(UserError, match="Did you mean 'latex'"):
-        formats.as_text(lines, "latec")
+        formats.check("latec")
 
 
 def test_a_store_of_results_alone_has_a_table_curves_and_the_distance(nested, tmp_path):
@@ -520,12 +520,22 @@ def test_a_browser_without_a_network_opens_it(trained, tmp_path):
     assert done.stdout.count("<tr>") == 1 + len(page.table) and done.stdout.count("<svg") == len(page.figures)
 
 
+def test_the_table_alone_is_the_pages(trained, door, tmp_path):
+    """With the test set's error as networks that were looked at have it, on which the verdict rests."""
+    _, page, _, store = trained
+    done = door("kdjax.report", f"--store={store.root}", "--format=csv")
+    rows = csv.DictReader(io.StringIO(done.stdout))
+    errors = [f"{float(row['test_error']):.2f} {row['test_error_by']}" for row in rows]
+    assert errors == [row[page.header.index("test set ±")] for row in page.table]
+
+
 def test_the_door_writes_prints_and_refuses(nested, door, tmp_path):
     out = tmp_path / "out"
     store = f"--store={nested.root}"
     done = door("kdjax.report", store, f"--out={out}", "--networks=0")
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [str(out / "report.html"), str(out / "report.md")]
+    assert door("kdjax.report", store, "--format=cvs").returncode == 2
     refused = door("kdjax.report", store, f"--out={tmp_path / 'none'}", "--baseline=kdd")
     assert refused.returncode == 2 and len(refused.stderr.splitlines()) == 1 and "--baseline='kdd'" in refused.stderr
     assert not (tmp_path / "none").exists()

@@ -5,7 +5,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from kdjax.errors import UserError, nearest
 from kdjax.reporting import statistics
 from kdjax.reporting.collect import Row, groups_of
 from kdjax.reporting.statistics import Interval
+
+
+SMOOTHING = "losses.cross_entropy.label_smoothing"
 
 
 class Candidate(NamedTuple):
@@ -115,7 +118,11 @@ def _setting(group: Sequence[Row], groups: Sequence[Sequence[Row]]) -> str:
     every = [other[0].settings for other in groups]
     fields = sorted({field for settings in every for field in settings})
     varied = [field for field in fields if len({json.dumps(settings.get(field)) for settings in every}) > 1]
-    return ", ".join(f"{field} = {group[0].settings.get(field)}" for field in varied)
+    return ", ".join(f"{field} = {_short(group[0].settings.get(field))}" for field in varied)
+
+
+def _short(value: Any) -> Any:
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def _selected(methods: Sequence[list[Candidate]], checkpoint: str) -> list[Candidate]:
@@ -193,7 +200,7 @@ def compare(
     Args:
       found: of `candidates`.
       baseline: method, or its losses joined by ' + ', that every row is compared with on its own data and network,
-        from the same teacher if it has one; '' for cross-entropy without a teacher.
+        from the same teacher if it has one; '' for plain cross-entropy without a teacher.
       interval: a name of `statistics.INTERVALS`.
       checkpoint: 'last' or 'best', of which the differences are.
       correct: run -> [test examples] whether it is right, of runs that were looked at.
@@ -235,7 +242,8 @@ def _baseline(candidate: Candidate, found: Sequence[Candidate], name: str) -> in
             teacher = 0 if row.teachers == own.teachers else 1 if not row.teachers else 2
             if teacher < 2 or not own.teachers:
                 changed = sum(own.settings.get(field) != value for field, value in row.settings.items())
-                fitting.append(((teacher, changed, -len(other.rows), place), place))
+                smoothed = not name and bool(row.settings.get(SMOOTHING))  # a method, itself compared with plain labels
+                fitting.append(((smoothed, teacher, changed, -len(other.rows), place), place))
     return min(fitting)[1] if fitting else None
 
 

@@ -134,7 +134,7 @@ def curves(name: str, title: str, caption: str, panels: Mapping[tuple[str, str],
     with _drawing(name, ncols=len(panels), figsize=(4.2 * len(panels), 3.0 + 0.09 * rows)) as (axes, out):
         for axis, ((x_label, y_label), series) in zip(axes[0], panels.items(), strict=True):
             for i, each in enumerate(series):
-                _curve(axis, each, i)
+                _curve(axis, each, i, alpha=0.3 / max(2, len(series)))  # many bands one upon another are no mud
             axis.set(xlabel=x_label, ylabel=y_label, ylim=_reach(series))
             axis.xaxis.get_major_locator().set_params(integer=all(float(x).is_integer() for s in series for x in s.x))
         handles, labels = axes[0, 0].get_legend_handles_labels()
@@ -142,27 +142,26 @@ def curves(name: str, title: str, caption: str, panels: Mapping[tuple[str, str],
     return Figure(name, title, out[0], caption)
 
 
-def _curve(axis: Any, series: Series, i: int) -> None:
-    mean, std = (np.array([f(np.atleast_1d(y)) for y in series.y]) for f in (np.mean, _std))
+def _curve(axis: Any, series: Series, i: int, alpha: float) -> None:
+    mean, std = (np.array([f(y) for y in series.y]) for f in (np.mean, _std))
     style = {"color": COLOURS[i % MOST], "linestyle": LINES[i % MOST], "marker": MARKERS[i % MOST], "markersize": 4}
     axis.plot(series.x, mean, label=series.label, markevery=max(1, len(mean) // 8), linewidth=1.3, **style)
     if np.any(std > 0):
-        axis.fill_between(series.x, mean - std, mean + std, color=COLOURS[i % MOST], alpha=0.13, linewidth=0)
+        axis.fill_between(series.x, mean - std, mean + std, color=COLOURS[i % MOST], alpha=alpha, linewidth=0)
 
 
 def _reach(series: Sequence[Series]) -> tuple[float, float] | None:
     """Limits that leave out a steep beginning of long curves, beside which what follows would be a flat line."""
-    means = [np.array([np.mean(y) for y in each.y]) for each in series if len(each.y)]
-    if all(len(mean) < LONG for mean in means):
+    if all(len(each.y) < LONG for each in series):
         return None
-    settled = [mean[len(mean) // LONG :] for mean in means]  # of a short one all
-    low, high = (f([f(mean) for mean in settled]) for f in (np.min, np.max))
+    settled = [y for each in series for y in each.y[len(each.y) // LONG :]]  # of a short one all
+    low, high = np.min([np.mean(y) - _std(y) for y in settled]), np.max([np.mean(y) + _std(y) for y in settled])
     margin = 0.08 * (high - low) or 0.5
     return low - margin, high + margin
 
 
-def _std(values: np.ndarray) -> float:
-    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+def _std(values: Any) -> float:
+    return float(np.std(values, ddof=1)) if np.size(values) > 1 else 0.0
 
 
 def scatter(

@@ -17,7 +17,7 @@ LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
 LATEX |= {character: "\\" + character for character in "&%$#_{}"}
 HEADER = (
     *("#", "data", "network", "method", "loss", "teacher", "setting", "runs", "last", "best", "published"),
-    *("difference", "over", "verdict", "test set ±", "tried", "examples", "teacher's"),
+    *("difference", "over", "verdict", "test set ±", "tried", "examples", "teachers' examples"),
 )
 
 

@@ -20,8 +20,8 @@ from kdjax.store.files import disk_error, write_atomic
 WHAT_THE_COLUMNS_SAY = {
     "last, best": "test accuracy in %, mean ± standard deviation over runs, of the last checkpoint and of the best one "
     "on validation.",
-    "difference": "to the baseline's row, of the last checkpoint unless the best was asked for, between runs of one "
-    "split, seed and teacher, with a 95 % interval ([ ]); 'unpaired' where the rows have no seeds in common.",
+    "difference": "to the baseline's row (#), of the last checkpoint unless the best was asked for, between runs of "
+    "one split, seed and teacher, with a 95 % interval ([ ]); 'unpaired' where the rows have no seeds in common.",
     "over": "what that interval is over: the outermost of data splits, teachers and seeds that there are several of, "
     "the inner ones averaged; of seeds beside teachers, where students of several teachers are compared with the same "
     "runs without a teacher and the seeds vary more. 'one teacher' says nothing of other teachers.",
@@ -31,7 +31,7 @@ WHAT_THE_COLUMNS_SAY = {
     "verdict": "a gain or loss if the interval leaves out zero and the difference is above 1.96 such errors; 'cannot "
     "tell' of a single value, and of fewer than six by bootstrap.",
     "tried": "settings of the method in the store; * marks a budget (settings or examples) unlike the baseline's.",
-    "examples": "training examples processed by one run; teacher's: by its teachers and theirs.",
+    "examples": "training examples processed by one run; teachers' examples: by its teachers and theirs.",
 }
 
 

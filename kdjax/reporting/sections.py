@@ -38,7 +38,7 @@ def learning(store: Store, lines: Sequence[Line], found: Sequence[Candidate]) ->
         for part in _batched(rows):
             name = f"learning-{len(drawn) + 1}"
             caption = f"{network} on {data}; a band is the standard deviation over runs."
-            caption += " Where curves begin steeply, the axis begins below what they come to."
+            caption += " The steep beginning of long curves, their first eighth, may lie outside the axes."
             drawn.append(figures.curves(name, "How they learned", caption, _panels(part)))
     return drawn
 

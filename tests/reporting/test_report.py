@@ -222,6 +222,17 @@ def test_the_baseline_may_be_named_and_a_misspelt_one_is_not_taken(nested):
         lines_of(nested, select="test")
 
 
+def test_smoothed_labels_are_compared_with_plain_ones(store):
+    smoothed = {"cross_entropy": {"weight": 1.0, "label_smoothing": 0.1}}
+    for seed in range(3):
+        add(store, f"ce-s{seed}", CE, 0.8, seed=seed)
+        add(store, f"smoothed-s{seed}", smoothed, 0.81 + 0.001 * seed, seed=seed)
+    assert [(line.against, line.pairs) for line in lines_of(store)] == [(None, 0), (1, 3)]
+    add(store, "other-s0", smoothed, 0.8, data__name="gaussian")
+    add(store, "kd-s0", KD, 0.8, teacher="other-s0", data__name="gaussian")
+    assert [line.against for line in lines_of(store) if line.data == "gaussian"] == [None, 3]
+
+
 def test_the_setting_is_chosen_on_other_seeds_than_it_is_told_on(store):
     """The better setting by test is the worse by validation: the test split chooses nothing."""
     for seed in range(4):

@@ -15,7 +15,7 @@ cli.define(flags.DEFINE_string, "interval", "t", "Of differences: 't' (Student's
 cli.define(flags.DEFINE_string, "select", "", "'validation': each method's best setting, told on seeds of its own.")
 cli.define(flags.DEFINE_string, "checkpoint", "last", "Of differences, and of what is selected by: 'last' or 'best'.")
 cli.define(flags.DEFINE_string, "format", "", "'csv', 'json' or 'latex': print the table alone, and write nothing.")
-cli.define(flags.DEFINE_integer, "networks", 8, "How many to run on each data set's test split.", lower_bound=0)
+cli.define(flags.DEFINE_integer, "networks", 8, "How many to look at of each test set; 0 for none.", lower_bound=0)
 
 
 def main() -> None:

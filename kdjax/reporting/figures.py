@@ -133,8 +133,9 @@ def curves(name: str, title: str, caption: str, panels: Mapping[tuple[str, str],
     rows = len(next(iter(panels.values())))
     with _drawing(name, ncols=len(panels), figsize=(4.2 * len(panels), 3.0 + 0.09 * rows)) as (axes, out):
         for axis, ((x_label, y_label), series) in zip(axes[0], panels.items(), strict=True):
+            faint = max(0.07, 0.3 / max(2, len(series)))  # many bands one upon another are no mud
             for i, each in enumerate(series):
-                _curve(axis, each, i, alpha=0.3 / max(2, len(series)))  # many bands one upon another are no mud
+                _curve(axis, each, i, faint)
             axis.set(xlabel=x_label, ylabel=y_label, ylim=_reach(series))
             axis.xaxis.get_major_locator().set_params(integer=all(float(x).is_integer() for s in series for x in s.x))
         handles, labels = axes[0, 0].get_legend_handles_labels()

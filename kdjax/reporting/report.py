@@ -4,6 +4,7 @@ import errno
 import itertools
 import os
 import pathlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -57,25 +58,27 @@ class Page(NamedTuple):
 
 
 def networks_of(found: Sequence[Candidate], most: int) -> dict[str, list[str]]:
-    """Returns the runs that a report looks at: data -> names, one of each method, students and others in turn.
+    """Returns the runs that a report looks at: test set -> names, one of each method, students and others in turn.
 
-    Of a method it is the run that taught the data set's first student, or else one of its best setting by validation.
+    Of a method it is the run that taught a test set's first student, or else one of its best setting by validation.
 
     Args:
       found: of `comparison.candidates`.
-      most: runs for each data set.
+      most: runs for each test set; on other examples nothing can be compared.
     """
-    chosen: dict[str, list[Row]] = {}
-    for method in _one_of_each_method(found):
-        chosen.setdefault(method.data, []).append(method)
+    sets: dict[tuple, list[Row]] = {}
+    for row in _one_of_each_method(found):
+        sets.setdefault((row.data, row.test), []).append(row)
+    numbers = {data: itertools.count(1) for data in dict.fromkeys(data for data, _ in sets)}
+    several = {data for data in numbers if sum(data == other for other, _ in sets) > 1}
     names = {}
-    for data, rows in chosen.items():
-        alike = [row for row in rows if row.test == rows[0].test]  # on other examples nothing can be compared
-        students, others = ([row.name for row in alike if bool(row.teachers) is told] for told in (True, False))
-        taught_by = next((row.teacher_runs for row in alike if row.teachers), ())
+    for (data, _), rows in sets.items():
+        label = f"{data} (test set {next(numbers[data])})" if data in several else data
+        students, others = ([row.name for row in rows if bool(row.teachers) is told] for told in (True, False))
+        taught_by = next((row.teacher_runs for row in rows if row.teachers), ())
         others.sort(key=lambda name: name not in taught_by)
         turns = itertools.chain.from_iterable(itertools.zip_longest(students, others))
-        names[data] = [name for name in turns if name is not None][:most]
+        names[label] = [name for name in turns if name is not None][:most]
     return names if most else {}
 
 
@@ -83,14 +86,16 @@ def _one_of_each_method(found: Sequence[Candidate]) -> list[Row]:
     methods: dict[str, list[Candidate]] = {}
     for candidate in found:
         methods.setdefault(candidate.rows[0].family, []).append(candidate)
-    best = [max(group, key=lambda candidate: _validation(candidate.rows)).rows[0] for group in methods.values()]
-    students: dict[str, Row] = {}
-    for row in best:
+    best = [max(group, key=lambda candidate: _validation(candidate.rows)).rows for group in methods.values()]
+    common = Counter(place for rows in best for place in {(row.data, row.test) for row in rows})
+    chosen = [max(rows, key=lambda row: common[row.data, row.test]) for rows in best]
+    students: dict[tuple, Row] = {}
+    for row in chosen:
         if row.teachers:
-            students.setdefault(row.data, row)
+            students.setdefault((row.data, row.test), row)
     taught = {name for student in students.values() for name in student.teacher_runs}
     every = [[row for candidate in group for row in candidate.rows] for group in methods.values()]
-    return [next((row for row in rows if row.name in taught), own) for rows, own in zip(every, best, strict=True)]
+    return [next((row for row in rows if row.name in taught), own) for rows, own in zip(every, chosen, strict=True)]
 
 
 def _validation(rows: Sequence[Row]) -> float:
@@ -118,7 +123,7 @@ def make_page(
       store: that has the runs.
       rows: of `collect`.
       found: of `comparison.candidates`, which are reported.
-      evidence: data -> `studies.evidence.Evidence` of the runs of `networks_of`.
+      evidence: test set -> `studies.evidence.Evidence` of the runs of `networks_of`.
       title: of the page.
       options: baseline, interval and checkpoint, as `comparison.compare` takes them.
 
@@ -131,6 +136,8 @@ def make_page(
     drawn += sections.networks(evidence, numbers, {row.name: row.teacher_runs for row in rows})
     missing = [f"{figure.title}: {figure.caption}" for figure in drawn if not figure.svg]
     missing += [line for seen in evidence.values() for line in seen.skipped]
+    methods, looked = len({own.rows[0].family for own in found}), sum(len(seen.outputs) for seen in evidence.values())
+    missing += [f"{methods - looked} of {methods} methods were not run for figures."] if looked < methods else []
     unfinished = [row.name for row in rows if is_unfinished(row)]
     lead = [f"{len(rows)} runs, of which {len(rows) - len(unfinished)} are finished, in {len(lines)} rows."]
     lead += (

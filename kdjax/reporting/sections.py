@@ -138,7 +138,7 @@ def networks(
     """What looked-at networks of each data set say.
 
     Args:
-      evidence: data -> `studies.evidence.Evidence`.
+      evidence: name of a test set -> `studies.evidence.Evidence`.
       numbers: run -> its row of the table.
       teachers: run -> runs that it learnt from.
     """
@@ -211,6 +211,7 @@ def _examples(name: str, data: str, seen: Any, names: Mapping[str, str]) -> Figu
         image = None if images is None else images[place]
         examples.append(Example(image, classes[outputs.labels[i]], {**truth, **said}, maps))
     caption = f"Of the test set of {data}: the first of some classes, then those on which the networks differ most."
+    caption += " Of last checkpoints."
     if examples[0].maps:
         caption += " Bright: where a class-activation map, summed over classes and taken to [0, 1], is high; line: 0.4."
     return figures.example_sheet(name, "Examples", caption, examples, classes)

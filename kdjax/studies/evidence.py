@@ -53,14 +53,15 @@ def gather(
 
     Args:
       store: that has them.
-      names: data -> runs; those that cannot be run, or whose test examples are not the first one's, are skipped.
+      names: label of a test set -> runs; those that cannot be run, or whose test examples are not the first
+        one's, are skipped.
       data_dir: where data sets that are not embedded lie.
       examples: how many are shown: half of them the first of as many classes, half those on which the runs' outputs
         are furthest apart.
       pictures: whether examples are chosen and maps made at all.
 
     Returns:
-      Data -> what was seen.
+      Label -> what was seen.
     """
     return {data: _gather(store, runs, data_dir, examples if pictures else 0) for data, runs in names.items()}
 

@@ -334,7 +334,7 @@ def test_a_store_of_results_alone_has_a_table_curves_and_the_distance(nested, tm
     page = report.make_page(nested, rows, found, evidence, title="<Known> results")
     names = [figure.name for figure in page.figures]
     assert names == ["learning-1", "generations-1", "distance-1"]
-    assert "Not finished: begun." in page.lead and len(page.missing) == 2  # no checkpoint of either network
+    assert "Not finished: begun." in page.lead and len(page.missing) == 3  # no checkpoint of either network
     # CE teachers 0.5, 0.4, 0.3 and better students by 1 % each; MSE teachers all at 0.1.
     assert "Spearman" in page.figures[-1].caption
     html, markdown = report.write(page, tmp_path / "out")
@@ -486,6 +486,18 @@ def test_of_a_method_that_run_is_looked_at_which_taught_the_student(store):
         add(store, f"mse-s{seed}", MSE, accuracy, seed=seed, **rate)
     add(store, "kd-s0", KD, 0.8, teacher="mse-s1")
     assert report.networks_of(comparison.candidates(collect(store)), 8) == {"digits": ["kd-s0", "mse-s1"]}
+
+
+def test_every_test_set_has_its_networks(store):
+    """Of a method the run on the test set that most methods have, and none is left out for having another."""
+    for split in (0, 1):
+        add(store, f"ce-split{split}", CE, 0.9, split=split)
+    add(store, "mse-split1", MSE, 0.9, split=1)
+    add(store, "elsewhere", {"cross_entropy": {"weight": 1.0}, **MSE}, 0.9, split=2)
+    assert report.networks_of(comparison.candidates(collect(store)), 8) == {
+        "digits (test set 1)": ["ce-split1", "mse-split1"],
+        "digits (test set 2)": ["elsewhere"],
+    }
 
 
 def test_a_short_curve_is_in_sight_beside_long_ones():

@@ -43,7 +43,7 @@ class Row(NamedTuple):
       result: its result.json, None where it is not finished.
       test: (hash, size) of its test split, or None.
       held_out: share of all examples that this is.
-      examples: training examples processed, None where nobody knows.
+      examples: training examples processed, by the run that it began from too, None where nobody knows.
       costs: run -> examples, None likewise, of its teachers and of theirs, each once.
       published: accuracy (%) that a paper prints for it, None for none.
     """
@@ -126,7 +126,8 @@ def row_of(store: Store, name: str, known: dict[str, Row | None]) -> Row | None:
             with _damage(run):
                 asked = with_defaults(manifest["config"])
                 teachers = {label: row_of(store, teacher["run"], known) for label, teacher in asked["teachers"].items()}
-                known[name] = _checked(_row(name, manifest, asked, run.result, teachers))
+                origin = row_of(store, asked["init_from"], known) if asked["init_from"] else None
+                known[name] = _checked(_row(name, manifest, asked, run.result, teachers, origin))
     return known[name]
 
 
@@ -176,7 +177,14 @@ def is_unfinished(row: Row) -> bool:
     return row.result is None
 
 
-def _row(name: str, manifest: Mapping, asked: Mapping, result: dict | None, teachers: Mapping[str, Row | None]) -> Row:
+def _row(
+    name: str,
+    manifest: Mapping,
+    asked: Mapping,
+    result: dict | None,
+    teachers: Mapping[str, Row | None],
+    origin: Row | None,
+) -> Row:
     losses = tuple(asked["losses"]) or IMPORTED
     method = re.sub(r"-smoke$", "", asked["name"]) or " + ".join(losses)
     generation = GENERATION.fullmatch(name[: name.rfind("-") + 1])
@@ -186,7 +194,7 @@ def _row(name: str, manifest: Mapping, asked: Mapping, result: dict | None, teac
     families = [row.family if row else _absent(run)[0] for run, row in zip(runs, teachers.values(), strict=True)]
     splits = manifest.get("splits", {})
     test = splits.get("test")
-    examples = _examples(asked, result)
+    examples = _examples(asked, result, origin)
     return Row(
         name=name,
         data=data,
@@ -208,7 +216,7 @@ def _row(name: str, manifest: Mapping, asked: Mapping, result: dict | None, teac
         test=(test["sha256"], test["size"]) if test else None,
         held_out=test["size"] / sum(split["size"] for split in splits.values()) if test else 0.0,
         examples=examples,
-        costs=_costs(runs, teachers.values()),
+        costs=_costs(runs, teachers.values()) | (origin.costs if origin else {}),
         published=printed(asked["published"], [_trained_with(row) for row in teachers.values()]),
     )
 
@@ -247,11 +255,12 @@ def _costs(runs: Sequence[str], teachers: Iterable[Row | None]) -> dict[str, int
     return costs
 
 
-def _examples(asked: Mapping, result: Mapping | None) -> int | None:
-    """Steps times the batch: every view of an image that the network was trained on counts."""
+def _examples(asked: Mapping, result: Mapping | None, origin: Row | None) -> int | None:
+    """Steps times the batch, and those of the run whose weights it began from; every view of an image counts."""
     if not asked["losses"] or result is None:
         return None
-    return result["last"]["step"] * asked["batch_size"]
+    before = (origin.examples if origin else None) if asked["init_from"] else 0
+    return None if before is None else before + result["last"]["step"] * asked["batch_size"]
 
 
 def _data(data: Mapping) -> str:
@@ -273,6 +282,9 @@ def _short(value: Any) -> str:
 
 def _settings(asked: Mapping, teachers: Mapping[str, Row | None]) -> dict[str, Any]:
     flat = _flat({key: value for key, value in asked.items() if key != "teachers"})
+    origin, seed = _absent(asked["init_from"])
+    if seed == asked["seed"]:
+        flat["init_from"] = origin  # runs of several seeds begin each from the one of its own
     for label, teacher in asked["teachers"].items():
         row, own = teachers[label], {key: value for key, value in teacher.items() if key not in ("run", "made_by")}
         flat |= _flat(own, f"teachers.{label}.")

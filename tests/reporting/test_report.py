@@ -302,6 +302,19 @@ def test_unequal_budgets_are_marked(store):
     assert tried == {"cross_entropy": "1", "softmax_mse": "1*", "tolerant": "1"}
 
 
+def test_what_a_run_began_from_counts_and_tells_no_seeds_apart(store):
+    for seed in range(3):
+        add(store, f"ce-s{seed}", CE, 0.9, seed=seed, epochs=2)
+        add(store, f"head-s{seed}", MSE, 0.9, seed=seed, epochs=1, init_from=f"ce-s{seed}")
+        add(store, f"scratch-s{seed}", {**CE, **MSE}, 0.9, seed=seed, epochs=2)
+    add(store, "lost-s0", {**MSE, **KD}, 0.9, init_from="gone-s0")
+    base, head, lost, scratch = lines_of(store)
+    each = 10 * defaults().batch_size
+    assert (base.examples, scratch.examples, scratch.unequal) == (2 * each, 2 * each, False)
+    assert (head.runs, head.examples, head.tried, head.unequal) == (3, 3 * each, 1, True)
+    assert lost.examples is None and lost.unequal
+
+
 def test_a_teachers_teacher_that_is_a_teacher_too_is_counted_once(store):
     add(store, "first", CE, 0.9)
     add(store, "second", KD, 0.9, teacher="first", epochs=3)

@@ -29,9 +29,9 @@ WHAT_THE_COLUMNS_SAY = {
     "test set ±": "standard error that stems from the test set's own examples, which more seeds do not lessen: by "
     "bootstrap over the examples of a run that was looked at, else binomial; of several splits that of all their test "
     "sets, which share examples.",
-    "verdict": "a gain or loss if the interval leaves out zero and the difference is above 1.96 standard errors that "
-    "it has from the test set: by bootstrap over examples where both rows were looked at, else as if each row had a test "
-    "set of its own; 'cannot tell' of a single value, and of fewer than six by bootstrap.",
+    "verdict": "a gain or loss if the interval leaves out zero and the difference is above 1.96 of its standard errors "
+    "from the test set: by bootstrap over examples where both rows were looked at, else as if each row had a test set "
+    "of its own; 'cannot tell' of a single value, and of fewer than six by bootstrap.",
     "tried": "settings of the method in the store; * marks a budget (settings or examples) unlike the baseline's.",
     "examples": "training examples processed by one run, and by the run whose weights it began from; teachers' "
     "examples: by its teachers and theirs.",

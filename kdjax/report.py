@@ -15,7 +15,7 @@ cli.define(flags.DEFINE_string, "interval", "t", "Of differences: 't' (Student's
 cli.define(flags.DEFINE_string, "select", "", "'validation': each method's best setting, told on seeds of its own.")
 cli.define(flags.DEFINE_string, "checkpoint", "last", "Of differences, and of what is selected by: 'last' or 'best'.")
 cli.define(flags.DEFINE_string, "format", "", "'csv', 'json' or 'latex': print the table alone, and write nothing.")
-cli.define(flags.DEFINE_integer, "networks", 8, "How many to look at of each data set; 0 for none.", lower_bound=0)
+cli.define(flags.DEFINE_integer, "networks", 8, "How many to look at of each test set; 0 for none.", lower_bound=0)
 
 
 def main() -> None:
@@ -28,10 +28,11 @@ def main() -> None:
     flag, store = cli.FLAGS, Store(cli.FLAGS.store)
     found = comparison.candidates(rows := collect(store, flag.runs), flag.select, flag.checkpoint)
     options = {"baseline": flag.baseline, "interval": flag.interval, "checkpoint": flag.checkpoint}
-    lines = comparison.compare(found, **options)  # refuses what it cannot compare before any network runs
+    formats.check(flag.format)
+    comparison.compare(found, **options)  # refuses what it cannot compare before any network runs
+    evidence = gather(store, report.networks_of(found, flag.networks), flag.data_dir, pictures=not flag.format)
     if flag.format:
-        return print(formats.as_text(lines, flag.format), end="")
-    evidence = gather(store, report.networks_of(found, flag.networks), flag.data_dir)
+        return print(formats.as_text(report.lines_of(found, evidence, **options), flag.format), end="")
     page = report.make_page(store, rows, found, evidence, title=flag.title, **options)
     print(*report.write(page, pathlib.Path(flag.out)), sep="\n")
 

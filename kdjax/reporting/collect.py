@@ -9,13 +9,14 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from kdjax.config import OPERATIONAL, printed, with_defaults
+from kdjax.config import OPERATIONAL, TEACHER, printed, with_defaults
 from kdjax.errors import UserError
 from kdjax.store import Run, Store
 
-SEEDS = ("seed", "split_seed")
-# Fields of a config that change no number, or only by rounding: runs that differ in them are alike.
-WITHOUT_EFFECT = (*OPERATIONAL, "eval_batch_size", "eval_every", "diagnostics", "made_by", "stream", "workers")
+SEEDS = ("seed", "data.split_seed")
+# Fields of a config that change no number, or only by rounding: runs that differ in them are alike. By their whole
+# paths, since a teacher's 'checkpoint' and a data set's own 'seed' do change numbers.
+WITHOUT_EFFECT = (*OPERATIONAL, "eval_batch_size", "eval_every", "diagnostics", "data.stream", "data.workers")
 IMPORTED = ("imported",)  # in place of losses
 GENERATION = re.compile(r"(.*)-gen(\d+)-")
 
@@ -31,6 +32,8 @@ class Row(NamedTuple):
       losses: their names.
       teachers: (network, losses) of each teacher.
       teacher_runs: their names in the store.
+      teacher_distances: squared distance to p* of each, of the checkpoint that the run learnt from; None where nobody
+        knows, or where that is divided by a temperature.
       teacher_seeds: of each teacher, (seed, *its own teachers') of one that had some, None where nobody knows.
       seed: of initial weights and order; of imported weights, whose seed nobody knows, what tells their file.
       split: seed of the data split.
@@ -39,7 +42,8 @@ class Row(NamedTuple):
       settings: flat name -> value of everything but seeds, the teachers' too.
       result: its result.json, None where it is not finished.
       test: (hash, size) of its test split, or None.
-      examples: training examples processed, None where nobody knows.
+      held_out: share of all examples that this is.
+      examples: training examples processed, by the run that it began from too, None where nobody knows.
       costs: run -> examples, None likewise, of its teachers and of theirs, each once.
       published: accuracy (%) that a paper prints for it, None for none.
     """
@@ -51,6 +55,7 @@ class Row(NamedTuple):
     losses: tuple[str, ...]
     teachers: tuple[tuple[str, str], ...]
     teacher_runs: tuple[str, ...]
+    teacher_distances: tuple[float | None, ...]
     teacher_seeds: tuple
     seed: int | str
     split: int
@@ -59,6 +64,7 @@ class Row(NamedTuple):
     settings: dict[str, Any]
     result: dict | None
     test: tuple[str, int] | None
+    held_out: float
     examples: int | None
     costs: dict[str, int | None]
     published: float | None
@@ -120,7 +126,8 @@ def row_of(store: Store, name: str, known: dict[str, Row | None]) -> Row | None:
             with _damage(run):
                 asked = with_defaults(manifest["config"])
                 teachers = {label: row_of(store, teacher["run"], known) for label, teacher in asked["teachers"].items()}
-                known[name] = _checked(_row(name, manifest, asked, run.result, teachers))
+                origin = row_of(store, asked["init_from"], known) if asked["init_from"] else None
+                known[name] = _checked(_row(name, manifest, asked, run.result, teachers, origin))
     return known[name]
 
 
@@ -170,7 +177,14 @@ def is_unfinished(row: Row) -> bool:
     return row.result is None
 
 
-def _row(name: str, manifest: Mapping, asked: Mapping, result: dict | None, teachers: Mapping[str, Row | None]) -> Row:
+def _row(
+    name: str,
+    manifest: Mapping,
+    asked: Mapping,
+    result: dict | None,
+    teachers: Mapping[str, Row | None],
+    origin: Row | None,
+) -> Row:
     losses = tuple(asked["losses"]) or IMPORTED
     method = re.sub(r"-smoke$", "", asked["name"]) or " + ".join(losses)
     generation = GENERATION.fullmatch(name[: name.rfind("-") + 1])
@@ -178,8 +192,9 @@ def _row(name: str, manifest: Mapping, asked: Mapping, result: dict | None, teac
     data, network = _data(asked["data"]), _with(asked["model"]["name"], asked["model"]["args"])
     runs = tuple(teacher["run"] for teacher in asked["teachers"].values())
     families = [row.family if row else _absent(run)[0] for run, row in zip(runs, teachers.values(), strict=True)]
-    test = manifest.get("splits", {}).get("test")
-    examples = _examples(asked, result)
+    splits = manifest.get("splits", {})
+    test = splits.get("test")
+    examples = _examples(asked, result, origin)
     return Row(
         name=name,
         data=data,
@@ -188,6 +203,9 @@ def _row(name: str, manifest: Mapping, asked: Mapping, result: dict | None, teac
         losses=losses,
         teachers=tuple((row.network, " + ".join(row.losses)) if row else ("?", "?") for row in teachers.values()),
         teacher_runs=runs,
+        teacher_distances=tuple(
+            _distance(uses, row) for uses, row in zip(asked["teachers"].values(), teachers.values(), strict=True)
+        ),
         teacher_seeds=tuple(map(_seeds, runs, teachers.values())),
         seed=manifest.get("imported_from", {}).get("sha256", asked["seed"]),
         split=asked["data"]["split_seed"],
@@ -196,10 +214,18 @@ def _row(name: str, manifest: Mapping, asked: Mapping, result: dict | None, teac
         settings=_settings(asked, teachers),
         result=result,
         test=(test["sha256"], test["size"]) if test else None,
+        held_out=test["size"] / sum(split["size"] for split in splits.values()) if test else 0.0,
         examples=examples,
-        costs=_costs(runs, teachers.values()),
+        costs=_costs(runs, teachers.values()) | (origin.costs if origin else {}),
         published=printed(asked["published"], [_trained_with(row) for row in teachers.values()]),
     )
+
+
+def _distance(uses: Mapping, teacher: Row | None) -> float | None:
+    uses = {**TEACHER, **uses}
+    if teacher is None or uses["temperature"] != 1:
+        return None
+    return teacher.score(str(uses["checkpoint"]), "test", "distance")
 
 
 def _trained_with(teacher: Row | None) -> tuple[str, ...]:
@@ -229,11 +255,12 @@ def _costs(runs: Sequence[str], teachers: Iterable[Row | None]) -> dict[str, int
     return costs
 
 
-def _examples(asked: Mapping, result: Mapping | None) -> int | None:
-    """Steps times the batch: every view of an image that the network was trained on counts."""
+def _examples(asked: Mapping, result: Mapping | None, origin: Row | None) -> int | None:
+    """Steps times the batch, and those of the run whose weights it began from; every view of an image counts."""
     if not asked["losses"] or result is None:
         return None
-    return result["last"]["step"] * asked["batch_size"]
+    before = (origin.examples if origin else None) if asked["init_from"] else 0
+    return None if before is None else before + result["last"]["step"] * asked["batch_size"]
 
 
 def _data(data: Mapping) -> str:
@@ -255,8 +282,11 @@ def _short(value: Any) -> str:
 
 def _settings(asked: Mapping, teachers: Mapping[str, Row | None]) -> dict[str, Any]:
     flat = _flat({key: value for key, value in asked.items() if key != "teachers"})
+    origin, seed = _absent(asked["init_from"])
+    if seed == asked["seed"]:
+        flat["init_from"] = origin  # runs of several seeds begin each from the one of its own
     for label, teacher in asked["teachers"].items():
-        row, own = teachers[label], {key: value for key, value in teacher.items() if key != "run"}
+        row, own = teachers[label], {key: value for key, value in teacher.items() if key not in ("run", "made_by")}
         flat |= _flat(own, f"teachers.{label}.")
         inner = row.settings if row else {"run": _absent(teacher["run"])[0]}
         flat |= {f"teachers.{label}.{key}": value for key, value in inner.items()}
@@ -266,7 +296,7 @@ def _settings(asked: Mapping, teachers: Mapping[str, Row | None]) -> dict[str, A
 def _flat(value: Mapping, prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, item in value.items():
-        if key in (*SEEDS, *WITHOUT_EFFECT):
+        if prefix + key in (*SEEDS, *WITHOUT_EFFECT):
             continue
         flat |= _flat(item, f"{prefix}{key}.") if isinstance(item, Mapping) else {prefix + key: item}
     return flat

@@ -5,7 +5,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from kdjax.errors import UserError, nearest
 from kdjax.reporting import statistics
 from kdjax.reporting.collect import Row, groups_of
 from kdjax.reporting.statistics import Interval
+
+
+SMOOTHING = "losses.cross_entropy.label_smoothing"
 
 
 class Candidate(NamedTuple):
@@ -115,7 +118,11 @@ def _setting(group: Sequence[Row], groups: Sequence[Sequence[Row]]) -> str:
     every = [other[0].settings for other in groups]
     fields = sorted({field for settings in every for field in settings})
     varied = [field for field in fields if len({json.dumps(settings.get(field)) for settings in every}) > 1]
-    return ", ".join(f"{field} = {group[0].settings.get(field)}" for field in varied)
+    return ", ".join(f"{field} = {_short(group[0].settings.get(field))}" for field in varied)
+
+
+def _short(value: Any) -> Any:
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def _selected(methods: Sequence[list[Candidate]], checkpoint: str) -> list[Candidate]:
@@ -193,7 +200,7 @@ def compare(
     Args:
       found: of `candidates`.
       baseline: method, or its losses joined by ' + ', that every row is compared with on its own data and network,
-        from the same teacher if it has one; '' for cross-entropy without a teacher.
+        from the same teacher if it has one; '' for plain cross-entropy without a teacher.
       interval: a name of `statistics.INTERVALS`.
       checkpoint: 'last' or 'best', of which the differences are.
       correct: run -> [test examples] whether it is right, of runs that were looked at.
@@ -235,7 +242,8 @@ def _baseline(candidate: Candidate, found: Sequence[Candidate], name: str) -> in
             teacher = 0 if row.teachers == own.teachers else 1 if not row.teachers else 2
             if teacher < 2 or not own.teachers:
                 changed = sum(own.settings.get(field) != value for field, value in row.settings.items())
-                fitting.append(((teacher, changed, -len(other.rows), place), place))
+                smoothed = not name and bool(row.settings.get(SMOOTHING))  # a method, itself compared with plain labels
+                fitting.append(((smoothed, teacher, changed, -len(other.rows), place), place))
     return min(fitting)[1] if fitting else None
 
 
@@ -252,6 +260,7 @@ def _line(
     base = None if place is None or found[place] is own else found[place]
     difference, pairs, over = _difference(rows, base.rows if base else None, interval, checkpoint)
     error, by = _test_error(rows, correct)
+    noise = 0.0 if base is None else _difference_error(rows, base.rows, correct)
     published = {row.published for row in rows}
     return Line(
         number=number,
@@ -271,7 +280,7 @@ def _line(
         difference=difference,
         pairs=pairs,
         over=over,
-        verdict=statistics.verdict(difference, _difference_error(rows, base.rows, correct)) if difference else "",
+        verdict=statistics.verdict(difference, noise, statistics.FEWEST[interval]) if difference else "",
         test_error=error,
         test_error_by=by,
         tried=own.tried,
@@ -301,14 +310,29 @@ def _difference(
     values, others = ({row.key: _percent(row, checkpoint) for row in rows} for rows in (own, base))
     differences = statistics.paired_differences(values, others)
     if differences:
-        units, level = statistics.nested_units(differences)
-        found, words = statistics.INTERVALS[interval](units), _units(units, level)
+        found, words = _paired(differences, bool(own[0].teachers) != bool(base[0].teachers), interval)
     else:
         (units, level), (base_units, base_level) = map(statistics.nested_units, (values, others))
         found = statistics.UNPAIRED[interval](units, base_units)
         words = f"unpaired, {_units(units, level)} and {_units(base_units, base_level)}"
     one = _is_one_teacher(own) or _is_one_teacher(base)
     return found, len(differences), f"one teacher, {words}" if one else words
+
+
+def _paired(differences: Mapping[tuple, float], shared: bool, interval: str) -> tuple[Interval, str]:
+    """The interval, and what it is over.
+
+    Where students of several teachers stand beside the same runs without a teacher (`shared`), the chance in these is
+    in all teachers' differences alike, and does not show between them: the interval over their seeds may be wider.
+    """
+    units, level = statistics.nested_units(differences)
+    over_teachers = statistics.INTERVALS[interval](units)
+    if shared and statistics.LEVELS[level] == "teachers":
+        seeds = statistics.seed_means(differences)
+        over_seeds = statistics.INTERVALS[interval](seeds)
+        if over_seeds.high - over_seeds.low > over_teachers.high - over_teachers.low + 1e-9:
+            return over_seeds, f"{_units(seeds, statistics.LEVELS.index('seeds'))} beside {_units(units, level)}"
+    return over_teachers, _units(units, level)
 
 
 def _is_one_teacher(rows: Sequence[Row]) -> bool:
@@ -320,14 +344,23 @@ def _units(units: Sequence[float], level: int) -> str:
 
 
 def _test_error(rows: Sequence[Row], correct: Mapping[str, np.ndarray]) -> tuple[float, str]:
-    """Standard error of the mean accuracy in %, and how it was found; test sets of several splits count apart."""
-    sets = dict(row.test for row in rows if row.test)
+    """Standard error of the mean accuracy in %, and how it was found."""
+    sizes = [row.test[1] for row in rows if row.test]
     seen = [row for row in rows if row.name in correct]
     if seen:
         errors = [statistics.bootstrap_error(correct[row.name][None]) for row in seen]
-        return 100 * float(np.mean(errors)) / math.sqrt(max(len(sets), 1)), "bootstrap"
+        return 100 * float(np.mean(errors)) * _of_several_sets(rows), "bootstrap"
+    if not sizes:
+        return 0.0, "unknown"
     accuracy = statistics.mean_std([row.score("last") for row in rows])[0]
-    return (100 * statistics.binomial_error(accuracy, sum(sets.values())), "binomial") if sets else (0.0, "unknown")
+    return 100 * statistics.binomial_error(accuracy, float(np.mean(sizes))) * _of_several_sets(rows), "binomial"
+
+
+def _of_several_sets(rows: Sequence[Row]) -> float:
+    """What several splits' test sets leave of one's error: drawn from the same examples, they share a part of these."""
+    sets = {row.test for row in rows if row.test}
+    share = float(np.mean([row.held_out for row in rows]))
+    return math.sqrt((1 + (len(sets) - 1) * share) / len(sets)) if sets else 1.0
 
 
 def _difference_error(own: Sequence[Row], base: Sequence[Row], correct: Mapping[str, np.ndarray]) -> float:
@@ -337,5 +370,5 @@ def _difference_error(own: Sequence[Row], base: Sequence[Row], correct: Mapping[
         partner = partners.get((row.split, row.seed))
         if row.name in correct and partner and row.test == partner.test:
             gained = correct[row.name].astype(float) - correct[partner.name]
-            return 100 * statistics.bootstrap_error(gained[None]) / math.sqrt(len({r.test for r in own}))
+            return 100 * statistics.bootstrap_error(gained[None]) * _of_several_sets(own)
     return math.hypot(_test_error(own, {})[0], _test_error(base, {})[0])

@@ -19,6 +19,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "++++")
 MOST = len(COLOURS)  # curves in one figure
 ACROSS = 4  # diagrams beside one another
+LONG = 8  # points of a curve from which on the axis leaves out an eighth
 STYLE = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -132,8 +133,9 @@ def curves(name: str, title: str, caption: str, panels: Mapping[tuple[str, str],
     rows = len(next(iter(panels.values())))
     with _drawing(name, ncols=len(panels), figsize=(4.2 * len(panels), 3.0 + 0.09 * rows)) as (axes, out):
         for axis, ((x_label, y_label), series) in zip(axes[0], panels.items(), strict=True):
+            faint = max(0.07, 0.3 / max(2, len(series)))  # many bands one upon another are no mud
             for i, each in enumerate(series):
-                _curve(axis, each, i)
+                _curve(axis, each, i, faint)
             axis.set(xlabel=x_label, ylabel=y_label, ylim=_reach(series))
             axis.xaxis.get_major_locator().set_params(integer=all(float(x).is_integer() for s in series for x in s.x))
         handles, labels = axes[0, 0].get_legend_handles_labels()
@@ -141,27 +143,26 @@ def curves(name: str, title: str, caption: str, panels: Mapping[tuple[str, str],
     return Figure(name, title, out[0], caption)
 
 
-def _curve(axis: Any, series: Series, i: int) -> None:
-    mean, std = (np.array([f(np.atleast_1d(y)) for y in series.y]) for f in (np.mean, _std))
+def _curve(axis: Any, series: Series, i: int, alpha: float) -> None:
+    mean, std = (np.array([f(y) for y in series.y]) for f in (np.mean, _std))
     style = {"color": COLOURS[i % MOST], "linestyle": LINES[i % MOST], "marker": MARKERS[i % MOST], "markersize": 4}
     axis.plot(series.x, mean, label=series.label, markevery=max(1, len(mean) // 8), linewidth=1.3, **style)
     if np.any(std > 0):
-        axis.fill_between(series.x, mean - std, mean + std, color=COLOURS[i % MOST], alpha=0.13, linewidth=0)
+        axis.fill_between(series.x, mean - std, mean + std, color=COLOURS[i % MOST], alpha=alpha, linewidth=0)
 
 
 def _reach(series: Sequence[Series]) -> tuple[float, float] | None:
     """Limits that leave out a steep beginning of long curves, beside which what follows would be a flat line."""
-    means = [np.array([np.mean(y) for y in each.y]) for each in series]
-    settled = [mean[len(mean) // 8 :] for mean in means if len(mean) >= 8]
-    if not settled:
+    if all(len(each.y) < LONG for each in series):
         return None
-    low, high = (f([f(mean) for mean in settled]) for f in (np.min, np.max))
+    settled = [y for each in series for y in each.y[len(each.y) // LONG :]]  # of a short one all
+    low, high = np.min([np.mean(y) - _std(y) for y in settled]), np.max([np.mean(y) + _std(y) for y in settled])
     margin = 0.08 * (high - low) or 0.5
     return low - margin, high + margin
 
 
-def _std(values: np.ndarray) -> float:
-    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+def _std(values: Any) -> float:
+    return float(np.std(values, ddof=1)) if np.size(values) > 1 else 0.0
 
 
 def scatter(
@@ -227,6 +228,7 @@ def _reliability(above: Any, below: Any, table: analysis.Reliability) -> None:
     above.set(xlim=(0, 1), ylim=(0, 1))
     below.bar(centres, table.count / max(table.count.sum(), 1), color="#8c96a3", **bars)
     below.set(xlabel="confidence", xticks=[0, 0.5, 1], ylim=(0, 1))
+    below.tick_params(labelbottom=True)
 
 
 def matrix(name: str, title: str, caption: str, labels: Sequence[str], values: np.ndarray, unit: str) -> Figure:
@@ -240,11 +242,12 @@ def matrix(name: str, title: str, caption: str, labels: Sequence[str], values: n
     """
     side, low = 1.2 + 0.5 * len(labels), np.floor(10 * np.nanmin(values)) / 10
     low = min(low, 0.9)  # what is nearly alike shall not look different
+    digits = 3 if low >= 0.9 else 2  # 0.997 is not 1
     with _drawing(name, figsize=(side + 3.4, side)) as (axes, out):
         axis = axes[0, 0]
         image = axis.imshow(values, cmap="Greys", vmin=low, vmax=1)
         for (i, j), value in np.ndenumerate(values):
-            text, dark = f"{value:.2f}" if np.isfinite(value) else "-", value > (1 + low) / 2
+            text, dark = f"{value:.{digits}f}" if np.isfinite(value) else "-", value > (1 + low) / 2
             axis.text(j, i, text, ha="center", va="center", color="white" if dark else "black", fontsize=8)
         axis.set_xticks(range(len(labels)), [label.split()[0] for label in labels])
         axis.set_yticks(range(len(labels)), labels)
@@ -290,7 +293,7 @@ def example_sheet(
                 _picture(axis, example, who)
             _bars(row[-1], example, classes, most)
         for axis, who in zip(axes[0], shown):
-            axis.set_title(f"{who} looks at" if who else "image", fontsize=8)
+            axis.set_title(f"where {who.split()[0]} looks" if who else "image", fontsize=8)  # names do not fit
         axes[-1, -1].set_xlabel("class")
         axes[0, -1].legend(fontsize=7, ncols=3, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0)
     return Figure(name, title, out[0], caption)

@@ -17,7 +17,7 @@ LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
 LATEX |= {character: "\\" + character for character in "&%$#_{}"}
 HEADER = (
     *("#", "data", "network", "method", "loss", "teacher", "setting", "runs", "last", "best", "published"),
-    *("difference", "over", "verdict", "test set ±", "tried", "examples", "teacher's"),
+    *("difference", "over", "verdict", "test set ±", "tried", "examples", "teachers' examples"),
 )
 
 
@@ -129,8 +129,12 @@ def number(value: float, digits: int = 2) -> str:
 FORMATS = {"csv": csv_text, "json": json_text, "latex": latex_text}
 
 
-def as_text(lines: Sequence[Line], name: str) -> str:
-    """Returns the table in a format of FORMATS; raises UserError for another."""
-    if name not in FORMATS:
+def check(name: str) -> None:
+    """Raises UserError for what --format may not name; it may be empty."""
+    if name and name not in FORMATS:
         raise UserError(f"--format='{name}' is none.{nearest(name, FORMATS)}")
+
+
+def as_text(lines: Sequence[Line], name: str) -> str:
+    """Returns the table in a format of FORMATS."""
     return FORMATS[name](lines)

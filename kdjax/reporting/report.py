@@ -4,6 +4,7 @@ import errno
 import itertools
 import os
 import pathlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from kdjax.reporting import formats, sections
 from kdjax.reporting.collect import Row, is_unfinished
-from kdjax.reporting.comparison import Candidate, compare
+from kdjax.reporting.comparison import Candidate, Line, compare
 from kdjax.reporting.figures import Figure
 from kdjax.reporting.figures import write as write_figures
 from kdjax.store import Store
@@ -20,15 +21,20 @@ from kdjax.store.files import disk_error, write_atomic
 WHAT_THE_COLUMNS_SAY = {
     "last, best": "test accuracy in %, mean ± standard deviation over runs, of the last checkpoint and of the best one "
     "on validation.",
-    "difference": "to the baseline's row, of the last checkpoint unless the best was asked for, between runs of one "
-    "split, seed and teacher, with a 95 % interval ([ ]); 'unpaired' where the rows have no seeds in common.",
+    "difference": "to the baseline's row (#), of the last checkpoint unless the best was asked for, between runs of "
+    "one split, seed and teacher, with a 95 % interval ([ ]); 'unpaired' where the rows have no seeds in common.",
     "over": "what that interval is over: the outermost of data splits, teachers and seeds that there are several of, "
-    "the inner ones averaged. 'one teacher' says nothing of other teachers.",
+    "the inner ones averaged; of seeds beside teachers, where students of several teachers are compared with the same "
+    "runs without a teacher and the seeds vary more. 'one teacher' says nothing of other teachers.",
     "test set ±": "standard error that stems from the test set's own examples, which more seeds do not lessen: by "
-    "bootstrap over the examples of a run that was looked at, else binomial.",
-    "verdict": "a gain or loss if the interval leaves out zero and the difference is above 1.96 such errors.",
+    "bootstrap over the examples of a run that was looked at, else binomial; of several splits that of all their test "
+    "sets, which share examples.",
+    "verdict": "a gain or loss if the interval leaves out zero and the difference is above 1.96 of its standard errors "
+    "from the test set: by bootstrap over examples where both rows were looked at, else as if each row had a test set "
+    "of its own; 'cannot tell' of a single value, and of fewer than six by bootstrap.",
     "tried": "settings of the method in the store; * marks a budget (settings or examples) unlike the baseline's.",
-    "examples": "training examples processed by one run; teacher's: by its teachers and theirs.",
+    "examples": "training examples processed by one run, and by the run whose weights it began from; teachers' "
+    "examples: by its teachers and theirs.",
 }
 
 
@@ -54,34 +60,54 @@ class Page(NamedTuple):
 
 
 def networks_of(found: Sequence[Candidate], most: int) -> dict[str, list[str]]:
-    """Returns the runs that a report looks at: data -> names, one of each method, students of teachers first in turn.
+    """Returns the runs that a report looks at: test set -> names, one of each method, students and others in turn.
+
+    Of a method it is the run that taught a test set's first student, or else one of its best setting by validation.
 
     Args:
       found: of `comparison.candidates`.
-      most: runs for each data set.
+      most: runs for each test set; on other examples nothing can be compared.
     """
-    chosen: dict[str, list[Row]] = {}
-    for method in _best_of_methods(found):
-        chosen.setdefault(method.data, []).append(method)
+    sets: dict[tuple, list[Row]] = {}
+    for row in _one_of_each_method(found):
+        sets.setdefault((row.data, row.test), []).append(row)
+    numbers = {data: itertools.count(1) for data in dict.fromkeys(data for data, _ in sets)}
+    several = {data for data in numbers if sum(data == other for other, _ in sets) > 1}
     names = {}
-    for data, rows in chosen.items():
-        alike = [row for row in rows if row.test == rows[0].test]  # on other examples nothing can be compared
-        students, others = ([row.name for row in alike if bool(row.teachers) is told] for told in (True, False))
+    for (data, _), rows in sets.items():
+        label = f"{data} (test set {next(numbers[data])})" if data in several else data
+        students, others = ([row.name for row in rows if bool(row.teachers) is told] for told in (True, False))
+        taught_by = next((row.teacher_runs for row in rows if row.teachers), ())
+        others.sort(key=lambda name: name not in taught_by)
         turns = itertools.chain.from_iterable(itertools.zip_longest(students, others))
-        names[data] = [name for name in turns if name is not None][:most]
+        names[label] = [name for name in turns if name is not None][:most]
     return names if most else {}
 
 
-def _best_of_methods(found: Sequence[Candidate]) -> list[Row]:
-    """The first run of each method's best setting by validation."""
+def _one_of_each_method(found: Sequence[Candidate]) -> list[Row]:
     methods: dict[str, list[Candidate]] = {}
     for candidate in found:
         methods.setdefault(candidate.rows[0].family, []).append(candidate)
-    return [max(group, key=lambda candidate: _validation(candidate.rows)).rows[0] for group in methods.values()]
+    best = [max(group, key=lambda candidate: _validation(candidate.rows)).rows for group in methods.values()]
+    common = Counter(place for rows in best for place in {(row.data, row.test) for row in rows})
+    chosen = [max(rows, key=lambda row: common[row.data, row.test]) for rows in best]
+    students: dict[tuple, Row] = {}
+    for row in chosen:
+        if row.teachers:
+            students.setdefault((row.data, row.test), row)
+    taught = {name for student in students.values() for name in student.teacher_runs}
+    every = [[row for candidate in group for row in candidate.rows] for group in methods.values()]
+    return [next((row for row in rows if row.name in taught), own) for rows, own in zip(every, chosen, strict=True)]
 
 
 def _validation(rows: Sequence[Row]) -> float:
     return float(np.mean([row.score("last", "validation") or 0.0 for row in rows]))
+
+
+def lines_of(found: Sequence[Candidate], evidence: Mapping[str, Any], **options: str) -> list[Line]:
+    """Returns the table's rows, as `compare` does, with what the networks that were looked at have right."""
+    correct = {name: right for seen in evidence.values() for name, right in seen.correct.items()}
+    return compare(found, correct=correct, **options)
 
 
 def make_page(
@@ -99,20 +125,21 @@ def make_page(
       store: that has the runs.
       rows: of `collect`.
       found: of `comparison.candidates`, which are reported.
-      evidence: data -> `studies.evidence.Evidence` of the runs of `networks_of`.
+      evidence: test set -> `studies.evidence.Evidence` of the runs of `networks_of`.
       title: of the page.
       options: baseline, interval and checkpoint, as `comparison.compare` takes them.
 
     Raises:
       UserError: as `compare`.
     """
-    correct = {name: right for seen in evidence.values() for name, right in seen.correct.items()}
-    lines = compare(found, correct=correct, **options)
+    lines = lines_of(found, evidence, **options)
     numbers = {row.name: line for line, candidate in zip(lines, found, strict=True) for row in candidate.rows}
-    drawn = [*sections.learning(store, lines, found), *sections.generations(found), sections.distances(store, found)]
-    drawn += sections.networks(evidence, numbers)
+    drawn = [*sections.learning(store, lines, found), *sections.generations(found), *sections.distances(found)]
+    drawn += sections.networks(evidence, numbers, {row.name: row.teacher_runs for row in rows})
     missing = [f"{figure.title}: {figure.caption}" for figure in drawn if not figure.svg]
     missing += [line for seen in evidence.values() for line in seen.skipped]
+    methods, looked = len({own.rows[0].family for own in found}), sum(len(seen.outputs) for seen in evidence.values())
+    missing += [f"{methods - looked} of {methods} methods were not run for figures."] if looked < methods else []
     unfinished = [row.name for row in rows if is_unfinished(row)]
     lead = [f"{len(rows)} runs, of which {len(rows) - len(unfinished)} are finished, in {len(lines)} rows."]
     lead += (

@@ -10,12 +10,12 @@ from jax.nn import softmax
 
 from kdjax import analysis
 from kdjax.reporting import figures, statistics
-from kdjax.reporting.collect import row_of
 from kdjax.reporting.comparison import Candidate, Line
 from kdjax.reporting.contact_sheet import shown
 from kdjax.reporting.figures import Example, Figure, Series
 from kdjax.store import Store
 
+DISTANCE = "A teacher's distance and its students"
 LONGEST_LABEL = 40  # characters that fit beside a figure
 
 
@@ -38,6 +38,7 @@ def learning(store: Store, lines: Sequence[Line], found: Sequence[Candidate]) ->
         for part in _batched(rows):
             name = f"learning-{len(drawn) + 1}"
             caption = f"{network} on {data}; a band is the standard deviation over runs."
+            caption += " The steep beginning of long curves, their first eighth, may lie outside the axes."
             drawn.append(figures.curves(name, "How they learned", caption, _panels(part)))
     return drawn
 
@@ -100,50 +101,67 @@ def _by_number(chain: Mapping[int, list[float]]) -> tuple[list[int], list[list[f
     return sorted(chain), [chain[number] for number in sorted(chain)]
 
 
-def distances(store: Store, found: Sequence[Candidate]) -> Figure:
-    """Students' accuracy against how far their teacher is from p*, a point a student."""
-    title, known, points = "A teacher's distance and its students", {}, {}
-    for row in (row for candidate in found for row in candidate.rows):
-        teachers = [row_of(store, name, known) for name in row.teacher_runs]
-        distances = [teacher.score("last", "test", "distance") if teacher else None for teacher in teachers]
-        if distances and None not in distances:
-            xs, ys = points.setdefault(f"{row.method} ({row.network})", ([], []))
-            xs.append(float(np.mean(distances)))
+def distances(found: Sequence[Candidate]) -> list[Figure]:
+    """Students' accuracy against how far their teacher is from p*, a point a student; a figure a data set."""
+    points: dict[str, dict[str, tuple[list, list]]] = {}
+    unknown: Counter[str] = Counter()
+    for row in (row for candidate in found for row in candidate.rows if row.teachers):
+        if None not in row.teacher_distances:
+            xs, ys = points.setdefault(row.data, {}).setdefault(f"{row.method} ({row.network})", ([], []))
+            xs.append(float(np.mean(row.teacher_distances)))
             ys.append(100 * row.score("last"))
-    if not points:
-        return Figure("distance", title, "", "no student here has a teacher whose data has distributions p*.")
+        elif row.score("last", what="distance") is not None:
+            unknown[row.data] += 1
+    parts = [(data, dict(part)) for data, of_data in points.items() for part in _batched(list(of_data.items()))]
+    if not parts:
+        return [Figure("distance", DISTANCE, "", "no student here has a teacher whose data has distributions p*.")]
+    return [_distance(f"distance-{n}", data, part, unknown[data]) for n, (data, part) in enumerate(parts, 1)]
+
+
+def _distance(name: str, data: str, points: Mapping[str, tuple[list, list]], unknown: int) -> Figure:
     caption = (
-        "Each point is a student; across: ‖q − p*‖² of its teacher (the mean of several), as trained, on the test set."
+        f"Each point is a student on {data}, at its last checkpoint; across: ‖q − p*‖² of its teacher (the mean of "
+        "several) at the checkpoint that it learnt from, summed over classes, mean over the test set."
     )
-    labels = ("teacher's squared distance to p*", "student's test accuracy [%]")
-    kept = dict(itertools.islice(points.items(), figures.MOST))
-    rhos = {name: statistics.spearman(*xy) for name, xy in kept.items()}
-    said = ", ".join(f"{name} {rho:+.2f}" for name, rho in rhos.items() if np.isfinite(rho))
+    rhos = {method: statistics.spearman(*xy) for method, xy in points.items()}
+    said = ", ".join(f"{method} {rho:+.2f}" for method, rho in rhos.items() if np.isfinite(rho))
     caption += f" Spearman's ρ within a method: {said}." if said else ""
-    return figures.scatter("distance", title, caption, labels, [Series(name, *xy) for name, xy in kept.items()])
+    if unknown:
+        caption += f" Not shown: {unknown} students of teachers imported, divided by a temperature, or of a step's."
+    labels = ("teacher's squared distance to p*", "student's test accuracy [%]")
+    return figures.scatter(name, DISTANCE, caption, labels, [Series(method, *xy) for method, xy in points.items()])
 
 
-def networks(evidence: Mapping[str, Any], numbers: Mapping[str, Line]) -> list[Figure]:
-    """What looked-at networks of each data set say."""
+def networks(
+    evidence: Mapping[str, Any], numbers: Mapping[str, Line], teachers: Mapping[str, Sequence[str]]
+) -> list[Figure]:
+    """What looked-at networks of each data set say.
+
+    Args:
+      evidence: name of a test set -> `studies.evidence.Evidence`.
+      numbers: run -> its row of the table.
+      teachers: run -> runs that it learnt from.
+    """
     drawn = []
     for number, (data, seen) in enumerate(evidence.items(), 1):
         if seen.outputs:
             order = sorted(seen.outputs, key=lambda run: numbers[run].number)
             names = {run: label_of(numbers[run]) for run in order}
             drawn += [part(f"{name}-{number}", data, seen, names) for name, part in OF_NETWORKS.items()]
-            told = {run: names[run] for run in _student_and_teacher(order, numbers)}
+            told = {run: names[run] for run in _student_and_teacher(order, numbers, teachers)}
             drawn.append(_examples(f"examples-{number}", data, seen, told))
     return drawn
 
 
-def _student_and_teacher(runs: Sequence[str], numbers: Mapping[str, Line]) -> list[str]:
-    """A student, one like its teacher, and the student alone, as far as they were looked at; else the first three."""
-    for run in runs:
-        line = numbers[run]
-        if line.teacher:
-            others = [other for other in runs if f"{numbers[other].network}: {numbers[other].loss}" == line.teacher]
-            alone = [other for other in runs if numbers[other].number == line.against]
-            return list(dict.fromkeys([*others[:1], *alone, run]))
+def _student_and_teacher(
+    runs: Sequence[str], numbers: Mapping[str, Line], teachers: Mapping[str, Sequence[str]]
+) -> list[str]:
+    """A teacher, the student alone, and the teacher's student, as far as they were looked at; else the first three."""
+    students = [run for run in runs if teachers[run]]
+    for run in sorted(students, key=lambda run: not set(teachers[run]) & set(runs)):
+        taught_by = [other for other in runs if other in teachers[run]]
+        alone = [other for other in runs if numbers[other].number == numbers[run].against]
+        return list(dict.fromkeys([*taught_by[:1], *alone, run]))
     return list(runs[:3])
 
 
@@ -172,7 +190,10 @@ def _overlap(name: str, data: str, seen: Any, names: Mapping[str, str]) -> Figur
     values = np.eye(len(runs))
     for (i, a), (j, b) in itertools.permutations(enumerate(runs), 2):
         values[i, j] = seen.overlaps.get((a, b), seen.overlaps.get((b, a), np.nan))
-    caption = f"Overlap (IoU) of the regions that two runs look at, mean over the test set of {data}."
+    caption = (
+        "Overlap (IoU) of the regions in which the class-activation maps of two runs, summed over classes and taken to "
+        f"[0, 1], are above 0.4; mean over the test set of {data}. One run of each row."
+    )
     return figures.matrix(name, "Attention", caption, [names[run] for run in runs], values, "IoU")
 
 
@@ -190,7 +211,9 @@ def _examples(name: str, data: str, seen: Any, names: Mapping[str, str]) -> Figu
         image = None if images is None else images[place]
         examples.append(Example(image, classes[outputs.labels[i]], {**truth, **said}, maps))
     caption = f"Of the test set of {data}: the first of some classes, then those on which the networks differ most."
-    caption += " Maps are class-activation maps summed over classes, the white line is 0.4." if examples[0].maps else ""
+    caption += " Of last checkpoints."
+    if examples[0].maps:
+        caption += " Bright: where a class-activation map, summed over classes and taken to [0, 1], is high; line: 0.4."
     return figures.example_sheet(name, "Examples", caption, examples, classes)
 
 

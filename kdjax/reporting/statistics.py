@@ -48,7 +48,9 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> Interval:
 
 
 def bootstrap_interval(values: Sequence[float], level: float = 0.95, *, draws: int = 10_000, seed: int = 0) -> Interval:
-    """Percentile bootstrap of the mean (Efron 1979); too narrow for fewer than about ten values.
+    """Percentile bootstrap of the mean (Efron 1979), expanded as few values need it (Hesterberg 2015).
+
+    No expansion helps fewer than six values: in over 5 % of all cases they are all on one side of the truth.
 
     Args:
       values: independent ones, at least one.
@@ -61,8 +63,16 @@ def bootstrap_interval(values: Sequence[float], level: float = 0.95, *, draws: i
     if len(values) < 2:
         return Interval(mean, -math.inf, math.inf, 1)
     picked = np.random.default_rng(seed).integers(0, len(values), (draws, len(values)))
-    low, high = np.quantile(values[picked].mean(axis=1), [0.5 - level / 2, 0.5 + level / 2])
+    low, high = np.quantile(values[picked].mean(axis=1), _expanded(len(values), level))
     return Interval(mean, float(low), float(high), len(values))
+
+
+def _expanded(units: int, level: float) -> tuple[float, float]:
+    """Quantiles as far out as Student's t is from the normal, and the sample's variance from its plug-in estimate."""
+    from scipy.stats import norm, t
+
+    tail = float(norm.cdf(math.sqrt(units / (units - 1)) * t.ppf(0.5 - level / 2, units - 1)))
+    return tail, 1 - tail
 
 
 def welch_interval(own: Sequence[float], base: Sequence[float], level: float = 0.95) -> Interval:
@@ -106,13 +116,15 @@ def unpaired_bootstrap(
         np.asarray(values, np.float64)[random.integers(0, len(values), (draws, len(values)))].mean(axis=1)
         for values in (own, base)
     )
-    low, high = np.quantile(first - second, [0.5 - level / 2, 0.5 + level / 2])
+    low, high = np.quantile(first - second, _expanded(units, level))
     return Interval(mean, float(low), float(high), units)
 
 
 # What --interval may name -> (values) -> Interval, and of two rows without a seed in common (own, base) -> Interval.
 INTERVALS = {"t": t_interval, "bootstrap": bootstrap_interval}
 UNPAIRED = {"t": welch_interval, "bootstrap": unpaired_bootstrap}
+# Fewest values of which an interval bounds anything: by chance six have one sign in 3 % of all cases, five in 6 %.
+FEWEST = {"t": 2, "bootstrap": 6}
 
 
 def nested_units(values: Mapping[tuple, float]) -> tuple[list[float], int]:
@@ -132,6 +144,12 @@ def nested_units(values: Mapping[tuple, float]) -> tuple[list[float], int]:
         if len(places) > 1 or level == depth - 1:
             return [_nested_mean(_below(values, level, place), level + 1) for place in places], level
     raise ValueError("keys of nested values need one part at least.")
+
+
+def seed_means(values: Mapping[tuple, float]) -> list[float]:
+    """Means over all splits and teachers of each seed, of (split, teachers' seeds, seed) -> value."""
+    seeds = dict.fromkeys(seed for _, _, seed in values)
+    return [float(np.mean([value for key, value in values.items() if key[2] == seed])) for seed in seeds]
 
 
 def _below(values: Mapping[tuple, float], level: int, place: object) -> dict[tuple, float]:
@@ -163,22 +181,23 @@ def paired_differences(own: Mapping[tuple, float], base: Mapping[tuple, float]) 
     }
 
 
-def verdict(interval: Interval, test_error: float = 0.0) -> str:
+def verdict(interval: Interval, test_error: float = 0.0, fewest: int = 2) -> str:
     """Returns 'gain', 'loss', 'within noise', or 'cannot tell' where nothing measures the noise.
 
     Args:
       interval: of a difference.
       test_error: its standard error that stems from the test set; 1.96 times as much is no gain either.
+      fewest: values that such an interval needs, see FEWEST.
     """
     mean, low, high, units = interval
-    if units < 2 or math.isclose(low, high, abs_tol=1e-9) or not math.isfinite(mean + test_error):
+    if units < fewest or math.isclose(low, high, abs_tol=1e-9) or not math.isfinite(mean + test_error):
         return "cannot tell"
     if low <= 0 <= high or abs(mean) <= 1.96 * test_error:
         return "within noise"
     return "gain" if mean > 0 else "loss"
 
 
-def binomial_error(accuracy: float, examples: int) -> float:
+def binomial_error(accuracy: float, examples: float) -> float:
     """Standard error of an accuracy in [0, 1] that was measured on so many independent examples."""
     return math.sqrt(accuracy * (1 - accuracy) / examples)
 

@@ -104,7 +104,8 @@ def _teacher(study: ConfigDict, label: str, seed: int) -> ConfigDict:
 
 def _student(study: ConfigDict, team: str, view: str, seed: int, names: dict[str, str]) -> ConfigDict:
     config = ConfigDict(study.students[view].to_dict())
-    config.name, config.seed, config.data.split_seed = f"alone-{view}", seed, seed
+    config.name = f"{'to' if team else 'alone'}-{view}"
+    config.seed, config.data.split_seed = seed, seed
     config.teachers = ConfigDict({label: {"run": names[label]} for label in members(team)})
     if not team:
         config.losses = ConfigDict(study.alone.to_dict())

@@ -42,21 +42,28 @@ class Evidence:
 
 
 def gather(
-    store: Store, names: Mapping[str, Sequence[str]], data_dir: str = "data", examples: int = 4
+    store: Store,
+    names: Mapping[str, Sequence[str]],
+    data_dir: str = "data",
+    examples: int = 4,
+    *,
+    pictures: bool = True,
 ) -> dict[str, Evidence]:
     """Runs the last checkpoints of some runs over their test split.
 
     Args:
       store: that has them.
-      names: data -> runs; those that cannot be run, or whose test examples are not the first one's, are skipped.
+      names: label of a test set -> runs; those that cannot be run, or whose test examples are not the first
+        one's, are skipped.
       data_dir: where data sets that are not embedded lie.
       examples: how many are shown: half of them the first of as many classes, half those on which the runs' outputs
         are furthest apart.
+      pictures: whether examples are chosen and maps made at all.
 
     Returns:
-      Data -> what was seen.
+      Label -> what was seen.
     """
-    return {data: _gather(store, runs, data_dir, examples) for data, runs in names.items()}
+    return {data: _gather(store, runs, data_dir, examples if pictures else 0) for data, runs in names.items()}
 
 
 def _gather(store: Store, names: Sequence[str], data_dir: str, examples: int) -> Evidence:
@@ -77,8 +84,9 @@ def _gather(store: Store, names: Sequence[str], data_dir: str, examples: int) ->
         seen.append(run)
     if seen:
         found.dataset = seen[0].run.dataset
-        found.examples = _chosen(list(found.outputs.values()), examples)
-        _look(found, seen)
+        if examples:
+            found.examples = _chosen(list(found.outputs.values()), examples)
+            _look(found, seen)
     return found
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from kdjax.config import defaults
 from kdjax.errors import UserError
-from kdjax.reporting import comparison, formats, report, sections
+from kdjax.reporting import comparison, figures, formats, report, sections
 from kdjax.reporting.collect import collect
 from kdjax.store import Store
 from kdjax.studies.evidence import gather
@@ -53,10 +53,13 @@ def add(
     told = {"test": test, "validation": {"accuracy": accuracy if validation is None else validation, "loss": 1.0}}
     scores = {"epoch": epochs, "step": 10 * epochs, "train": {"accuracy": 1.0, "loss": 0.1}, **told}
     run = store.run(name)
-    run.begin({"config": config.to_dict(), "splits": {"test": {"sha256": f"split {split}", "size": 400}}})
+    splits = {"train": {"sha256": "", "size": 1600}, "test": {"sha256": f"split {split}", "size": 400}}
+    run.begin({"config": config.to_dict(), "splits": splits})
     for epoch in range(1, epochs + 1):
         run.append_metrics({**scores, "epoch": epoch})
     best = {**scores, "test": {**test, "accuracy": accuracy if best is None else best}}
+    if distance is not None:
+        best["test"]["distance"] = distance / 2
     run.write_result({"last": scores, "best": best, "seconds": 1.0})
     return run
 
@@ -110,6 +113,39 @@ def test_a_claim_about_teachers_is_over_teachers(nested):
     assert students.verdict == "within noise"
 
 
+def test_the_chance_in_runs_that_many_teachers_are_compared_with_is_in_the_interval(store):
+    """Students of three teachers beside the same runs alone: what those had of luck is in every teacher's mean."""
+    alone = {10: 0.70, 11: 0.78, 12: 0.74}
+    for t in range(3):
+        add(store, f"ce-s{t}", CE, 0.9, seed=t)
+    for seed, accuracy in alone.items():
+        add(store, f"alone-s{seed}", CE, accuracy, seed=seed, model__name="resnet8")
+        for t in range(3):
+            add(store, f"kd8-{t}-s{seed}", KD, 0.80 + 0.001 * t, teacher=f"ce-s{t}", seed=seed, model__name="resnet8")
+    line = next(line for line in lines_of(store) if line.network == "resnet8" and line.teacher)
+    half = 4.302653 * 4 / np.sqrt(3)  # 10.1, 2.1 and 6.1 above the three alone
+    assert line.difference[:3] == pytest.approx((6.1, 6.1 - half, 6.1 + half), abs=1e-5)
+    assert line.over == "3 seeds beside 3 teachers" and line.verdict == "within noise"
+    for seed in (11, 12):
+        shutil.rmtree(store.run(f"alone-s{seed}").path)
+    line = next(line for line in lines_of(store) if line.network == "resnet8" and line.teacher)
+    assert line.over == "one run beside 3 teachers" and line.verdict == "cannot tell"
+
+
+def test_test_sets_of_several_splits_share_examples(store):
+    for split in range(5):
+        add(store, f"ce-split{split}-s0", CE, 0.9, split=split)
+    (line,) = lines_of(store)
+    # Five draws of 400 from 2000, and the error of the mean of accuracies on them.
+    random = np.random.default_rng(0)
+    right = random.random((4000, 2000)) < 0.9
+    drawn = [right[:, random.permutation(2000)[:400]].mean(axis=1) for _ in range(5)]
+    assert line.test_error == pytest.approx(100 * np.std(np.mean(drawn, axis=0)), rel=0.05)
+    assert line.test_error_by == "binomial"
+    (line,) = lines_of(store, correct={"ce-split0-s0": np.arange(400) % 10 > 0})
+    assert line.test_error == pytest.approx(100 * np.sqrt(0.09 / 400 * 1.8 / 5), rel=0.05)
+
+
 def test_what_a_paper_prints_stands_beside_runs_of_its_own_teachers(store):
     printed = {"published__accuracy": 73.33, "published__teacher_losses": ("cross_entropy",)}
     add(store, "ce-s0", CE, 0.9)
@@ -144,6 +180,21 @@ def test_students_of_different_teachers_repeat_no_run_where_the_teachers_seeds_a
     assert all(line.last[0] == pytest.approx(81) for line in lines.values())
 
 
+def test_students_of_two_checkpoints_and_runs_on_two_data_sets_are_no_repetitions(store):
+    add(store, "ce-s0", CE, 0.9)
+    for checkpoint, accuracy in (("last", 0.7), ("best", 0.8)):
+        taught = {"run": "ce-s0", "weight": 1.0, "checkpoint": checkpoint}
+        add(store, f"kd-{checkpoint}-s0", KD, accuracy, teachers={"a": taught})
+    rows = [(line.setting, line.runs, line.last[0]) for line in lines_of(store) if line.teacher]
+    assert rows == [("teachers.a.checkpoint = best", 1, 80.0), ("teachers.a.checkpoint = last", 1, 70.0)]
+    for seed in (1, 2):
+        add(store, f"drawn-{seed}", MSE, 0.5, data__args={"seed": seed})
+    assert [line.setting for line in lines_of(store) if line.loss == "softmax_mse"] == [
+        "data.args.seed = 1",
+        "data.args.seed = 2",
+    ]
+
+
 def test_teachers_that_are_not_there_are_told_apart_by_their_names(nested):
     for t in range(3):
         shutil.rmtree(nested.run(f"ce-s{t}").path)
@@ -169,6 +220,17 @@ def test_the_baseline_may_be_named_and_a_misspelt_one_is_not_taken(nested):
         lines_of(nested, interval="z")
     with pytest.raises(UserError, match="--select='test' is none"):
         lines_of(nested, select="test")
+
+
+def test_smoothed_labels_are_compared_with_plain_ones(store):
+    smoothed = {"cross_entropy": {"weight": 1.0, "label_smoothing": 0.1}}
+    for seed in range(3):
+        add(store, f"ce-s{seed}", CE, 0.8, seed=seed)
+        add(store, f"smoothed-s{seed}", smoothed, 0.81 + 0.001 * seed, seed=seed)
+    assert [(line.against, line.pairs) for line in lines_of(store)] == [(None, 0), (1, 3)]
+    add(store, "other-s0", smoothed, 0.8, data__name="gaussian")
+    add(store, "kd-s0", KD, 0.8, teacher="other-s0", data__name="gaussian")
+    assert [line.against for line in lines_of(store) if line.data == "gaussian"] == [None, 3]
 
 
 def test_the_setting_is_chosen_on_other_seeds_than_it_is_told_on(store):
@@ -240,6 +302,19 @@ def test_unequal_budgets_are_marked(store):
     assert tried == {"cross_entropy": "1", "softmax_mse": "1*", "tolerant": "1"}
 
 
+def test_what_a_run_began_from_counts_and_tells_no_seeds_apart(store):
+    for seed in range(3):
+        add(store, f"ce-s{seed}", CE, 0.9, seed=seed, epochs=2)
+        add(store, f"head-s{seed}", MSE, 0.9, seed=seed, epochs=1, init_from=f"ce-s{seed}")
+        add(store, f"scratch-s{seed}", {**CE, **MSE}, 0.9, seed=seed, epochs=2)
+    add(store, "lost-s0", {**MSE, **KD}, 0.9, init_from="gone-s0")
+    base, head, lost, scratch = lines_of(store)
+    each = 10 * defaults().batch_size
+    assert (base.examples, scratch.examples, scratch.unequal) == (2 * each, 2 * each, False)
+    assert (head.runs, head.examples, head.tried, head.unequal) == (3, 3 * each, 1, True)
+    assert lost.examples is None and lost.unequal
+
+
 def test_a_teachers_teacher_that_is_a_teacher_too_is_counted_once(store):
     add(store, "first", CE, 0.9)
     add(store, "second", KD, 0.9, teacher="first", epochs=3)
@@ -259,7 +334,7 @@ def test_the_table_in_every_format_says_the_same(nested):
     assert latex.count(r"\\") == len(lines) + 1 and r"softmax\_mse" in latex
     assert not re.search(r"(?<!\\)[%_#]", latex)
     with pytest.raises(UserError, match="Did you mean 'latex'"):
-        formats.as_text(lines, "latec")
+        formats.check("latec")
 
 
 def test_a_store_of_results_alone_has_a_table_curves_and_the_distance(nested, tmp_path):
@@ -271,8 +346,8 @@ def test_a_store_of_results_alone_has_a_table_curves_and_the_distance(nested, tm
     evidence = gather(nested, report.networks_of(found, 2))
     page = report.make_page(nested, rows, found, evidence, title="<Known> results")
     names = [figure.name for figure in page.figures]
-    assert names == ["learning-1", "generations-1", "distance"]
-    assert "Not finished: begun." in page.lead and len(page.missing) == 2  # no checkpoint of either network
+    assert names == ["learning-1", "generations-1", "distance-1"]
+    assert "Not finished: begun." in page.lead and len(page.missing) == 3  # no checkpoint of either network
     # CE teachers 0.5, 0.4, 0.3 and better students by 1 % each; MSE teachers all at 0.1.
     assert "Spearman" in page.figures[-1].caption
     html, markdown = report.write(page, tmp_path / "out")
@@ -282,6 +357,21 @@ def test_a_store_of_results_alone_has_a_table_curves_and_the_distance(nested, tm
         assert root.tag.endswith("svg") and f"figures/{name}.svg" in markdown.read_text()
     for line in formats.markdown_table(comparison.compare(found)).splitlines()[2:]:
         assert line.split("|")[2] in markdown.read_text()
+
+
+def test_a_teachers_distance_is_of_what_the_student_learnt_from(store):
+    add(store, "ce-s0", CE, 0.9, distance=0.5)
+    uses = ({}, {"checkpoint": "best"}, {"temperature": 2.0}, {"checkpoint": "20"})
+    for number, own in enumerate(uses):
+        taught = {"run": "ce-s0", "weight": 1.0, **own}
+        add(store, f"kd-{number}-s0", KD, 0.8, teachers={"a": taught}, distance=0.1)
+        add(store, f"other-{number}-s0", KD, 0.8, teachers={"a": taught}, distance=0.1, data__name="gaussian")
+    rows = [row for row in collect(store) if row.teachers]
+    assert [row.teacher_distances for row in rows] == 2 * [(0.5,), (0.25,), (None,), (None,)]
+    drawn = sections.distances(comparison.candidates(rows))
+    assert [figure.name for figure in drawn] == ["distance-1", "distance-2"]
+    assert "on digits" in drawn[0].caption and "on gaussian" in drawn[1].caption
+    assert all("Not shown: 2 students" in figure.caption for figure in drawn)
 
 
 def test_a_name_may_have_any_character(store, tmp_path):
@@ -376,17 +466,57 @@ def trained(tmp_path_factory):
 def test_a_page_of_networks_shows_what_they_say_and_where_they_look(trained):
     evidence, page = trained[:2]
     names = [figure.name for figure in page.figures]
-    assert names == ["learning-1", "distance", "reliability-1", "agreement-1", "overlap-1", "examples-1"]
+    assert names == ["learning-1", "distance-1", "reliability-1", "agreement-1", "overlap-1", "examples-1"]
     assert page.missing == [] and all(row[page.header.index("test set ±")].endswith("bootstrap") for row in page.table)
     (seen,) = evidence.values()
     assert set(seen.maps) == {"ce", "alone", "kd"} and len(seen.overlaps) == 3
     assert all(0 <= m.min() and m.max() <= 1 and m.shape == (4, 6, 6) for m in seen.maps.values())
     examples = page.figures[-1].svg
-    assert all(word in examples for word in ("p*", "label 0", "looks at", "probability"))
+    assert all(word in examples for word in ("p*", "label 0", "where #", "probability"))
     agreement = page.figures[3].svg
     votes = [outputs.logits.argmax(axis=1) for outputs in seen.outputs.values()]
     for a, b in ((0, 1), (0, 2), (1, 2)):
         assert f"{np.mean(votes[a] == votes[b]):.2f}" in agreement
+
+
+def test_a_student_is_shown_beside_the_run_that_taught_it(trained):
+    """Not beside another of the same loss and network, such as the student alone."""
+    evidence, page, _, store = trained
+    rows = collect(store)
+    found = comparison.candidates(rows)
+    assert report.networks_of(found, 8)["arrays"][:2] == ["kd", "ce"]
+    numbers = {row.name: line for line, own in zip(comparison.compare(found), found) for row in own.rows}
+    teachers = {row.name: row.teacher_runs for row in rows}
+    assert sections._student_and_teacher(["alone", "ce", "kd"], numbers, teachers) == ["ce", "alone", "kd"]
+    assert sections._student_and_teacher(["alone", "kd"], numbers, teachers) == ["alone", "kd"]
+    for who in ("ce", "alone", "kd"):
+        assert f"where #{numbers[who].number} looks" in page.figures[-1].svg
+
+
+def test_of_a_method_that_run_is_looked_at_which_taught_the_student(store):
+    for seed, accuracy in ((0, 0.9), (1, 0.8)):
+        rate = {"optimizer__learning_rate": 0.1 * (seed + 1)}
+        add(store, f"mse-s{seed}", MSE, accuracy, seed=seed, **rate)
+    add(store, "kd-s0", KD, 0.8, teacher="mse-s1")
+    assert report.networks_of(comparison.candidates(collect(store)), 8) == {"digits": ["kd-s0", "mse-s1"]}
+
+
+def test_every_test_set_has_its_networks(store):
+    """Of a method the run on the test set that most methods have, and none is left out for having another."""
+    for split in (0, 1):
+        add(store, f"ce-split{split}", CE, 0.9, split=split)
+    add(store, "mse-split1", MSE, 0.9, split=1)
+    add(store, "elsewhere", {"cross_entropy": {"weight": 1.0}, **MSE}, 0.9, split=2)
+    assert report.networks_of(comparison.candidates(collect(store)), 8) == {
+        "digits (test set 1)": ["ce-split1", "mse-split1"],
+        "digits (test set 2)": ["elsewhere"],
+    }
+
+
+def test_a_short_curve_is_in_sight_beside_long_ones():
+    long, short = (figures.Series("", range(n), [level] * n) for n, level in ((20, 90.0), (4, 50.0)))
+    low, high = figures._reach([long, short])
+    assert low < 50 and high > 90 and figures._reach([short]) is None
 
 
 def test_a_network_that_is_not_the_results_is_not_looked_at(trained, tmp_path):
@@ -426,12 +556,22 @@ def test_a_browser_without_a_network_opens_it(trained, tmp_path):
     assert done.stdout.count("<tr>") == 1 + len(page.table) and done.stdout.count("<svg") == len(page.figures)
 
 
+def test_the_table_alone_is_the_pages(trained, door, tmp_path):
+    """With the test set's error as networks that were looked at have it, on which the verdict rests."""
+    _, page, _, store = trained
+    done = door("kdjax.report", f"--store={store.root}", "--format=csv")
+    rows = csv.DictReader(io.StringIO(done.stdout))
+    errors = [f"{float(row['test_error']):.2f} {row['test_error_by']}" for row in rows]
+    assert errors == [row[page.header.index("test set ±")] for row in page.table]
+
+
 def test_the_door_writes_prints_and_refuses(nested, door, tmp_path):
     out = tmp_path / "out"
     store = f"--store={nested.root}"
     done = door("kdjax.report", store, f"--out={out}", "--networks=0")
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [str(out / "report.html"), str(out / "report.md")]
+    assert door("kdjax.report", store, "--format=cvs").returncode == 2
     refused = door("kdjax.report", store, f"--out={tmp_path / 'none'}", "--baseline=kdd")
     assert refused.returncode == 2 and len(refused.stderr.splitlines()) == 1 and "--baseline='kdd'" in refused.stderr
     assert not (tmp_path / "none").exists()

@@ -26,6 +26,7 @@ def test_every_run_passes_the_schema_and_has_its_teachers_before_it(argument):
     assert len(made) == len(jobs)
     students = [job for job in jobs if job.student]
     assert len(students) == len(chosen.seeds) * 2 * (1 + len(chosen.teams))
+    assert all(job.config.name.startswith("to-" if job.teacher else "alone-") for job in students)
 
 
 def test_a_teams_views_are_counted():

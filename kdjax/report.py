@@ -1,7 +1,5 @@
 """Tells what the runs of a store found: python -m kdjax.report --store=runs --out=report"""
 
-import pathlib
-
 from absl import flags
 
 from kdjax import cli
@@ -20,13 +18,12 @@ cli.define(flags.DEFINE_integer, "networks", 8, "How many to look at of each tes
 
 def main() -> None:
     """Writes the report of the runs that the flags name, or prints its table."""
-    from kdjax.reporting import comparison, formats, report
-    from kdjax.reporting.collect import collect
+    from kdjax.reporting import collect, comparison, formats, report
     from kdjax.store import Store
     from kdjax.studies.evidence import gather
 
     flag, store = cli.FLAGS, Store(cli.FLAGS.store)
-    found = comparison.candidates(rows := collect(store, flag.runs), flag.select, flag.checkpoint)
+    found = comparison.candidates(rows := collect.collect(store, flag.runs), flag.select, flag.checkpoint)
     options = {"baseline": flag.baseline, "interval": flag.interval, "checkpoint": flag.checkpoint}
     formats.check(flag.format)
     comparison.compare(found, **options)  # refuses what it cannot compare before any network runs
@@ -34,7 +31,7 @@ def main() -> None:
     if flag.format:
         return print(formats.as_text(report.lines_of(found, evidence, **options), flag.format), end="")
     page = report.make_page(store, rows, found, evidence, title=flag.title, **options)
-    print(*report.write(page, pathlib.Path(flag.out)), sep="\n")
+    print(*report.write(page, flag.out), sep="\n")
 
 
 if __name__ == "__main__":

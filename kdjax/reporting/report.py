@@ -150,7 +150,7 @@ def make_page(
     return Page(title, lead, header, table, WHAT_THE_COLUMNS_SAY, shown, missing)
 
 
-def write(page: Page, out: pathlib.Path) -> list[pathlib.Path]:
+def write(page: Page, out: pathlib.Path | str) -> list[pathlib.Path]:
     """Writes `report.html`, which is whole in itself, `report.md`, and the figures that it shows.
 
     Args:
@@ -172,6 +172,7 @@ def write(page: Page, out: pathlib.Path) -> list[pathlib.Path]:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    out = pathlib.Path(out)
     paths = [out / "report.html", out / "report.md"]
     _refuse_folders([*paths, *(out / "figures" / f"{figure.name}.svg" for figure in page.figures)])
     parts = {

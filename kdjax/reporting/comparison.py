@@ -14,7 +14,6 @@ from kdjax.reporting import statistics
 from kdjax.reporting.collect import Row, groups_of
 from kdjax.reporting.statistics import Interval
 
-
 SMOOTHING = "losses.cross_entropy.label_smoothing"
 
 

@@ -1,11 +1,11 @@
 """Generations: every student's teacher is the one before it, and a study stopped anywhere ends as an unbroken one."""
 
+import json
 import os
 import pathlib
 import signal
 import subprocess
 import sys
-import time
 
 import jax
 import numpy as np
@@ -239,36 +239,58 @@ def test_a_mistake_anywhere_is_found_before_anything_is_trained(tmp_path, change
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
-def test_killed_at_any_boundary_the_same_command_ends_as_an_unbroken_one(tmp_path):
-    line = [sys.executable, "-m", "kdjax.train_generations", "--config=configs/tolerant_generations.py:smoke"]
+TWO_GENERATIONS = """from configs import tolerant_generations
+
+
+def get_config():
+    study = tolerant_generations.get_config("smoke")
+    study.report, study.longest, study.members = "1", 0, 0
+    study.transfer = {"itself": study.alone.data}
+    for part in study.chains.tolerant.values():
+        part.checkpoint.every_epochs = 1
+    return study
+"""
+
+
+def stopped(folder: pathlib.Path, signals: str) -> tuple[Store, list]:
+    """The store of a study that was stopped wherever it can be, and how each of its processes ended."""
+    (folder / "study.py").write_text(TWO_GENERATIONS)
+    line = [sys.executable, str(pathlib.Path(__file__).parent / "killed.py"), str(folder / "study.py")]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     for name in ("JAX_NUM_CPU_DEVICES", "NPROC"):
         env.pop(name, None)
+    command = [*line, str(folder / "runs"), signals]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=600, check=True)
+    return Store(folder / "runs"), json.loads(done.stdout)
 
-    def start(store: str) -> subprocess.Popen:
-        return subprocess.Popen(
-            [*line, f"--store={store}"], cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
 
-    broken, kills = tmp_path / "broken", 0
-    for boundary in (1, 2):  # after the patriarch, after its first student
-        process = start(str(broken))
-        deadline = time.time() + 120
-        while len(list(broken.rglob("result.json"))) < boundary and time.time() < deadline and process.poll() is None:
-            time.sleep(0.02)
-        kills += process.poll() is None
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    assert kills
-    outputs = []
-    for store in (broken, tmp_path / "whole"):
-        out, errors = (process := start(str(store))).communicate(timeout=240)
-        assert process.returncode == 0, errors
-        outputs.append(out.replace(str(store), ""))
-    assert outputs[0] == outputs[1]
-    a, b = (Store(path) for path in (broken, tmp_path / "whole"))
-    assert a.runs() == b.runs() and len(a.runs()) == 4
-    for name in a.runs():
-        variables = (store.find(name).restore_variables("last")[0] for store in (a, b))
-        jax.tree.map(np.testing.assert_array_equal, *variables)
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory) -> Store:
+    store, ended = stopped(tmp_path_factory.mktemp("unbroken"), "")
+    assert [code for _, code, _ in ended] == [0]
+    return store
+
+
+def without_times(found: dict) -> dict:
+    return {key: value for key, value in found.items() if key not in ("seconds", "images_per_second")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signals", ["SIGKILL", "SIGTERM,SIGINT"])
+def test_killed_at_any_boundary_the_same_command_ends_as_an_unbroken_one(tmp_path, unbroken, signals):
+    store, ended = stopped(tmp_path, signals)
+    numbers = [getattr(signal, name) for name in signals.split(",")]
+    codes = [-number if number == signal.SIGKILL else 128 + number for number in numbers]
+    assert [code for _, code, _ in ended] == [*(codes[i % len(codes)] for i in range(len(ended) - 1)), 0]
+    places = [place for reached, *_ in ended for place in reached]
+    # Inside an epoch, between epochs, between runs, and while they are scored.
+    for place in ("begin", "_dispatch", "predict_run", "probe", "write_atomic", "write_text"):
+        assert any(reached.startswith(f"{place} ") for reached in places), place
+    assert signals != "SIGKILL" or sum(reached.startswith(("save ", "write_result ")) for reached in places) == 6
+    assert (store.root / "report.md").read_text() == (unbroken.root / "report.md").read_text()
+    assert store.runs() == unbroken.runs() and len(store.runs()) == 2
+    for name in store.runs():
+        a, b = store.find(name), unbroken.find(name)
+        assert without_times(a.result) == without_times(b.result)
+        assert list(map(without_times, a.metrics())) == list(map(without_times, b.metrics()))
+        jax.tree.map(np.testing.assert_array_equal, a.restore_variables("last")[0], b.restore_variables("last")[0])

@@ -254,3 +254,11 @@ def test_a_teachers_field_out_of_range_is_refused(image_file, field, value, word
     config["teachers"]["b"][field] = value
     with pytest.raises(UserError, match=f"config.teachers.b.{words}"):
         resolve(ConfigDict(config))
+
+
+@pytest.mark.parametrize("ensemble", ["losses", "logits", "probs", "choice"])
+def test_three_teachers_on_several_devices_are_those_on_one(image_file, ensemble):
+    config = configured(image_file, 3, ensemble=ensemble)
+    with enable_x64():
+        one, two = (one_step(make_plan(config, count)) for count in (1, 2))
+        assert largest_difference(one.params, two.params) < 1e-10

@@ -63,11 +63,24 @@ def resolve(config: ConfigDict) -> ConfigDict:
     return config
 
 
-def make_plan(config: ConfigDict, store: Store, data_dir: str, devices: Sequence[jax.Device]) -> Plan:
-    """Loads what a resolved config names and checks that it fits together, before anything compiles."""
+def make_plan(
+    config: ConfigDict,
+    store: Store,
+    data_dir: str,
+    devices: Sequence[jax.Device],
+    teachers: dict[str, Teacher] | None = None,
+) -> Plan:
+    """Loads what a resolved config names and checks that it fits together, before anything compiles.
+
+    Args:
+      config: resolved.
+      store, data_dir: where its teachers and its data are.
+      devices: of this process.
+      teachers: at hand, in the place of the store's.
+    """
     parallel.check_batch_size("batch_size", config.batch_size, devices)
     parallel.check_batch_size("eval_batch_size", config.eval_batch_size, devices)
-    teachers = load_teachers(config, store)
+    teachers = load_teachers(config, store) if teachers is None else teachers
     dataset = stream_if_needed(load_dataset(config.data, data_dir), config.data.stream, devices)
     check_overlap(config.data.name, dataset.images, dataset.splits, config.data.allow_overlap)
     check_classes(config, teachers, dataset.num_classes)

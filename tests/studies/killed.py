@@ -2,7 +2,7 @@
 
 Command: python tests/studies/killed.py CONFIG STORE SIGNAL[,SIGNAL...]
 
-The signals take turns; '' is none. Prints, as JSON, a list a process: where it was stopped, its exit code (of `os.wait`), what it
+The signals take turns; '' is none. Prints, as JSON, a list a process: where it was stopped, its exit code, what it
 wrote last. Processes are forks of this one, which has imported everything and never touches a device.
 """
 

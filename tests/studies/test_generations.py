@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -21,6 +22,16 @@ from kdjax.studies.transfer import STRENGTHS, probe
 from kdjax.training.predict import predict_run
 
 ROOT = pathlib.Path(__file__).parents[2]
+
+
+class LogitsAlone(nn.Module):
+    """A user's network that has nothing to probe."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(self.num_classes)(x)
 
 
 def small(**changed) -> ConfigDict:
@@ -219,6 +230,15 @@ def mistyped_probe(study, chain) -> None:
     study.transfer = {"other": {**study.alone.data.to_dict(), "sise": 3}}
 
 
+def probe_of_images(study, chain) -> None:
+    study.transfer = {"other": {**study.alone.data.to_dict(), "name": "digits", "args": {}}}
+
+
+def without_pooled(study, chain) -> None:
+    study.transfer = {"other": study.alone.data}
+    chain.student.model.name, chain.student.model.args = f"{__name__}:LogitsAlone", {}
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -231,12 +251,57 @@ def mistyped_probe(study, chain) -> None:
         (without_validation, "config.chains.tolerant.patriarch.data: data set 'gaussian' has no validation split"),
         (mistyped_probe, "config.transfer.other: config.data has no field 'sise'"),
         (lambda study, chain: chain.student.data.update(name="gausian"), "unknown data set 'gausian'"),
+        (probe_of_images, "config.transfer.other: the networks of config.chains.tolerant.patriarch take 8, not 8x8x1"),
+        (lambda study, chain: chain.student.model.update(name="resnet8"), "gen1-s0': model 'resnet8' takes no"),
+        (lambda study, chain: chain.student.update(batch_size=1000), "gen1-s0': config.batch_size = 1000 is more"),
+        (lambda study, chain: study.alone.data.update(view="crop"), "alone-x1-s0': config.data.view 'crop'"),
+        (without_pooled, "LogitsAlone' has no pooled vector, which config.transfer needs"),
     ],
 )
 def test_a_mistake_anywhere_is_found_before_anything_is_trained(tmp_path, change, words):
     with pytest.raises(UserError, match=words):
         generations.run(with_chain(change), Store(tmp_path), "", lambda total: lambda name: None)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_study_that_was_changed_is_refused_before_anything_is_trained(tmp_path, trained):
+    study, _, store = trained
+    changed = ConfigDict(study.to_dict())
+    changed.seeds, changed.alone.epochs = 2, 3  # the second seed is new
+    runs = store.runs()
+    with pytest.raises(UserError, match="alone-x1-s0' exists with another config .config.epochs: 2 -> 3"):
+        generations.run(changed, store, "", lambda total: lambda name: None)
+    assert store.runs() == runs
+
+
+def write_patterns(path: pathlib.Path, classes: int, side: int) -> dict:
+    """Noisy pictures of a pattern a class, as a `config.data` whose images are resized to 8x8."""
+    draw = np.random.default_rng(classes)
+    patterns = np.kron(draw.integers(40, 216, (classes, 2, 2, 1)), np.ones((1, side // 2, side // 2, 1)))
+    labels = np.arange(240) % classes
+    images = patterns[labels] + draw.integers(-8, 8, (240, side, side, 1))
+    np.savez(path, images=images.astype(np.uint8), labels=labels)
+    return {**small().alone.data.to_dict(), "name": "arrays", "args": {"path": str(path)}, "size": 8}
+
+
+def test_features_of_another_network_carry_to_sets_of_other_classes_and_sizes(tmp_path):
+    study = small(longest=0, members=0, report="1")
+    chain = study.chains.tolerant
+    for part in (chain.patriarch, chain.student, study.alone):
+        part.data = write_patterns(tmp_path / "own.npz", 3, 8)
+    chain.patriarch.losses.tolerant.num_top = 3
+    chain.student.model.name, chain.student.model.args = "resnet8", {"widths": (4, 4, 6, 8)}
+    study.transfer = {
+        "five": write_patterns(tmp_path / "five.npz", 5, 12),
+        "two": write_patterns(tmp_path / "two.npz", 2, 16),
+    }
+    store = Store(tmp_path / "runs")
+    outcome = generations.run(study, store, "", lambda total: lambda name: None)
+    networks = ("mlp-tolerant-gen0", "resnet8-tolerant-gen1", "resnet8-tolerant-gen2")
+    assert store.runs() == [f"arrays/{name}-s0" for name in networks]
+    assert set(outcome.transfer) == {(name, "tolerant", m, 0) for name in ("five", "two") for m in (0, 1, 2)}
+    assert min(outcome.transfer.values()) > 0.9
+    assert "five" in report(study, outcome)
 
 
 TWO_GENERATIONS = """from configs import tolerant_generations

@@ -183,7 +183,7 @@ def _seeded(config: ConfigDict, seed: int) -> ConfigDict:
 
 
 def _folder(config: ConfigDict) -> str:
-    return f"{config.data.name.replace(':', '.')}/{config.model.name.replace(':', '.')}"
+    return f"{schema.data_name(config)}/{config.model.name.replace(':', '.')}"
 
 
 def _weighted(losses: Mapping, label_weight: float) -> ConfigDict:
@@ -226,7 +226,7 @@ def run(study: ConfigDict, store: Store, data_dir: str, counter: Callable[[int],
 
 
 def _check_data(study: ConfigDict, data_dir: str) -> None:
-    """Refuses what would else come out after days: splits that are not there, sets to probe that networks cannot see."""
+    """Refuses what would else come out after days: splits that are not there, probes that networks cannot see."""
     needed = {"test": "to tell of"} | ({"validation": "to choose on"} if study.report == "validation" else {})
     runs = {f"config.chains.{chain}.{part}": parts[part] for chain, parts in study.chains.items() for part in parts}
     seen: dict[str, _Data] = {}

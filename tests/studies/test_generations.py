@@ -64,6 +64,12 @@ def test_every_student_learns_from_the_generation_before():
         seen.add(job.name)
 
 
+def test_a_set_that_is_a_path_is_called_by_its_last_part():
+    study = small()
+    study.alone.data.name = "folder:/home/me/.cache/my birds/"
+    assert "my_birds/mlp-alone-x1-s0" in {job.name for job in generations.make_jobs(study)}
+
+
 def test_every_number_is_within_reach_of_a_flag():
     study = tolerant_generations.get_config()
     assert len(study.chains) == 5 and all(chain.isidentifier() for chain in study.chains)

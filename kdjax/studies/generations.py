@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from kdjax import config as schema
 from kdjax import models
-from kdjax.data import load_dataset
+from kdjax.data import load_dataset, split_hash
 from kdjax.errors import UserError, nearest
 from kdjax.store import Store
 from kdjax.studies.transfer import probe
@@ -164,6 +164,9 @@ def _check_chain(chain: str, parts: Any) -> None:
         raise UserError(f"{where} must be {{'patriarch': config, 'student': config}}, two whole configs of runs.")
     for part in ("patriarch", "student"):
         _located(f"{where}.{part}", schema.check, parts[part])
+        for name, term in parts[part].losses.items():
+            if term.get("space") == "logits":
+                raise UserError(f"{where}.{part}.losses.{name}.space must be 'probs': the next reads its softmax.")
     terms = parts["student"].losses
     others = [term.weight for name, term in terms.items() if name != "cross_entropy"]
     numbers = all(isinstance(weight, int | float) and weight >= 0 for weight in others)
@@ -284,7 +287,8 @@ def _draw(study: ConfigDict, job: Job, drawn: Mapping[str, Teacher], store: Stor
         raise UserError(
             f"'{config.model.name}' has no pooled vector, which config.transfer needs; name one by config.model.pooled."
         )
-    return Teacher(plan.spec.model, plan.variables, plan.dataset.num_classes, "softmax", {}, None)
+    data, labelled = config.data.to_dict(), split_hash(plan.dataset.labelled_train)  # what it will have seen
+    return Teacher(plan.spec.model, plan.variables, plan.dataset.num_classes, "softmax", {}, data, labelled)
 
 
 def _located(where: str, check: Callable, *args: Any) -> Any:

@@ -198,6 +198,10 @@ def with_chain(change) -> ConfigDict:
     return study
 
 
+def fitted_in_logit_space(study, chain) -> None:
+    chain.patriarch.losses = {"softmax_mse": {"weight": 1.0, "space": "logits"}}
+
+
 def second_name(study, chain) -> None:
     study.chains["toler ant"], study.chains["toler_ant"] = chain, chain
 
@@ -216,6 +220,7 @@ def second_name(study, chain) -> None:
             lambda study, chain: chain.student.update(epochs=0),
             "chains.tolerant.student: config.epochs must be at least",
         ),
+        (fitted_in_logit_space, "patriarch.losses.softmax_mse.space must be 'probs'"),
         (lambda study, chain: study.alone.update(epochs=0), "config.alone: config.epochs must be at least 1"),
         (lambda study, chain: study.chains.update({generations.LONGER: chain}), "choose another"),
         (lambda study, chain: study.chains.__delattr__("tolerant"), "config.chains is empty"),
@@ -240,6 +245,10 @@ def probe_of_images(study, chain) -> None:
     study.transfer = {"other": {**study.alone.data.to_dict(), "name": "digits", "args": {}}}
 
 
+def with_fewer_labels(study, chain) -> None:
+    chain.student.data.protocols = {"labelled_fraction": {"fraction": 0.5}}
+
+
 def without_pooled(study, chain) -> None:
     study.transfer = {"other": study.alone.data}
     chain.student.model.name, chain.student.model.args = f"{__name__}:LogitsAlone", {}
@@ -261,6 +270,7 @@ def without_pooled(study, chain) -> None:
         (lambda study, chain: chain.student.model.update(name="resnet8"), "gen1-s0': model 'resnet8' takes no"),
         (lambda study, chain: chain.student.update(batch_size=1000), "gen1-s0': config.batch_size = 1000 is more"),
         (lambda study, chain: study.alone.data.update(view="crop"), "alone-x1-s0': config.data.view 'crop'"),
+        (with_fewer_labels, "gen1-s0': teacher 'a' was trained on 126 labels that the student does not have"),
         (without_pooled, "LogitsAlone' has no pooled vector, which config.transfer needs"),
     ],
 )

@@ -1,5 +1,7 @@
 """One, two and three teachers: how they join, what each sees, and which statistics they use."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -254,6 +256,20 @@ def test_a_teachers_field_out_of_range_is_refused(image_file, field, value, word
     config["teachers"]["b"][field] = value
     with pytest.raises(UserError, match=f"config.teachers.b.{words}"):
         resolve(ConfigDict(config))
+
+
+@pytest.mark.parametrize("ensemble", ["losses", "probs", "choice"])
+def test_a_teacher_costs_one_pass_and_no_gradient(image_file, ensemble):
+    products = []
+    for count in (1, 3):
+        plan = make_plan(configured(image_file, count, ensemble=ensemble))
+        (state, _), fixed = start(plan)
+        step = functools.partial(steps.train_step, spec=plan.spec, axis_name="devices")
+        batch = jax.tree.map(lambda leaf: leaf[0], first_batch(plan))
+        program = jax.make_jaxpr(step, axis_env=[("devices", 1)])(state, fixed, batch)
+        products.append(str(program).count("dot_general"))
+    layers = 2  # of every network here; a student's cost one product forward, and one or two backward
+    assert products == [layers + (3 * layers - 1), 3 * layers + (3 * layers - 1)]
 
 
 @pytest.mark.parametrize("ensemble", ["losses", "logits", "probs", "choice"])

@@ -287,8 +287,9 @@ def _draw(study: ConfigDict, job: Job, drawn: Mapping[str, Teacher], store: Stor
         raise UserError(
             f"'{config.model.name}' has no pooled vector, which config.transfer needs; name one by config.model.pooled."
         )
-    data, labelled = config.data.to_dict(), split_hash(plan.dataset.labelled_train)  # what it will have seen
-    return Teacher(plan.spec.model, plan.variables, plan.dataset.num_classes, "softmax", {}, data, labelled)
+    data, dataset = config.data.to_dict(), plan.dataset  # what it will have seen
+    seen = (data, split_hash(dataset.labelled_train), dataset.class_names)
+    return Teacher(plan.spec.model, plan.variables, dataset.num_classes, "softmax", {}, *seen)
 
 
 def _located(where: str, check: Callable, *args: Any) -> Any:

@@ -194,6 +194,17 @@ def test_classes_need_to_agree_only_where_logits_are_compared(image_file):
         check_classes(resolve(config), teachers, 2)
 
 
+def test_as_many_classes_are_not_the_same_classes(image_file):
+    config = resolve(configured(image_file, 1))
+    teachers = {"a": fresh_teacher(load_dataset(config.data, ""))._replace(class_names=("ant", "bee", "cat", "dog"))}
+    check_classes(config, teachers, 4, ("ant", "bee", "cat", "dog"))
+    check_classes(config, teachers, 4)  # nobody knows
+    with pytest.raises(UserError, match="teacher 'a' has 'bee' as class 1, where the data has 'cat'"):
+        check_classes(config, teachers, 4, ("ant", "cat", "bee", "dog"))
+    config.teachers.a.classes = (0, 2, 1, 3)
+    check_classes(config, teachers, 4, ("ant", "cat", "bee", "dog"))
+
+
 def test_a_teacher_of_other_images_is_refused_in_words(image_file):
     plan = make_plan(configured(image_file, 1))
     model = models.create_model("mlp", 4, hidden=(10,))

@@ -4,7 +4,6 @@ Yang, Xie, Qiao & Yuille, Training Deep Neural Networks in Generations: A More T
 Students, 2018; born-again networks (Furlanello et al. 2018) are the chain of a cross-entropy patriarch.
 """
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -13,13 +12,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from kdjax import config as schema
-from kdjax import models
 from kdjax.data import load_dataset, split_hash
 from kdjax.errors import UserError, nearest
 from kdjax.store import Store
 from kdjax.studies.transfer import probe
 from kdjax.training.loop import train
-from kdjax.training.plan import make_plan, resolve
+from kdjax.training.plan import make_plan, rehearse, resolve
 from kdjax.training.predict import predict_run
 from kdjax.training.teachers import Teacher
 
@@ -208,8 +206,7 @@ def run(study: ConfigDict, store: Store, data_dir: str, counter: Callable[[int],
       counter: makes of the number of runs what is called after each with its name.
 
     Raises:
-      UserError: a mistake in the study, in any of its configs, networks or data, before anything is trained; one that
-        only the compilation of a step tells, when that run begins.
+      UserError: a mistake in the study, in any of its configs, networks, losses or data, before anything is trained.
     """
     jobs = make_jobs(study)
     for job in jobs:
@@ -269,10 +266,12 @@ def _look(where: str, config: ConfigDict, needed: Mapping[str, str], data_dir: s
 
 
 def _rehearse(study: ConfigDict, jobs: Sequence[Job], store: Store, data_dir: str) -> None:
-    """Plans the first runs of every kind with teachers as they are drawn: the third is made like all after it."""
+    """Plans the first runs of every kind with teachers as they are drawn; all others differ from these in numbers."""
+    first = [job for job in jobs if job.seed == 0 and job.generation <= (2 if job.row in study.chains else 1)]
+    new = {job.row for job in first if store.run(job.name).manifest is None}
     drawn: dict[str, Teacher] = {}
-    for job in jobs:
-        if job.seed == 0 and job.generation <= 2:
+    for job in first:
+        if job.row in new:
             drawn[job.name] = _located(f"run '{job.name}'", _draw, study, job, drawn, store, data_dir)
 
 
@@ -281,9 +280,8 @@ def _draw(study: ConfigDict, job: Job, drawn: Mapping[str, Teacher], store: Stor
     config = resolve(job.config)
     teachers = {name: drawn[teacher.run] for name, teacher in config.teachers.items()}
     plan = make_plan(config, store, data_dir, jax.local_devices(), teachers)
-    images = jax.ShapeDtypeStruct((1, *plan.dataset.input_shape), jax.dtypes.canonicalize_dtype(float))
-    see = functools.partial(models.call, plan.spec.model, train=False)
-    if study.transfer and job.row in study.chains and jax.eval_shape(see, plan.variables, images)[0].pooled is None:
+    output = rehearse(plan)
+    if study.transfer and job.row in study.chains and output.pooled is None:
         raise UserError(
             f"'{config.model.name}' has no pooled vector, which config.transfer needs; name one by config.model.pooled."
         )

@@ -21,8 +21,9 @@ from kdjax.training.manifest import make_manifest
 from kdjax.training.networks import Network, build, load_network
 from kdjax.training.spec import SpecTeacher
 from kdjax.training.start import check_head, start_from
-from kdjax.training.structure import part
+from kdjax.training.structure import join, part
 from kdjax.training.teachers import Teacher, check_classes, check_splits, load_teachers
+from kdjax.types import ModelOutput
 
 
 class Plan(NamedTuple):
@@ -152,6 +153,28 @@ def _first_distiller(
         return forward.example_inputs(spec, variables, taught, numbers, dataset.input_shape)
 
     return distillers.make_distiller(config.losses.to_dict()).init(config.seed, make_inputs, dataset)
+
+
+def rehearse(plan: Plan) -> ModelOutput:
+    """Shows networks and losses of a plan the shapes of two blank images, computing nothing.
+
+    Returns:
+      Shapes of the network's output.
+
+    Raises:
+      UserError: a teacher that cannot see the images, or a loss that does not take what it would be given.
+    """
+
+    def look():
+        teachers = {name: teacher.variables for name, teacher in plan.teachers.items()}
+        shape = plan.dataset.input_shape
+        inputs = forward.example_inputs(plan.spec, plan.variables, teachers, plan.numbers, shape)
+        terms = join(plan.spec.structure, plan.numbers)["losses"]
+        chosen = {key: terms[key] for key in plan.spec.terms}
+        distillers.make_distiller(chosen).apply(plan.distiller, inputs, chosen)
+        return inputs["output"]
+
+    return jax.eval_shape(look)
 
 
 def traced(config: ConfigDict) -> dict:

@@ -270,6 +270,8 @@ def without_pooled(study, chain) -> None:
         (lambda study, chain: chain.student.model.update(name="resnet8"), "gen1-s0': model 'resnet8' takes no"),
         (lambda study, chain: chain.student.update(batch_size=1000), "gen1-s0': config.batch_size = 1000 is more"),
         (lambda study, chain: study.alone.data.update(view="crop"), "alone-x1-s0': config.data.view 'crop'"),
+        (lambda study, chain: chain.patriarch.losses.tolerant.update(num_top=7), "gen0-s0': config.losses.tolerant: "),
+        (lambda study, chain: chain.patriarch.data.args.update(dim=9), "gen1-s0': teacher 'a' cannot see images of 8"),
         (with_fewer_labels, "gen1-s0': teacher 'a' was trained on 126 labels that the student does not have"),
         (without_pooled, "LogitsAlone' has no pooled vector, which config.transfer needs"),
     ],

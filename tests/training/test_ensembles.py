@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -145,6 +146,35 @@ def test_batch_statistics_in_teachers_are_of_the_global_batch(image_file):
     by_batch = taught(plan)[2]["a"]["logits"]
     running = taught(plan._replace(spec=plan.spec._replace(teacher_batch_norm="running")))[2]["a"]["logits"]
     assert np.abs(by_batch - running).max() > 1e-3
+
+
+class Dropping(nn.Module):
+    """A user's network with dropout."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x, train: bool = False):
+        x = nn.Dropout(0.5, deterministic=not train)(x.reshape(len(x), -1))
+        return nn.Dense(self.num_classes)(x)
+
+
+def test_a_teacher_in_training_mode_drops_other_units_in_every_epoch_and_in_evaluation_none(image_file):
+    teacher = {"a": fresh_teacher(load_dataset(configured(image_file, 1).data, ""))}
+    model = Dropping(4)
+    teacher["a"] = teacher["a"]._replace(model=model, variables=models.init_variables(model, (1, 8, 8, 3), 0))
+    found = {}
+    for statistics in ("batch", "running"):
+        config = resolve(configured(image_file, 1, teacher_batch_norm=statistics))
+        plan = plan_with(config, load_dataset(config.data, ""), teacher, jax.local_devices()[:1])
+        batch, seen, *_ = taught(plan)
+        fixed, numbers = start(plan)[1], join(plan.spec.structure, plan.numbers)
+        batches = (batch, batch, batch._replace(epoch=batch.epoch + 1))
+        run = [forward.run_teachers(fixed, seen.views, each, numbers, plan.spec, None) for each in batches]
+        found[statistics] = [np.asarray(outputs["a"]["logits"]) for outputs in run]
+    np.testing.assert_array_equal(*found["batch"][:2])
+    assert np.abs(found["batch"][0] - found["batch"][2]).max() > 1e-3
+    np.testing.assert_array_equal(found["running"][0], found["running"][2])
 
 
 def test_a_teachers_own_temperature_and_columns(image_file):

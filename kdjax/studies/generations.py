@@ -278,7 +278,8 @@ def _rehearse(study: ConfigDict, jobs: Sequence[Job], store: Store, data_dir: st
 def _draw(study: ConfigDict, job: Job, drawn: Mapping[str, Teacher], store: Store, data_dir: str) -> Teacher:
     """Plans one run and returns its untrained network, a teacher for the next."""
     config = resolve(job.config)
-    teachers = {name: drawn[teacher.run] for name, teacher in config.teachers.items()}
+    taught = job.row in study.chains and job.generation > 0  # all others may have teachers from the store
+    teachers = {name: drawn[teacher.run] for name, teacher in config.teachers.items()} if taught else None
     plan = make_plan(config, store, data_dir, jax.local_devices(), teachers)
     output = rehearse(plan)
     if study.transfer and job.row in study.chains and output.pooled is None:

@@ -202,6 +202,10 @@ def fitted_in_logit_space(study, chain) -> None:
     chain.patriarch.losses = {"softmax_mse": {"weight": 1.0, "space": "logits"}}
 
 
+def with_a_teacher(study, chain) -> None:
+    chain.patriarch.teachers = {"a": {"run": "gaussian/wise"}}
+
+
 def second_name(study, chain) -> None:
     study.chains["toler ant"], study.chains["toler_ant"] = chain, chain
 
@@ -272,6 +276,7 @@ def without_pooled(study, chain) -> None:
         (lambda study, chain: study.alone.data.update(view="crop"), "alone-x1-s0': config.data.view 'crop'"),
         (lambda study, chain: chain.patriarch.losses.tolerant.update(num_top=7), "gen0-s0': config.losses.tolerant: "),
         (lambda study, chain: chain.patriarch.data.args.update(dim=9), "gen1-s0': teacher 'a' cannot see images of 8"),
+        (with_a_teacher, "gen0-s0': teacher 'a': .* has no run 'gaussian/wise'"),
         (with_fewer_labels, "gen1-s0': teacher 'a' was trained on 126 labels that the student does not have"),
         (without_pooled, "LogitsAlone' has no pooled vector, which config.transfer needs"),
     ],

@@ -370,6 +370,8 @@ def test_killed_at_any_boundary_the_same_command_ends_as_an_unbroken_one(tmp_pat
     numbers = [getattr(signal, name) for name in signals.split(",")]
     codes = [-number if number == signal.SIGKILL else 128 + number for number in numbers]
     assert [code for _, code, _ in ended] == [*(codes[i % len(codes)] for i in range(len(ended) - 1)), 0]
+    told = ("was saved at step", "is finished", "stopped at once, without saving")
+    assert signals == "SIGKILL" or all(any(words in last for words in told) for _, _, (last,) in ended[:-1])
     places = [place for reached, *_ in ended for place in reached]
     # Inside an epoch, between epochs, between runs, and while they are scored.
     for place in ("begin", "_dispatch", "predict_run", "probe", "write_atomic", "write_text"):

@@ -11,7 +11,7 @@ from kdjax import losses
 from kdjax.data import Dataset, load_dataset, split_hash
 from kdjax.errors import UserError, lookup, nearest
 from kdjax.store import Store
-from kdjax.training.distillers import reads_teacher_logits
+from kdjax.training.distillers import reads_branches, reads_teacher_logits
 from kdjax.training.networks import load_network
 
 
@@ -100,9 +100,15 @@ def check_classes(
                 f"config.teachers.{name}.classes (or config.teacher_classes) must name columns from 0 to "
                 f"{teacher.num_classes - 1}, each once, not {tuple(columns)}."
             )
-    for where, names in _comparing(config, teachers).items():
+    for (where, branches), names in _comparing(config, teachers).items():
         for name in names:
-            difference = _other_classes(teachers[name], config.teachers[name].classes, num_classes, class_names)
+            own = config.teachers[name]
+            if branches and (own.classes or own.temperature != 1):
+                raise UserError(
+                    f"{where} compares branches as they are: there teacher '{name}' can have no classes and no "
+                    "temperature of its own."
+                )
+            difference = _other_classes(teachers[name], own.classes, num_classes, class_names)
             if difference:
                 raise UserError(
                     f"{where} compares logits, and teacher '{name}' has {difference}; name a teacher that was trained "
@@ -123,14 +129,15 @@ def _other_classes(teacher: Teacher, columns: tuple, num_classes: int, class_nam
     return found[0] if found else ""
 
 
-def _comparing(config, teachers: Mapping[str, Teacher]) -> dict[str, list[str]]:
-    """Field of the config that compares logits -> names of the teachers that it reads."""
-    found = {
-        f"config.losses.{key}": [term["teacher"]] if term["teacher"] else list(teachers)
-        for key, term in config.losses.items()
-        if reads_teacher_logits(lookup(losses.LOSSES, term["loss"], "loss"))
-    }
-    return found | ({"config.diagnostics": list(teachers)} if config.diagnostics else {})
+def _comparing(config, teachers: Mapping[str, Teacher]) -> dict[tuple[str, bool], list[str]]:
+    """(Field of the config that compares logits, whether branches are meant) -> names of the teachers that it reads."""
+    found = {}
+    for key, term in config.losses.items():
+        function = lookup(losses.LOSSES, term["loss"], "loss")
+        if reads_teacher_logits(function):
+            names = [term["teacher"]] if term["teacher"] else list(teachers)
+            found[f"config.losses.{key}", reads_branches(function)] = names
+    return found | ({("config.diagnostics", False): list(teachers)} if config.diagnostics else {})
 
 
 def _rows_of(data: Mapping) -> str:

@@ -224,6 +224,17 @@ def test_classes_need_to_agree_only_where_logits_are_compared(image_file):
         check_classes(resolve(config), teachers, 2)
 
 
+@pytest.mark.parametrize(("field", "value"), [("classes", (1, 0, 3, 2)), ("temperature", 2.0)])
+def test_branches_that_are_compared_as_they_are_have_no_columns(image_file, field, value):
+    config = configured(image_file, 1)
+    config.losses = {"cross_entropy": {"weight": 1.0}, "hsakd": {"weight": 1.0}}
+    teachers = {"a": fresh_teacher(load_dataset(config.data, ""))}
+    check_classes(resolve(config), teachers, 4)
+    config.teachers.a[field] = value
+    with pytest.raises(UserError, match="config.losses.hsakd compares branches as they are"):
+        check_classes(resolve(config), teachers, 4)
+
+
 def test_as_many_classes_are_not_the_same_classes(image_file):
     config = resolve(configured(image_file, 1))
     teachers = {"a": fresh_teacher(load_dataset(config.data, ""))._replace(class_names=("ant", "bee", "cat", "dog"))}

@@ -16,6 +16,7 @@ from kdjax.errors import Interrupted, RunError, UserError, nearest
 
 FLAGS = flags.FLAGS
 _OWN = []  # names of the flags that kdjax defines, for --help
+_AT_ONCE = "stopped at once, without saving; what was saved before is whole."
 
 
 def define(definition: Callable, name: str, *args, **kwargs) -> None:
@@ -72,7 +73,11 @@ def run(main: Callable[..., None], argv: list[str] | None = None, takes: str = "
     except Interrupted as stop:
         _leave(128 + stop.signum, stop, debug)
     except KeyboardInterrupt:
-        _leave(130, "stopped at once, without saving; what was saved before is whole.", debug)
+        _leave(130, _AT_ONCE, debug)
+    except SystemExit as leaving:
+        if leaving.code != 128 + signal.SIGTERM:
+            raise
+        _leave(leaving.code, _AT_ONCE, debug)
     except RunError as error:
         _leave(1, error, debug)
     except OSError as error:

@@ -299,11 +299,16 @@ def default_run_name(config: ConfigDict) -> str:
     else:
         what = config.name or "+".join(config.losses)
     split = f"-split{config.data.split_seed}" if config.data.split_seed else ""
-    dataset, model = (part.replace(":", ".") for part in (config.data.name, config.model.name))
-    if config.data.name.startswith(("folder:", "list:")):  # a path: its last part names the set
-        dataset = config.data.name.rstrip("/").rpartition("/")[2].replace(":", ".")
-    dataset += "".join(_protocol_name(name, arguments) for name, arguments in config.data.protocols.items())
-    return f"{dataset}/{model}-{what}{split}-s{config.seed}"
+    protocols = "".join(_protocol_name(name, arguments) for name, arguments in config.data.protocols.items())
+    model = config.model.name.replace(":", ".")
+    return f"{data_name(config)}{protocols}/{model}-{what}{split}-s{config.seed}"
+
+
+def data_name(config: ConfigDict) -> str:
+    """Returns what a run's name calls its data set: its name, of a path the last part."""
+    if config.data.name.startswith(("folder:", "list:")):
+        return _plain(config.data.name.rstrip("/").rpartition("/")[2].replace(":", "."))
+    return config.data.name.replace(":", ".")
 
 
 def _protocol_name(name: str, arguments: Mapping) -> str:

@@ -79,7 +79,7 @@ class Run(Checkpoints):
         if changed:
             raise UserError(
                 f"Run '{self.name}' exists with another config ({'; '.join(changed)}); restore the fields, "
-                f"choose another --run, or delete {self.path}."
+                f"choose another --run or --store, or delete {self.path}."
             )
 
     def take_back(self) -> None:

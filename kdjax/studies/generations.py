@@ -7,17 +7,19 @@ Students, 2018; born-again networks (Furlanello et al. 2018) are the chain of a 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from kdjax import config as schema
-from kdjax.data import load_dataset
+from kdjax.data import load_dataset, split_hash
 from kdjax.errors import UserError, nearest
 from kdjax.store import Store
 from kdjax.studies.transfer import probe
 from kdjax.training.loop import train
-from kdjax.training.plan import resolve
+from kdjax.training.plan import make_plan, rehearse, resolve
 from kdjax.training.predict import predict_run
+from kdjax.training.teachers import Teacher
 
 FIELDS = (
     *("kind", "title", "seeds", "generations", "label_weights", "chains", "alone", "longest", "members", "report"),
@@ -160,6 +162,9 @@ def _check_chain(chain: str, parts: Any) -> None:
         raise UserError(f"{where} must be {{'patriarch': config, 'student': config}}, two whole configs of runs.")
     for part in ("patriarch", "student"):
         _located(f"{where}.{part}", schema.check, parts[part])
+        for name, term in parts[part].losses.items():
+            if term.get("space") == "logits":
+                raise UserError(f"{where}.{part}.losses.{name}.space must be 'probs': the next reads its softmax.")
     terms = parts["student"].losses
     others = [term.weight for name, term in terms.items() if name != "cross_entropy"]
     numbers = all(isinstance(weight, int | float) and weight >= 0 for weight in others)
@@ -179,7 +184,7 @@ def _seeded(config: ConfigDict, seed: int) -> ConfigDict:
 
 
 def _folder(config: ConfigDict) -> str:
-    return f"{config.data.name.replace(':', '.')}/{config.model.name.replace(':', '.')}"
+    return f"{schema.data_name(config)}/{config.model.name.replace(':', '.')}"
 
 
 def _weighted(losses: Mapping, label_weight: float) -> ConfigDict:
@@ -201,14 +206,15 @@ def run(study: ConfigDict, store: Store, data_dir: str, counter: Callable[[int],
       counter: makes of the number of runs what is called after each with its name.
 
     Raises:
-      UserError: a mistake in the study, in any of its configs or in their data, before anything is trained; one that
-        only the shapes in a run tell, when that run begins.
+      UserError: a mistake in the study, in any of its configs, networks, losses or data, before anything is trained.
     """
     jobs = make_jobs(study)
     for job in jobs:
-        store.run(job.name)
-        _located(f"run '{job.name}'", resolve, job.config)
+        run, config = store.run(job.name), _located(f"run '{job.name}'", resolve, job.config)
+        if run.manifest is not None:
+            run.begin({"config": config.to_dict()})  # refuses a changed config
     _check_data(study, data_dir)
+    _rehearse(study, jobs, store, data_dir)
     done = counter(len(jobs))
     accuracy = {}
     for job in jobs:
@@ -220,24 +226,69 @@ def run(study: ConfigDict, store: Store, data_dir: str, counter: Callable[[int],
 
 
 def _check_data(study: ConfigDict, data_dir: str) -> None:
-    """Refuses data without the splits that are told of, and sets to transfer to that are no whole `config.data`."""
+    """Refuses what would else come out after days: splits that are not there, probes that networks cannot see."""
     needed = {"test": "to tell of"} | ({"validation": "to choose on"} if study.report == "validation" else {})
-    wanted = [(f"chains.{chain}.{part}.data", parts[part].data, needed)
-              for chain, parts in study.chains.items() for part in parts]  # fmt: skip
-    wanted.append(("alone.data", study.alone.data, {"test": "to tell of"}))
+    runs = {f"config.chains.{chain}.{part}": parts[part] for chain, parts in study.chains.items() for part in parts}
+    seen: dict[str, _Data] = {}
+    shapes = {run: _look(f"{run}.data", part.data, needed, data_dir, seen).input_shape for run, part in runs.items()}
+    _look("config.alone.data", study.alone.data, {"test": "to tell of"}, data_dir, seen)
     for name, data in study.transfer.items():
         where = f"config.transfer.{name}"
         whole = {**schema.defaults().to_dict(), "data": data, "losses": {"cross_entropy": {"weight": 1.0}}}
         _located(where, schema.check, ConfigDict(whole))
-        wanted.append((f"transfer.{name}", data, {"test": "to tell of", "validation": "to choose the strength on"}))
-    found = {}  # the same data once: large sets take a while
-    for where, data, splits in wanted:
-        key = str(data.to_dict())
-        if key not in found:
-            found[key] = _located(f"config.{where}", load_dataset, data, data_dir).splits
-        for split, use in splits.items():
-            if not len(found[key].get(split, ())):
-                raise UserError(f"config.{where}: data set '{data.name}' has no {split} split {use}.")
+        splits = {"test": "to tell of", "validation": "to choose the strength on"}
+        other = _look(where, data, splits, data_dir, seen).input_shape
+        for run, own in shapes.items():
+            if own != other:
+                a, b = ("x".join(map(str, shape)) for shape in (own, other))
+                hint = f"; set {where}.size to {own[0]}" if own[2:] == other[2:] != () else ""
+                raise UserError(f"{where}: the networks of {run} take {a}, not {b}{hint}.")
+
+
+class _Data(NamedTuple):
+    """What a check keeps of a data set."""
+
+    splits: frozenset[str]
+    input_shape: tuple[int, ...]
+
+
+def _look(where: str, config: ConfigDict, needed: Mapping[str, str], data_dir: str, seen: dict[str, _Data]) -> _Data:
+    """Loads data that must have some splits; the same data once: large sets take a while."""
+    key = str(config.to_dict())
+    if key not in seen:
+        dataset = _located(where, load_dataset, config, data_dir)
+        splits = frozenset(split for split, rows in dataset.splits.items() if len(rows))
+        seen[key] = _Data(splits, dataset.input_shape)
+    for split, use in needed.items():
+        if split not in seen[key].splits:
+            raise UserError(f"{where}: data set '{config.name}' has no {split} split {use}.")
+    return seen[key]
+
+
+def _rehearse(study: ConfigDict, jobs: Sequence[Job], store: Store, data_dir: str) -> None:
+    """Plans the first runs of every kind with teachers as they are drawn; all others differ from these in numbers."""
+    first = [job for job in jobs if job.seed == 0 and job.generation <= (2 if job.row in study.chains else 1)]
+    new = {job.row for job in first if store.run(job.name).manifest is None}
+    drawn: dict[str, Teacher] = {}
+    for job in first:
+        if job.row in new:
+            drawn[job.name] = _located(f"run '{job.name}'", _draw, study, job, drawn, store, data_dir)
+
+
+def _draw(study: ConfigDict, job: Job, drawn: Mapping[str, Teacher], store: Store, data_dir: str) -> Teacher:
+    """Plans one run and returns its untrained network, a teacher for the next."""
+    config = resolve(job.config)
+    taught = job.row in study.chains and job.generation > 0  # all others may have teachers from the store
+    teachers = {name: drawn[teacher.run] for name, teacher in config.teachers.items()} if taught else None
+    plan = make_plan(config, store, data_dir, jax.local_devices(), teachers)
+    output = rehearse(plan)
+    if study.transfer and job.row in study.chains and output.pooled is None:
+        raise UserError(
+            f"'{config.model.name}' has no pooled vector, which config.transfer needs; name one by config.model.pooled."
+        )
+    data, dataset = config.data.to_dict(), plan.dataset  # what it will have seen
+    seen = (data, split_hash(dataset.labelled_train), dataset.class_names)
+    return Teacher(plan.spec.model, plan.variables, dataset.num_classes, "softmax", {}, *seen)
 
 
 def _located(where: str, check: Callable, *args: Any) -> Any:

@@ -131,6 +131,11 @@ def reads_teacher_logits(function: Callable) -> bool:
     return _reads(function, (*FROM_TEACHER, "teacher_auxiliary"))
 
 
+def reads_branches(function: Callable) -> bool:
+    """Whether a loss compares branches of rotated images, which are of all of a teacher's classes, as they are."""
+    return _reads(function, ("teacher_auxiliary",))
+
+
 def reads_logits_alone(function: Callable) -> bool:
     """Whether logits are all that a loss reads of a teacher, so that several teachers can be joined into one."""
     return reads_teacher_logits(function) and not _reads(

@@ -72,6 +72,7 @@ def run_teachers(
 ) -> dict[str, dict]:
     """Teachers run outside the gradient, each on its view; in eval mode unless the config wants batch statistics."""
     outputs, by_batch = {}, spec.teacher_batch_norm == "batch"
+    keys = _example_keys(config["seed"], batch) if by_batch else None
     for teacher in spec.teachers:
         output = _run_teacher(
             teacher,
@@ -79,8 +80,8 @@ def run_teachers(
             views[teacher.view],
             train=by_batch,
             axis_name=axis_name if by_batch else None,
-            rngs={"dropout": jax.random.key(0)},
-            keys=_example_keys(config["seed"], batch) if by_batch else None,
+            rngs={"dropout": keys[0]} if by_batch else None,  # another in every batch
+            keys=keys,
         )
         own = config["teachers"][teacher.name]
         outputs[teacher.name] = {

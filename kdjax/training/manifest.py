@@ -39,6 +39,7 @@ def make_manifest(
         },
         "loss_space": _loss_space(config["losses"]),
         "teachers": dict(teachers),
+        "class_names": _names(dataset),
         "splits": splits,
         "labelled": {"size": len(dataset.labelled_train), "sha256": split_hash(dataset.labelled_train)},
         "protocols": list(dataset.protocols),
@@ -73,11 +74,17 @@ def imported_manifest(
         "imported_from": dict(origin),
         "loss_space": "probs",
         "teachers": {},
+        "class_names": _names(dataset),
         "splits": {name: {"size": len(rows), "sha256": split_hash(rows)} for name, rows in splits.items()},
         "versions": versions(),
         "command": " ".join(sys.argv),
         "git": _git_revision(),
     }
+
+
+def _names(dataset: Dataset | None) -> list[str] | None:
+    """Of the classes that a network's logits are of, where they are known."""
+    return None if dataset is None or dataset.class_names is None else list(dataset.class_names)
 
 
 def _loss_space(terms: Mapping) -> str:

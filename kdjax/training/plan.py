@@ -21,8 +21,9 @@ from kdjax.training.manifest import make_manifest
 from kdjax.training.networks import Network, build, load_network
 from kdjax.training.spec import SpecTeacher
 from kdjax.training.start import check_head, start_from
-from kdjax.training.structure import part
+from kdjax.training.structure import join, part
 from kdjax.training.teachers import Teacher, check_classes, check_splits, load_teachers
+from kdjax.types import ModelOutput
 
 
 class Plan(NamedTuple):
@@ -63,14 +64,27 @@ def resolve(config: ConfigDict) -> ConfigDict:
     return config
 
 
-def make_plan(config: ConfigDict, store: Store, data_dir: str, devices: Sequence[jax.Device]) -> Plan:
-    """Loads what a resolved config names and checks that it fits together, before anything compiles."""
+def make_plan(
+    config: ConfigDict,
+    store: Store,
+    data_dir: str,
+    devices: Sequence[jax.Device],
+    teachers: dict[str, Teacher] | None = None,
+) -> Plan:
+    """Loads what a resolved config names and checks that it fits together, before anything compiles.
+
+    Args:
+      config: resolved.
+      store, data_dir: where its teachers and its data are.
+      devices: of this process.
+      teachers: at hand, in the place of the store's.
+    """
     parallel.check_batch_size("batch_size", config.batch_size, devices)
     parallel.check_batch_size("eval_batch_size", config.eval_batch_size, devices)
-    teachers = load_teachers(config, store)
+    teachers = load_teachers(config, store) if teachers is None else teachers
     dataset = stream_if_needed(load_dataset(config.data, data_dir), config.data.stream, devices)
     check_overlap(config.data.name, dataset.images, dataset.splits, config.data.allow_overlap)
-    check_classes(config, teachers, dataset.num_classes)
+    check_classes(config, teachers, dataset.num_classes, dataset.class_names)
     check_splits(config, dataset, teachers, data_dir)
     origin = load_network(store.find(config.init_from), config.init_checkpoint) if config.init_from else None
     return plan_with(config, dataset, teachers, devices, origin)
@@ -139,6 +153,28 @@ def _first_distiller(
         return forward.example_inputs(spec, variables, taught, numbers, dataset.input_shape)
 
     return distillers.make_distiller(config.losses.to_dict()).init(config.seed, make_inputs, dataset)
+
+
+def rehearse(plan: Plan) -> ModelOutput:
+    """Shows networks and losses of a plan the shapes of two blank images, computing nothing.
+
+    Returns:
+      Shapes of the network's output.
+
+    Raises:
+      UserError: a teacher that cannot see the images, or a loss that does not take what it would be given.
+    """
+
+    def look():
+        teachers = {name: teacher.variables for name, teacher in plan.teachers.items()}
+        shape = plan.dataset.input_shape
+        inputs = forward.example_inputs(plan.spec, plan.variables, teachers, plan.numbers, shape)
+        terms = join(plan.spec.structure, plan.numbers)["losses"]
+        chosen = {key: terms[key] for key in plan.spec.terms}
+        distillers.make_distiller(chosen).apply(plan.distiller, inputs, chosen)
+        return inputs["output"]
+
+    return jax.eval_shape(look)
 
 
 def traced(config: ConfigDict) -> dict:

@@ -11,7 +11,7 @@ from kdjax import losses
 from kdjax.data import Dataset, load_dataset, split_hash
 from kdjax.errors import UserError, lookup, nearest
 from kdjax.store import Store
-from kdjax.training.distillers import reads_teacher_logits
+from kdjax.training.distillers import reads_branches, reads_teacher_logits
 from kdjax.training.networks import load_network
 
 
@@ -26,6 +26,7 @@ class Teacher(NamedTuple):
       record: what a student's manifest keeps of it.
       data: its own `config.data`, None when nobody knows it (imported weights).
       labelled: hash of the examples whose labels it was trained on, where its manifest has one.
+      class_names: of its logits, where its manifest has them.
     """
 
     model: Any
@@ -35,6 +36,7 @@ class Teacher(NamedTuple):
     record: dict
     data: dict | None
     labelled: str | None = None
+    class_names: tuple[str, ...] | None = None
 
 
 def load_teachers(config, store: Store) -> dict[str, Teacher]:
@@ -65,7 +67,9 @@ def _load(name: str, fields: Mapping, store: Store) -> Teacher:
     data = network.manifest["config"]["data"]
     data = data if data["name"] else None
     labelled = network.manifest.get("labelled", {}).get("sha256")
-    return Teacher(network.model, network.variables, classes, output, record, data, labelled)
+    names = network.manifest.get("class_names")
+    names = tuple(names) if names else None
+    return Teacher(network.model, network.variables, classes, output, record, data, labelled, names)
 
 
 def _output_space(name: str, fields: Mapping, manifest: Mapping) -> str:
@@ -78,8 +82,16 @@ def _output_space(name: str, fields: Mapping, manifest: Mapping) -> str:
     return said or "softmax"
 
 
-def check_classes(config, teachers: Mapping[str, Teacher], num_classes: int) -> None:
-    """Refuses a teacher of other classes where a loss or diagnostic reads its logits, and columns that it lacks."""
+def check_classes(
+    config, teachers: Mapping[str, Teacher], num_classes: int, class_names: tuple[str, ...] | None = None
+) -> None:
+    """Refuses a teacher of other classes where a loss or diagnostic reads its logits, and columns that it lacks.
+
+    Args:
+      config: resolved.
+      teachers: by their names in it.
+      num_classes, class_names: of the data. Names are compared where both sides have them and no columns are chosen.
+    """
     for name, teacher in teachers.items():
         columns = config.teachers[name].classes
         exist = all(isinstance(c, int) and not isinstance(c, bool) and 0 <= c < teacher.num_classes for c in columns)
@@ -88,21 +100,44 @@ def check_classes(config, teachers: Mapping[str, Teacher], num_classes: int) -> 
                 f"config.teachers.{name}.classes (or config.teacher_classes) must name columns from 0 to "
                 f"{teacher.num_classes - 1}, each once, not {tuple(columns)}."
             )
-    comparing = {
-        f"config.losses.{key}": [term["teacher"]] if term["teacher"] else list(teachers)
-        for key, term in config.losses.items()
-        if reads_teacher_logits(lookup(losses.LOSSES, term["loss"], "loss"))
-    }
-    comparing |= {"config.diagnostics": list(teachers)} if config.diagnostics else {}
-    for where, names in comparing.items():
+    for (where, branches), names in _comparing(config, teachers).items():
         for name in names:
-            classes = len(config.teachers[name].classes) or teachers[name].num_classes
-            if classes != num_classes:
+            own = config.teachers[name]
+            if branches and (own.classes or own.temperature != 1):
                 raise UserError(
-                    f"{where} compares logits, and teacher '{name}' has {classes} classes while the data "
-                    f"has {num_classes}; name a teacher that was trained on the same classes, or its columns of these "
-                    f"classes in config.teachers.{name}.classes or config.teacher_classes."
+                    f"{where} compares branches as they are: there teacher '{name}' can have no classes and no "
+                    "temperature of its own."
                 )
+            difference = _other_classes(teachers[name], own.classes, num_classes, class_names)
+            if difference:
+                raise UserError(
+                    f"{where} compares logits, and teacher '{name}' has {difference}; name a teacher that was trained "
+                    f"on the same classes, or its columns of these classes in config.teachers.{name}.classes or "
+                    "config.teacher_classes."
+                )
+
+
+def _other_classes(teacher: Teacher, columns: tuple, num_classes: int, class_names: tuple[str, ...] | None) -> str:
+    """In what a teacher's classes differ from the data's, '' where they do not."""
+    count = len(columns) or teacher.num_classes
+    if count != num_classes:
+        return f"{count} classes while the data has {num_classes}"
+    if columns or not teacher.class_names or not class_names:  # columns were chosen by somebody who knows
+        return ""
+    pairs = enumerate(zip(teacher.class_names, class_names))
+    found = [f"'{theirs}' as class {i}, where the data has '{ours}'" for i, (theirs, ours) in pairs if theirs != ours]
+    return found[0] if found else ""
+
+
+def _comparing(config, teachers: Mapping[str, Teacher]) -> dict[tuple[str, bool], list[str]]:
+    """(Field of the config that compares logits, whether branches are meant) -> names of the teachers that it reads."""
+    found = {}
+    for key, term in config.losses.items():
+        function = lookup(losses.LOSSES, term["loss"], "loss")
+        if reads_teacher_logits(function):
+            names = [term["teacher"]] if term["teacher"] else list(teachers)
+            found[f"config.losses.{key}", reads_branches(function)] = names
+    return found | ({("config.diagnostics", False): list(teachers)} if config.diagnostics else {})
 
 
 def _rows_of(data: Mapping) -> str:

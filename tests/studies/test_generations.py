@@ -1,12 +1,13 @@
 """Generations: every student's teacher is the one before it, and a study stopped anywhere ends as an unbroken one."""
 
+import json
 import os
 import pathlib
 import signal
 import subprocess
 import sys
-import time
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -21,6 +22,16 @@ from kdjax.studies.transfer import STRENGTHS, probe
 from kdjax.training.predict import predict_run
 
 ROOT = pathlib.Path(__file__).parents[2]
+
+
+class LogitsAlone(nn.Module):
+    """A user's network that has nothing to probe."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(self.num_classes)(x)
 
 
 def small(**changed) -> ConfigDict:
@@ -51,6 +62,12 @@ def test_every_student_learns_from_the_generation_before():
         else:
             assert not teachers
         seen.add(job.name)
+
+
+def test_a_set_that_is_a_path_is_called_by_its_last_part():
+    study = small()
+    study.alone.data.name = "folder:/home/me/.cache/my birds/"
+    assert "my_birds/mlp-alone-x1-s0" in {job.name for job in generations.make_jobs(study)}
 
 
 def test_every_number_is_within_reach_of_a_flag():
@@ -202,6 +219,14 @@ def with_chain(change) -> ConfigDict:
     return study
 
 
+def fitted_in_logit_space(study, chain) -> None:
+    chain.patriarch.losses = {"softmax_mse": {"weight": 1.0, "space": "logits"}}
+
+
+def with_a_teacher(study, chain) -> None:
+    chain.patriarch.teachers = {"a": {"run": "gaussian/wise"}}
+
+
 def second_name(study, chain) -> None:
     study.chains["toler ant"], study.chains["toler_ant"] = chain, chain
 
@@ -220,6 +245,7 @@ def second_name(study, chain) -> None:
             lambda study, chain: chain.student.update(epochs=0),
             "chains.tolerant.student: config.epochs must be at least",
         ),
+        (fitted_in_logit_space, "patriarch.losses.softmax_mse.space must be 'probs'"),
         (lambda study, chain: study.alone.update(epochs=0), "config.alone: config.epochs must be at least 1"),
         (lambda study, chain: study.chains.update({generations.LONGER: chain}), "choose another"),
         (lambda study, chain: study.chains.__delattr__("tolerant"), "config.chains is empty"),
@@ -240,6 +266,19 @@ def mistyped_probe(study, chain) -> None:
     study.transfer = {"other": {**study.alone.data.to_dict(), "sise": 3}}
 
 
+def probe_of_images(study, chain) -> None:
+    study.transfer = {"other": {**study.alone.data.to_dict(), "name": "digits", "args": {}}}
+
+
+def with_fewer_labels(study, chain) -> None:
+    chain.student.data.protocols = {"labelled_fraction": {"fraction": 0.5}}
+
+
+def without_pooled(study, chain) -> None:
+    study.transfer = {"other": study.alone.data}
+    chain.student.model.name, chain.student.model.args = f"{__name__}:LogitsAlone", {}
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -252,6 +291,15 @@ def mistyped_probe(study, chain) -> None:
         (without_validation, "config.chains.tolerant.patriarch.data: data set 'gaussian' has no validation split"),
         (mistyped_probe, "config.transfer.other: config.data has no field 'sise'"),
         (lambda study, chain: chain.student.data.update(name="gausian"), "unknown data set 'gausian'"),
+        (probe_of_images, "config.transfer.other: the networks of config.chains.tolerant.patriarch take 8, not 8x8x1"),
+        (lambda study, chain: chain.student.model.update(name="resnet8"), "gen1-s0': model 'resnet8' takes no"),
+        (lambda study, chain: chain.student.update(batch_size=1000), "gen1-s0': config.batch_size = 1000 is more"),
+        (lambda study, chain: study.alone.data.update(view="crop"), "alone-x1-s0': config.data.view 'crop'"),
+        (lambda study, chain: chain.patriarch.losses.tolerant.update(num_top=7), "gen0-s0': config.losses.tolerant: "),
+        (lambda study, chain: chain.patriarch.data.args.update(dim=9), "gen1-s0': teacher 'a' cannot see images of 8"),
+        (with_a_teacher, "gen0-s0': teacher 'a': .* has no run 'gaussian/wise'"),
+        (with_fewer_labels, "gen1-s0': teacher 'a' was trained on 126 labels that the student does not have"),
+        (without_pooled, "LogitsAlone' has no pooled vector, which config.transfer needs"),
     ],
 )
 def test_a_mistake_anywhere_is_found_before_anything_is_trained(tmp_path, change, words):
@@ -260,36 +308,100 @@ def test_a_mistake_anywhere_is_found_before_anything_is_trained(tmp_path, change
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
-def test_killed_at_any_boundary_the_same_command_ends_as_an_unbroken_one(tmp_path):
-    line = [sys.executable, "-m", "kdjax.train_generations", "--config=configs/tolerant_generations.py:smoke"]
+def test_a_study_that_was_changed_is_refused_before_anything_is_trained(tmp_path, trained):
+    study, _, store = trained
+    changed = ConfigDict(study.to_dict())
+    changed.seeds, changed.alone.epochs = 2, 3  # the second seed is new
+    runs = store.runs()
+    with pytest.raises(UserError, match="alone-x1-s0' exists with another config .config.epochs: 2 -> 3"):
+        generations.run(changed, store, "", lambda total: lambda name: None)
+    assert store.runs() == runs
+
+
+def write_patterns(path: pathlib.Path, classes: int, side: int) -> dict:
+    """Noisy pictures of a pattern a class, as a `config.data` whose images are resized to 8x8."""
+    draw = np.random.default_rng(classes)
+    patterns = np.kron(draw.integers(40, 216, (classes, 2, 2, 1)), np.ones((1, side // 2, side // 2, 1)))
+    labels = np.arange(240) % classes
+    images = patterns[labels] + draw.integers(-8, 8, (240, side, side, 1))
+    np.savez(path, images=images.astype(np.uint8), labels=labels)
+    return {**small().alone.data.to_dict(), "name": "arrays", "args": {"path": str(path)}, "size": 8}
+
+
+def test_features_of_another_network_carry_to_sets_of_other_classes_and_sizes(tmp_path):
+    study = small(longest=0, members=0, report="1")
+    chain = study.chains.tolerant
+    for part in (chain.patriarch, chain.student, study.alone):
+        part.data = write_patterns(tmp_path / "own.npz", 3, 8)
+    chain.patriarch.losses.tolerant.num_top = 3
+    chain.student.model.name, chain.student.model.args = "resnet8", {"widths": (4, 4, 6, 8)}
+    study.transfer = {
+        "five": write_patterns(tmp_path / "five.npz", 5, 12),
+        "two": write_patterns(tmp_path / "two.npz", 2, 16),
+    }
+    store = Store(tmp_path / "runs")
+    outcome = generations.run(study, store, "", lambda total: lambda name: None)
+    networks = ("mlp-tolerant-gen0", "resnet8-tolerant-gen1", "resnet8-tolerant-gen2")
+    assert store.runs() == [f"arrays/{name}-s0" for name in networks]
+    assert set(outcome.transfer) == {(name, "tolerant", m, 0) for name in ("five", "two") for m in (0, 1, 2)}
+    assert min(outcome.transfer.values()) > 0.9
+    assert "five" in report(study, outcome)
+
+
+TWO_GENERATIONS = """from configs import tolerant_generations
+
+
+def get_config():
+    study = tolerant_generations.get_config("smoke")
+    study.report, study.longest, study.members = "1", 0, 0
+    study.transfer = {"itself": study.alone.data}
+    for part in study.chains.tolerant.values():
+        part.checkpoint.every_epochs = 1
+    return study
+"""
+
+
+def stopped(folder: pathlib.Path, signals: str) -> tuple[Store, list]:
+    """The store of a study that was stopped wherever it can be, and how each of its processes ended."""
+    (folder / "study.py").write_text(TWO_GENERATIONS)
+    line = [sys.executable, str(pathlib.Path(__file__).parent / "killed.py"), str(folder / "study.py")]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     for name in ("JAX_NUM_CPU_DEVICES", "NPROC"):
         env.pop(name, None)
+    command = [*line, str(folder / "runs"), signals]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=600, check=True)
+    return Store(folder / "runs"), json.loads(done.stdout)
 
-    def start(store: str) -> subprocess.Popen:
-        return subprocess.Popen(
-            [*line, f"--store={store}"], cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
 
-    broken, kills = tmp_path / "broken", 0
-    for boundary in (1, 2):  # after the patriarch, after its first student
-        process = start(str(broken))
-        deadline = time.time() + 120
-        while len(list(broken.rglob("result.json"))) < boundary and time.time() < deadline and process.poll() is None:
-            time.sleep(0.02)
-        kills += process.poll() is None
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    assert kills
-    outputs = []
-    for store in (broken, tmp_path / "whole"):
-        out, errors = (process := start(str(store))).communicate(timeout=240)
-        assert process.returncode == 0, errors
-        outputs.append(out.replace(str(store), ""))
-    assert outputs[0] == outputs[1]
-    a, b = (Store(path) for path in (broken, tmp_path / "whole"))
-    assert a.runs() == b.runs() and len(a.runs()) == 4
-    for name in a.runs():
-        variables = (store.find(name).restore_variables("last")[0] for store in (a, b))
-        jax.tree.map(np.testing.assert_array_equal, *variables)
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory) -> Store:
+    store, ended = stopped(tmp_path_factory.mktemp("unbroken"), "")
+    assert [code for _, code, _ in ended] == [0]
+    return store
+
+
+def without_times(found: dict) -> dict:
+    return {key: value for key, value in found.items() if key not in ("seconds", "images_per_second")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signals", ["SIGKILL", "SIGTERM,SIGINT"])
+def test_killed_at_any_boundary_the_same_command_ends_as_an_unbroken_one(tmp_path, unbroken, signals):
+    store, ended = stopped(tmp_path, signals)
+    numbers = [getattr(signal, name) for name in signals.split(",")]
+    codes = [-number if number == signal.SIGKILL else 128 + number for number in numbers]
+    assert [code for _, code, _ in ended] == [*(codes[i % len(codes)] for i in range(len(ended) - 1)), 0]
+    told = ("was saved at step", "is finished", "stopped at once, without saving")
+    assert signals == "SIGKILL" or all(any(words in last for words in told) for _, _, (last,) in ended[:-1])
+    places = [place for reached, *_ in ended for place in reached]
+    # Inside an epoch, between epochs, between runs, and while they are scored.
+    for place in ("begin", "_dispatch", "predict_run", "probe", "write_atomic", "write_text"):
+        assert any(reached.startswith(f"{place} ") for reached in places), place
+    assert signals != "SIGKILL" or sum(reached.startswith(("save ", "write_result ")) for reached in places) == 6
+    assert (store.root / "report.md").read_text() == (unbroken.root / "report.md").read_text()
+    assert store.runs() == unbroken.runs() and len(store.runs()) == 2
+    for name in store.runs():
+        a, b = store.find(name), unbroken.find(name)
+        assert without_times(a.result) == without_times(b.result)
+        assert list(map(without_times, a.metrics())) == list(map(without_times, b.metrics()))
+        jax.tree.map(np.testing.assert_array_equal, a.restore_variables("last")[0], b.restore_variables("last")[0])

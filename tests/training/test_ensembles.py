@@ -1,5 +1,8 @@
 """One, two and three teachers: how they join, what each sees, and which statistics they use."""
 
+import functools
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -145,6 +148,35 @@ def test_batch_statistics_in_teachers_are_of_the_global_batch(image_file):
     assert np.abs(by_batch - running).max() > 1e-3
 
 
+class Dropping(nn.Module):
+    """A user's network with dropout."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x, train: bool = False):
+        x = nn.Dropout(0.5, deterministic=not train)(x.reshape(len(x), -1))
+        return nn.Dense(self.num_classes)(x)
+
+
+def test_a_teacher_in_training_mode_drops_other_units_in_every_epoch_and_in_evaluation_none(image_file):
+    teacher = {"a": fresh_teacher(load_dataset(configured(image_file, 1).data, ""))}
+    model = Dropping(4)
+    teacher["a"] = teacher["a"]._replace(model=model, variables=models.init_variables(model, (1, 8, 8, 3), 0))
+    found = {}
+    for statistics in ("batch", "running"):
+        config = resolve(configured(image_file, 1, teacher_batch_norm=statistics))
+        plan = plan_with(config, load_dataset(config.data, ""), teacher, jax.local_devices()[:1])
+        batch, seen, *_ = taught(plan)
+        fixed, numbers = start(plan)[1], join(plan.spec.structure, plan.numbers)
+        batches = (batch, batch, batch._replace(epoch=batch.epoch + 1))
+        run = [forward.run_teachers(fixed, seen.views, each, numbers, plan.spec, None) for each in batches]
+        found[statistics] = [np.asarray(outputs["a"]["logits"]) for outputs in run]
+    np.testing.assert_array_equal(*found["batch"][:2])
+    assert np.abs(found["batch"][0] - found["batch"][2]).max() > 1e-3
+    np.testing.assert_array_equal(found["running"][0], found["running"][2])
+
+
 def test_a_teachers_own_temperature_and_columns(image_file):
     config = configured(image_file, 2)
     config.teachers.a.temperature, config.teachers.b.classes = 2.0, (3, 0, 1, 2)
@@ -190,6 +222,28 @@ def test_classes_need_to_agree_only_where_logits_are_compared(image_file):
     config.diagnostics = True
     with pytest.raises(UserError, match="config.diagnostics compares logits, and teacher 'a' has 4 classes"):
         check_classes(resolve(config), teachers, 2)
+
+
+@pytest.mark.parametrize(("field", "value"), [("classes", (1, 0, 3, 2)), ("temperature", 2.0)])
+def test_branches_that_are_compared_as_they_are_have_no_columns(image_file, field, value):
+    config = configured(image_file, 1)
+    config.losses = {"cross_entropy": {"weight": 1.0}, "hsakd": {"weight": 1.0}}
+    teachers = {"a": fresh_teacher(load_dataset(config.data, ""))}
+    check_classes(resolve(config), teachers, 4)
+    config.teachers.a[field] = value
+    with pytest.raises(UserError, match="config.losses.hsakd compares branches as they are"):
+        check_classes(resolve(config), teachers, 4)
+
+
+def test_as_many_classes_are_not_the_same_classes(image_file):
+    config = resolve(configured(image_file, 1))
+    teachers = {"a": fresh_teacher(load_dataset(config.data, ""))._replace(class_names=("ant", "bee", "cat", "dog"))}
+    check_classes(config, teachers, 4, ("ant", "bee", "cat", "dog"))
+    check_classes(config, teachers, 4)  # nobody knows
+    with pytest.raises(UserError, match="teacher 'a' has 'bee' as class 1, where the data has 'cat'"):
+        check_classes(config, teachers, 4, ("ant", "cat", "bee", "dog"))
+    config.teachers.a.classes = (0, 2, 1, 3)
+    check_classes(config, teachers, 4, ("ant", "cat", "bee", "dog"))
 
 
 def test_a_teacher_of_other_images_is_refused_in_words(image_file):
@@ -254,3 +308,25 @@ def test_a_teachers_field_out_of_range_is_refused(image_file, field, value, word
     config["teachers"]["b"][field] = value
     with pytest.raises(UserError, match=f"config.teachers.b.{words}"):
         resolve(ConfigDict(config))
+
+
+@pytest.mark.parametrize("ensemble", ["losses", "probs", "choice"])
+def test_a_teacher_costs_one_pass_and_no_gradient(image_file, ensemble):
+    products = []
+    for count in (1, 3):
+        plan = make_plan(configured(image_file, count, ensemble=ensemble))
+        (state, _), fixed = start(plan)
+        step = functools.partial(steps.train_step, spec=plan.spec, axis_name="devices")
+        batch = jax.tree.map(lambda leaf: leaf[0], first_batch(plan))
+        program = jax.make_jaxpr(step, axis_env=[("devices", 1)])(state, fixed, batch)
+        products.append(str(program).count("dot_general"))
+    layers = 2  # of every network here; a student's cost one product forward, and one or two backward
+    assert products == [layers + (3 * layers - 1), 3 * layers + (3 * layers - 1)]
+
+
+@pytest.mark.parametrize("ensemble", ["losses", "logits", "probs", "choice"])
+def test_three_teachers_on_several_devices_are_those_on_one(image_file, ensemble):
+    config = configured(image_file, 3, ensemble=ensemble)
+    with enable_x64():
+        one, two = (one_step(make_plan(config, count)) for count in (1, 2))
+        assert largest_difference(one.params, two.params) < 1e-10

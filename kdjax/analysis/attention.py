@@ -91,7 +91,7 @@ def resize_maps(maps: Array, size: tuple[int, int]) -> Array:
       size: (height, width) of the result.
 
     Returns:
-      [batch, *size].
+      [batch, *size]; a constant map stays constant to the last bit.
 
     Raises:
       ValueError: maps have another number of axes, or the size is not two positive numbers.
@@ -99,7 +99,8 @@ def resize_maps(maps: Array, size: tuple[int, int]) -> Array:
     maps = _as_maps(maps)
     if len(size) != 2 or min(size) < 1:
         raise ValueError(f"size must be (height, width), not {size!r}.")
-    return jax.image.resize(maps, (maps.shape[0], *size), "bilinear", antialias=False)
+    least = jnp.min(maps, axis=(1, 2), keepdims=True)  # apart: weights that sum to nearly 1 would rock a constant map
+    return least + jax.image.resize(maps - least, (maps.shape[0], *size), "bilinear", antialias=False)
 
 
 def normalize_maps(maps: Array, epsilon: float = 1e-8) -> Array:

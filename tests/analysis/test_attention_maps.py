@@ -48,6 +48,14 @@ def test_resize_is_torchs():
     np.testing.assert_allclose(analysis.resize_maps(column, (3, 1))[0, :, 0], TORCH_DOWN, atol=1e-6)
 
 
+@pytest.mark.parametrize("value", [0.1, 0.3, -123.4])
+def test_a_constant_map_has_no_region_whatever_it_is_resized_to(value):
+    for shape, size in [((7, 7), (56, 56)), ((2, 3), (7, 11)), ((4, 4), (32, 32)), ((8, 8), (3, 3))]:
+        maps = np.full((2, *shape), value, np.float32)
+        np.testing.assert_array_equal(analysis.resize_maps(maps, size), np.full((2, *size), value, np.float32))
+        assert not np.asarray(analysis.regions(maps, size)).any()
+
+
 def test_maps_are_put_between_zero_and_one_each_alone(network):
     maps = network[0][..., 0]
     found = analysis.normalize_maps(maps)

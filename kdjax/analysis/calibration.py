@@ -271,7 +271,7 @@ def fit_temperature(
         the largest where the logits say less than nothing of the labels.
 
     Returns:
-      T; above 1 for a network that is too sure.
+      T; above 1 for a network that is too sure; NaN where no T makes the NLL finite, as with a logit that is NaN.
 
     Raises:
       ValueError: the shapes do not fit, a label that no class has, no example, or bounds out of order.
@@ -292,8 +292,10 @@ def fit_temperature(
         return float(np.mean(np.log(np.sum(np.exp(beta * gaps), axis=-1)) - beta * own))
 
     found = minimize_scalar(nll, bounds=np.log(bounds), method="bounded", options={"xatol": 1e-10, "maxiter": 500})
-    edges = [*np.log(bounds), found.x]  # the method never tries the bounds themselves
-    return float(np.clip(np.exp(min(edges, key=nll)), *bounds))  # log and exp do not come back to the last bit
+    best = min([*np.log(bounds), found.x], key=nll)  # the method never tries the bounds themselves
+    if not np.isfinite(nll(best)):
+        return float("nan")  # the method ends somewhere all the same
+    return float(np.clip(np.exp(best), *bounds))  # log and exp do not come back to the last bit
 
 
 def calibration_scores(

@@ -166,6 +166,16 @@ def test_the_temperature_stays_within_its_bounds(drawn):
         analysis.fit_temperature(logits, logits.argmin(axis=1), np.zeros(SIZE, bool))
 
 
+def test_there_is_no_temperature_where_none_gives_a_finite_nll(drawn):
+    logits, labels = (each.copy() for each in drawn)
+    never = logits.copy()
+    never[3, (labels[3] + 1) % CLASSES] = -np.inf  # a class that is ruled out
+    assert np.isfinite(analysis.fit_temperature(never, labels))
+    never[3, labels[3]] = -np.inf
+    logits[3] = np.nan
+    assert np.isnan(analysis.fit_temperature(never, labels)) and np.isnan(analysis.fit_temperature(logits, labels))
+
+
 def test_all_by_name(drawn):
     found = analysis.calibration_scores(*drawn)
     assert found["ece"] == analysis.ece(*drawn) and found["ece_classwise"] == analysis.classwise_ece(*drawn)

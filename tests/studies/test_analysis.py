@@ -71,6 +71,26 @@ def test_posterior_is_the_distance_to_the_datas_distributions(store):
     assert found["released"] == pytest.approx(np.sqrt(np.sum((q - p) ** 2)), rel=1e-5)
 
 
+def test_a_split_that_soft_labels_left_with_labels_alone_has_no_posterior(tmp_path):
+    np.save(tmp_path / "soft.npy", np.random.default_rng(0).dirichlet(np.ones(10), 1797))
+    config, store = _config(0), Store(tmp_path / "runs")
+    config.epochs, config.model.args = 1, {"hidden": (4,)}
+    config.data.protocols = {"soft_labels": {"path": str(tmp_path / "soft.npy")}}
+    train(config, store, name="taught", devices=jax.local_devices()[:1], show=False)
+    assert analyze(store, ["taught"], ["posterior"], split="train")["posterior"][0]["posterior_entropy"] > 0
+    with pytest.raises(UserError, match="split 'test' of run 'taught' has labels alone"):
+        analyze(store, ["taught"], ["posterior"])
+
+
+@pytest.mark.parametrize("own", [{"protocols": {"soft_labels": {}}}, {"args": {"labels": "counts.npy"}}, {}])
+def test_noise_of_raters_is_taken_off_where_their_number_is_known(store, monkeypatch, own):
+    monkeypatch.setattr(study, "RATERS", {"arrays": 5})
+    seen = study.Seen(store, "a", "test", "last", "data")
+    seen.run.config.data.update(own)
+    row = study.posterior([seen])[0]
+    assert ("squared_distance_corrected" in row) == (not own)  # a user's own file is of nobody knows how many
+
+
 def test_fidelity_of_pairs_and_of_each_against_the_mean_of_the_others(store):
     outputs = {name: predict_run(store, name) for name in "abc"}
     found = analyze(store, ["a", "b", "c", "a"], ["fidelity"])["fidelity"]

@@ -37,6 +37,8 @@ class Seen:
     def __init__(self, store: Store, name: str, split: str, checkpoint: str, data_dir: str):
         self.name, self.split, self.stored = name, split, store.find(name)
         data = with_defaults(self.stored.manifest["config"])["data"]
+        if not data["name"]:
+            raise UserError(f"run '{name}' was imported without a data set; import it with --data, as --data=cifar100.")
         # What a student was told is not what is true: the data's own distributions count here.
         told = {name: value for name, value in data["protocols"].items() if name != "mixed_targets"}
         self.run = load_run(store, name, checkpoint, data_dir, data=ConfigDict({**data, "protocols": told}))

@@ -16,6 +16,7 @@ from kdjax.store import Store
 from kdjax.studies import analysis as study
 from kdjax.studies import maps
 from kdjax.studies.analysis import WHAT, analyze
+from kdjax.training.exchange import export_weights, import_weights
 from kdjax.training.loop import train
 from kdjax.training.predict import Loaded, load_run, predict_run
 
@@ -241,6 +242,14 @@ def test_what_does_not_fit_is_said(store, runs, what, words):
         analyze(store, runs.split(","), [what])
 
 
+def test_weights_that_came_without_data_are_told_from_a_data_set_that_is_not_there(store, tmp_path):
+    export_weights(store, "a", str(tmp_path / "a.safetensors"))
+    imported = Store(tmp_path / "runs")
+    import_weights(str(tmp_path / "a.safetensors"), "resnet8", imported, name="b", args={"widths": (4, 4, 6, 8)})
+    with pytest.raises(UserError, match="run 'b' was imported without a data set; import it with --data"):
+        analyze(imported, ["b"], ["calibration"])
+
+
 def test_a_split_that_is_not_there(store):
     with pytest.raises(UserError, match="has no split 'tset'. Did you mean 'test'"):
         analyze(store, ["a"], ["calibration"], split="tset")
@@ -254,6 +263,7 @@ def test_every_analysis_has_its_table(store):
         f"## {name}\n\n| run" in shown or f"## {name}\n\n| first" in shown or name == "attention" for name in WHAT
     )
     assert "## attention\n\n| map" in shown and "| Grad-CAM" in shown and "diversity" in shown
+    assert "those of the validation split" in shown.partition("## affinity")[2]  # not of the split in the first line
     for title in ("10 KL(second, first)", "information", "IoU", "ECE, bins alike", "affinity"):
         assert f"| released {title}" in shown
 

@@ -175,6 +175,15 @@ def test_the_map_that_the_classifier_reads_is_found(store, model, args, one_devi
     assert head.kernel.shape[1] == 4 and head.activation in maps.ACTIVATIONS
 
 
+def test_a_large_bias_does_not_hide_what_is_done_to_the_map(store, one_device):
+    run = load_run(store, "a", devices=one_device)
+    params = dict(run.network.variables["params"])
+    params["fc"] = {**params["fc"], "bias": np.asarray(params["fc"]["bias"]) + np.float32(1e4)}
+    network = run.network._replace(variables={**run.network.variables, "params": params})
+    found, plain = (maps.find_head("a", each, "test") for each in (run._replace(network=network), run))
+    assert (found.feature, found.activation) == (plain.feature, plain.activation) == ("stage3_preact", "ReLU")
+
+
 def test_calibration_and_the_temperature_of_validation(store):
     row = analyze(store, ["a"], ["calibration"])["calibration"][0]
     outputs, q = predict_run(store, "a"), softmax(predict_run(store, "a").logits)

@@ -16,7 +16,7 @@ def report(found: Mapping[str, Any]) -> str:
     head = (
         f"{len(found['runs'])} runs, split '{found['split']}', checkpoint '{found['checkpoint']}'; entropies in nats."
     )
-    return "\n\n".join([head, *parts])
+    return "\n\n".join([head, *found["notes"], *parts])
 
 
 def posterior_table(rows: Sequence[Mapping]) -> str:

@@ -98,7 +98,8 @@ def analyze(
       data_dir: where data sets that are not embedded lie.
 
     Returns:
-      {'runs', 'split', 'checkpoint', and what each of `what` found}, of JSON's types; nan and inf may occur.
+      {'runs', 'split', 'checkpoint', 'notes', and what each of `what` found}, of JSON's types; nan and inf may occur.
+      'notes' are what a reader of the numbers must know, a line each.
 
     Raises:
       UserError: an unknown name, or a run that an analysis does not fit.
@@ -112,7 +113,17 @@ def analyze(
         store.find(name)
     runs = [Seen(store, name, split, checkpoint, data_dir) for name in names]
     found = {name: WHAT[name](runs) for name in what}
-    return {"runs": list(names), "split": split, "checkpoint": checkpoint, **_listed(found)}
+    notes = list(dict.fromkeys(note for run in runs for note in _notes(run, what)))
+    return {"runs": list(names), "split": split, "checkpoint": checkpoint, "notes": notes, **_listed(found)}
+
+
+def _notes(run: Seen, what: Sequence[str]) -> list[str]:
+    notes = []
+    if run.stored.manifest.get("loss_space") == "logits":
+        notes.append(f"Run '{run.name}' was fitted in logit space: the softmax measured here says little of it.")
+    if "affinity" in what and parse(run.view).mix:
+        notes.append(f"View '{run.view}' is shown without its mix, which no single label fits.")
+    return notes
 
 
 def posterior(runs: Sequence[Seen]) -> list[dict]:

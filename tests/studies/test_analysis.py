@@ -266,7 +266,7 @@ def test_a_split_that_is_not_there(store):
 
 def test_every_analysis_has_its_table(store):
     found = analyze(store, ["a", "b", "c"], list(WHAT))
-    assert set(found) == {"runs", "split", "checkpoint", *WHAT}
+    assert set(found) == {"runs", "split", "checkpoint", "notes", *WHAT} and not found["notes"]
     shown = report(found)
     assert all(
         f"## {name}\n\n| run" in shown or f"## {name}\n\n| first" in shown or name == "attention" for name in WHAT
@@ -275,6 +275,17 @@ def test_every_analysis_has_its_table(store):
     assert "those of the validation split" in shown.partition("## affinity")[2]  # not of the split in the first line
     for title in ("10 KL(second, first)", "information", "IoU", "ECE, bins alike", "affinity"):
         assert f"| released {title}" in shown
+
+
+def test_what_a_reader_of_the_numbers_must_know_is_told(tmp_path):
+    config, store = _config(0), Store(tmp_path)
+    config.epochs, config.model.args, config.data.view = 1, {"hidden": (4,)}, "crop+mixup"
+    config.losses = {"softmax_mse": {"weight": 1.0, "space": "logits"}}
+    train(config, store, name="raw", devices=jax.local_devices()[:1], show=False)
+    found = analyze(store, ["raw", "raw"], ["calibration", "affinity"])
+    assert len(found["notes"]) == 2 and all(note in report(found) for note in found["notes"])
+    assert "'raw' was fitted in logit space" in found["notes"][0] and "without its mix" in found["notes"][1]
+    assert len(analyze(store, ["raw"], ["calibration"])["notes"]) == 1  # no view is shown
 
 
 def test_the_door_prints_tables_and_writes_json(store, tmp_path, command):

@@ -345,15 +345,16 @@ def _top(logits: Array, labels: Array) -> tuple[Array, Array]:
 
 @functools.partial(jax.jit, static_argnames="bins")
 def _bin_sums(probs: Array, outcomes: Array, mask: Array, *, bins: int) -> Bins:
-    """Adds up [batch, ...] probabilities and outcomes by bin; compiled, so that [batch, ..., bins] is never stored."""
+    """Adds up [batch, ...] probabilities and outcomes by bin, one bin after the other."""
     inner = jnp.asarray(np.arange(1, bins) / bins, probs.dtype)
-    number = jnp.sum(probs[..., None] > inner, axis=-1)
+    number = jnp.searchsorted(inner, probs)  # how many inner edges lie below
     mask = jnp.expand_dims(mask, tuple(range(1, probs.ndim)))
-    here = (number[..., None] == jnp.arange(bins)) & mask[..., None]
+    ones, y = jnp.ones(probs.shape, int), outcomes.astype(int)
+    values = Bins(ones, probs, y, probs**2, probs * outcomes)
 
-    def by_bin(values: Array) -> Array:
-        return jnp.sum(jnp.where(here, values[..., None], jnp.zeros((), values.dtype)), axis=0)
+    def one(i: Array) -> Bins:
+        here = (number == i) & mask
+        return Bins(*(jnp.sum(jnp.where(here, value, jnp.zeros((), value.dtype)), axis=0) for value in values))
 
-    ones = jnp.ones(probs.shape, int)
-    y = outcomes.astype(int)
-    return Bins(by_bin(ones), by_bin(probs), by_bin(y), by_bin(probs**2), by_bin(probs * outcomes))
+    # All bins at once would store [batch, ..., bins] for each sum: XLA:CPU does not fuse them.
+    return Bins(*(jnp.moveaxis(part, 0, -1) for part in jax.lax.map(one, jnp.arange(bins))))

@@ -84,6 +84,12 @@ def test_a_confidence_on_an_edge_lies_in_the_lower_bin(dtype):
         np.testing.assert_array_equal(above.count, [1, 1, 1, 1, 1, 1, 1, 1, 1, 2])
 
 
+def test_bins_take_no_memory_each():
+    shape = jax.ShapeDtypeStruct((64, 32), "float32"), jax.ShapeDtypeStruct((64, 32), bool)
+    compiled = _bin_sums.lower(*shape, jax.ShapeDtypeStruct((64,), bool), bins=200).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 64 * 32 * 200 * 4
+
+
 def test_adaptive_ece_is_its_formula_and_sees_no_order(drawn):
     confidence, correct = top(*drawn)
     order = np.argsort(confidence)

@@ -24,14 +24,14 @@ def class_activation(features: Array, kernel: Array, bias: Array | None = None, 
       features: [batch, height, width, dim], what the network averages over positions before its classifier.
       kernel: [dim, classes], the classifier's.
       bias: [classes]; a constant that `normalize_maps` takes away again.
-      classes: integers [batch], of which class each map is; None sums the maps of all classes, as the multi-teacher
-        paper does.
+      classes: integers [batch] in [0, classes), of which class each map is; None sums the maps of all classes, as the
+        multi-teacher paper does.
 
     Returns:
       [batch, height, width].
 
     Raises:
-      ValueError: the shapes do not fit.
+      ValueError: the shapes do not fit, or, where values can be seen, a class that the kernel lacks.
     """
     features, kernel = _as_features(features), as_float(kernel)
     if kernel.ndim != 2 or kernel.shape[0] != features.shape[-1]:
@@ -41,7 +41,7 @@ def class_activation(features: Array, kernel: Array, bias: Array | None = None, 
         raise ValueError(f"bias must be [classes], not {show(bias)} beside kernel {show(kernel)}.")
     if classes is None:
         return _weighted(features, jnp.sum(kernel, axis=1)) + jnp.sum(bias)
-    classes = _as_classes(classes, features)
+    classes = _as_classes(classes, features, kernel.shape[1])
     return _weighted(features, kernel[:, classes].T[:, None, None, :]) + bias[classes][:, None, None]
 
 
@@ -57,10 +57,10 @@ def logit_gradients(head: Callable[[Array], Array], features: Array, classes: Ar
       [batch, height, width, dim].
 
     Raises:
-      ValueError: the shapes do not fit.
+      ValueError: the shapes do not fit, or, where values can be seen, a class that the head lacks.
     """
     features = _as_features(features)
-    classes = _as_classes(classes, features)
+    classes = _as_classes(classes, features, jax.eval_shape(head, features).shape[1])
     return jax.grad(lambda x: jnp.sum(jnp.take_along_axis(head(x), classes[:, None], axis=1)))(features)
 
 
@@ -91,7 +91,7 @@ def resize_maps(maps: Array, size: tuple[int, int]) -> Array:
       size: (height, width) of the result.
 
     Returns:
-      [batch, *size].
+      [batch, *size]; a constant map stays constant to the last bit.
 
     Raises:
       ValueError: maps have another number of axes, or the size is not two positive numbers.
@@ -99,7 +99,8 @@ def resize_maps(maps: Array, size: tuple[int, int]) -> Array:
     maps = _as_maps(maps)
     if len(size) != 2 or min(size) < 1:
         raise ValueError(f"size must be (height, width), not {size!r}.")
-    return jax.image.resize(maps, (maps.shape[0], *size), "bilinear", antialias=False)
+    least = jnp.min(maps, axis=(1, 2), keepdims=True)  # apart: weights that sum to nearly 1 would rock a constant map
+    return least + jax.image.resize(maps - least, (maps.shape[0], *size), "bilinear", antialias=False)
 
 
 def normalize_maps(maps: Array, epsilon: float = 1e-8) -> Array:
@@ -229,8 +230,12 @@ def _as_maps(maps: Any) -> Array:
     return maps
 
 
-def _as_classes(classes: Any, features: Array) -> Array:
+def _as_classes(classes: Any, features: Array, count: int) -> Array:
     classes = jnp.asarray(classes)
     if classes.shape != features.shape[:1] or not jnp.issubdtype(classes.dtype, np.integer):
         raise ValueError(f"classes must be integers [batch], not {classes.dtype} {show(classes)} beside features.")
+    if is_seen(classes):  # an index out of range would be another class, or none, without a word
+        wrong = [each for each in np.asarray(classes).tolist() if not 0 <= each < count]
+        if wrong:
+            raise ValueError(f"class {wrong[0]} is none of the classifier's {count}.")
     return classes

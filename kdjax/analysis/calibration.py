@@ -271,7 +271,7 @@ def fit_temperature(
         the largest where the logits say less than nothing of the labels.
 
     Returns:
-      T; above 1 for a network that is too sure.
+      T; above 1 for a network that is too sure; NaN where no T makes the NLL finite, as with a logit that is NaN.
 
     Raises:
       ValueError: the shapes do not fit, a label that no class has, no example, or bounds out of order.
@@ -292,8 +292,10 @@ def fit_temperature(
         return float(np.mean(np.log(np.sum(np.exp(beta * gaps), axis=-1)) - beta * own))
 
     found = minimize_scalar(nll, bounds=np.log(bounds), method="bounded", options={"xatol": 1e-10, "maxiter": 500})
-    edges = [*np.log(bounds), found.x]  # the method never tries the bounds themselves
-    return float(np.clip(np.exp(min(edges, key=nll)), *bounds))  # log and exp do not come back to the last bit
+    best = min([*np.log(bounds), found.x], key=nll)  # the method never tries the bounds themselves
+    if not np.isfinite(nll(best)):
+        return float("nan")  # the method ends somewhere all the same
+    return float(np.clip(np.exp(best), *bounds))  # log and exp do not come back to the last bit
 
 
 def calibration_scores(
@@ -343,15 +345,16 @@ def _top(logits: Array, labels: Array) -> tuple[Array, Array]:
 
 @functools.partial(jax.jit, static_argnames="bins")
 def _bin_sums(probs: Array, outcomes: Array, mask: Array, *, bins: int) -> Bins:
-    """Adds up [batch, ...] probabilities and outcomes by bin; compiled, so that [batch, ..., bins] is never stored."""
+    """Adds up [batch, ...] probabilities and outcomes by bin, one bin after the other."""
     inner = jnp.asarray(np.arange(1, bins) / bins, probs.dtype)
-    number = jnp.sum(probs[..., None] > inner, axis=-1)
+    number = jnp.searchsorted(inner, probs)  # how many inner edges lie below
     mask = jnp.expand_dims(mask, tuple(range(1, probs.ndim)))
-    here = (number[..., None] == jnp.arange(bins)) & mask[..., None]
+    ones, y = jnp.ones(probs.shape, int), outcomes.astype(int)
+    values = Bins(ones, probs, y, probs**2, probs * outcomes)
 
-    def by_bin(values: Array) -> Array:
-        return jnp.sum(jnp.where(here, values[..., None], jnp.zeros((), values.dtype)), axis=0)
+    def one(i: Array) -> Bins:
+        here = (number == i) & mask
+        return Bins(*(jnp.sum(jnp.where(here, value, jnp.zeros((), value.dtype)), axis=0) for value in values))
 
-    ones = jnp.ones(probs.shape, int)
-    y = outcomes.astype(int)
-    return Bins(by_bin(ones), by_bin(probs), by_bin(y), by_bin(probs**2), by_bin(probs * outcomes))
+    # All bins at once would store [batch, ..., bins] for each sum: XLA:CPU does not fuse them.
+    return Bins(*(jnp.moveaxis(part, 0, -1) for part in jax.lax.map(one, jnp.arange(bins))))

@@ -16,7 +16,7 @@ def report(found: Mapping[str, Any]) -> str:
     head = (
         f"{len(found['runs'])} runs, split '{found['split']}', checkpoint '{found['checkpoint']}'; entropies in nats."
     )
-    return "\n\n".join([head, *parts])
+    return "\n\n".join([head, *found["notes"], *parts])
 
 
 def posterior_table(rows: Sequence[Mapping]) -> str:
@@ -97,7 +97,8 @@ def affinity_table(rows: Sequence[Mapping]) -> str:
         "diversity": "diversity",
         "over-fitting gap": "overfit_gap",
     }
-    return _columns(rows, {"run": "run", "trained on": "trained_on", "view": "view"}, columns)
+    table = _columns(rows, {"run": "run", "trained on": "trained_on", "view": "view"}, columns)
+    return f"{table}\n\nAccuracies are those of the validation split, whatever split the other tables are of."
 
 
 def _brier(row: Mapping) -> dict:

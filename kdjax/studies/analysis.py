@@ -37,6 +37,8 @@ class Seen:
     def __init__(self, store: Store, name: str, split: str, checkpoint: str, data_dir: str):
         self.name, self.split, self.stored = name, split, store.find(name)
         data = with_defaults(self.stored.manifest["config"])["data"]
+        if not data["name"]:
+            raise UserError(f"run '{name}' was imported without a data set; import it with --data, as --data=cifar100.")
         # What a student was told is not what is true: the data's own distributions count here.
         told = {name: value for name, value in data["protocols"].items() if name != "mixed_targets"}
         self.run = load_run(store, name, checkpoint, data_dir, data=ConfigDict({**data, "protocols": told}))
@@ -96,7 +98,8 @@ def analyze(
       data_dir: where data sets that are not embedded lie.
 
     Returns:
-      {'runs', 'split', 'checkpoint', and what each of `what` found}, of JSON's types; nan and inf may occur.
+      {'runs', 'split', 'checkpoint', 'notes', and what each of `what` found}, of JSON's types; nan and inf may occur.
+      'notes' are what a reader of the numbers must know, a line each.
 
     Raises:
       UserError: an unknown name, or a run that an analysis does not fit.
@@ -110,13 +113,24 @@ def analyze(
         store.find(name)
     runs = [Seen(store, name, split, checkpoint, data_dir) for name in names]
     found = {name: WHAT[name](runs) for name in what}
-    return {"runs": list(names), "split": split, "checkpoint": checkpoint, **_listed(found)}
+    notes = list(dict.fromkeys(note for run in runs for note in _notes(run, what)))
+    return {"runs": list(names), "split": split, "checkpoint": checkpoint, "notes": notes, **_listed(found)}
+
+
+def _notes(run: Seen, what: Sequence[str]) -> list[str]:
+    notes = []
+    if run.stored.manifest.get("loss_space") == "logits":
+        notes.append(f"Run '{run.name}' was fitted in logit space: the softmax measured here says little of it.")
+    if "affinity" in what and parse(run.view).mix:
+        notes.append(f"View '{run.view}' is shown without its mix, which no single label fits.")
+    return notes
 
 
 def posterior(runs: Sequence[Seen]) -> list[dict]:
     """How far each run's outputs are from the data's distributions: means of `posterior_sums`, and their parts.
 
-    Where the distributions are frequencies among people, 'squared_distance_corrected' has their noise taken off.
+    Where the distributions are frequencies among people whose number is known, 'squared_distance_corrected' has their
+    noise taken off.
     """
     found = []
     for run in runs:
@@ -126,11 +140,29 @@ def posterior(runs: Sequence[Seen]) -> list[dict]:
                 f"posterior: run '{run.name}' has data set '{data}', which has no distributions; gaussian and cifar10h "
                 "have, and config.data.protocols.soft_labels brings them from a file."
             )
-        sums = analysis.posterior_sums(outputs.logits, outputs.soft, raters=RATERS.get(data))
+        if "soft_labels" in run.run.config.data.protocols and _is_one_hot(outputs):
+            raise UserError(
+                f"posterior: split '{run.split}' of run '{run.name}' has labels alone; its protocol soft_labels "
+                "brought distributions to another split: name that by --split."
+            )
+        sums = analysis.posterior_sums(outputs.logits, outputs.soft, raters=_raters(run))
         scores = analysis.means(sums)
         parts = {"decomposition": analysis.decomposition(scores), "released": analysis.released_distance(sums)}
         found.append({"run": run.name, "examples": len(outputs.rows), **scores, **parts})
     return found
+
+
+def _is_one_hot(outputs: Predictions) -> bool:
+    """Whether the distributions say no more than the labels."""
+    return np.array_equal(outputs.soft, np.eye(outputs.soft.shape[1])[outputs.labels])
+
+
+def _raters(run: Seen) -> int | None:
+    """Of how many people each distribution is the frequency; None for a known p*, and for a user's own file."""
+    data = run.run.config.data
+    if data.args.get("labels") or "soft_labels" in data.protocols:
+        return None
+    return RATERS.get(run.run.dataset.name)
 
 
 def fidelity(runs: Sequence[Seen]) -> dict:
@@ -292,7 +324,8 @@ def _comparable(what: str, runs: Sequence[Seen]) -> list[Predictions]:
             np.array_equal(a, b) for a, b in ((own.rows, first.rows), (own.labels, outputs[0].labels))
         ):
             raise UserError(
-                f"{what}: runs '{first.name}' and '{run.name}' have other examples in their split '{first.split}'; "
+                f"{what}: runs '{first.name}' and '{run.name}' have other examples or classes in their split "
+                f"'{first.split}'; "
                 "compare runs of the same data, protocols and config.data.split_seed."
             )
     return outputs

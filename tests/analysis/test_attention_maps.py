@@ -48,6 +48,14 @@ def test_resize_is_torchs():
     np.testing.assert_allclose(analysis.resize_maps(column, (3, 1))[0, :, 0], TORCH_DOWN, atol=1e-6)
 
 
+@pytest.mark.parametrize("value", [0.1, 0.3, -123.4])
+def test_a_constant_map_has_no_region_whatever_it_is_resized_to(value):
+    for shape, size in [((7, 7), (56, 56)), ((2, 3), (7, 11)), ((4, 4), (32, 32)), ((8, 8), (3, 3))]:
+        maps = np.full((2, *shape), value, np.float32)
+        np.testing.assert_array_equal(analysis.resize_maps(maps, size), np.full((2, *size), value, np.float32))
+        assert not np.asarray(analysis.regions(maps, size)).any()
+
+
 def test_maps_are_put_between_zero_and_one_each_alone(network):
     maps = network[0][..., 0]
     found = analysis.normalize_maps(maps)
@@ -148,11 +156,17 @@ def test_all_of_it_may_be_compiled(network):
 def test_shapes_are_printed(network):
     features, kernel, bias = network
     first, second = drawn_regions(2)
+
+    def head(maps):
+        return maps.mean(axis=(1, 2)) @ kernel + bias
+
     for call, words in [
         (lambda: analysis.class_activation(features, kernel[:-1]), r"not \[5, 5\] beside features \[3, 4, 4, 6\]"),
         (lambda: analysis.class_activation(features, kernel, bias[1:]), r"not \[4\] beside kernel \[6, 5\]"),
         (lambda: analysis.class_activation(features[0], kernel), r"not \[4, 4, 6\]"),
         (lambda: analysis.class_activation(features, kernel, bias, np.zeros(2, int)), r"int\d+ \[2\]"),
+        (lambda: analysis.class_activation(features, kernel, bias, np.array([0, -1, 2])), "class -1 is none of .* 5"),
+        (lambda: analysis.logit_gradients(head, features, np.array([0, 1, 5])), "class 5 is none of .* 5"),
         (lambda: analysis.grad_cam(features, features[1:]), r"\[3, 4, 4, 6\] and gradients \[2, 4, 4, 6\]"),
         (lambda: analysis.resize_maps(features, (8, 8)), r"maps must be .* not \[3, 4, 4, 6\]"),
         (lambda: analysis.resize_maps(features[..., 0], (8,)), r"size must be \(height, width\), not \(8,\)"),

@@ -84,6 +84,12 @@ def test_a_confidence_on_an_edge_lies_in_the_lower_bin(dtype):
         np.testing.assert_array_equal(above.count, [1, 1, 1, 1, 1, 1, 1, 1, 1, 2])
 
 
+def test_bins_take_no_memory_each():
+    shape = jax.ShapeDtypeStruct((64, 32), "float32"), jax.ShapeDtypeStruct((64, 32), bool)
+    compiled = _bin_sums.lower(*shape, jax.ShapeDtypeStruct((64,), bool), bins=200).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 64 * 32 * 200 * 4
+
+
 def test_adaptive_ece_is_its_formula_and_sees_no_order(drawn):
     confidence, correct = top(*drawn)
     order = np.argsort(confidence)
@@ -164,6 +170,16 @@ def test_the_temperature_stays_within_its_bounds(drawn):
         analysis.fit_temperature(logits, logits.argmin(axis=1), bounds=(2, 1))
     with pytest.raises(ValueError, match=r"\[200, 4\], all masked"):
         analysis.fit_temperature(logits, logits.argmin(axis=1), np.zeros(SIZE, bool))
+
+
+def test_there_is_no_temperature_where_none_gives_a_finite_nll(drawn):
+    logits, labels = (each.copy() for each in drawn)
+    never = logits.copy()
+    never[3, (labels[3] + 1) % CLASSES] = -np.inf  # a class that is ruled out
+    assert np.isfinite(analysis.fit_temperature(never, labels))
+    never[3, labels[3]] = -np.inf
+    logits[3] = np.nan
+    assert np.isnan(analysis.fit_temperature(never, labels)) and np.isnan(analysis.fit_temperature(logits, labels))
 
 
 def test_all_by_name(drawn):

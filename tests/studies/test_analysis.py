@@ -16,6 +16,7 @@ from kdjax.store import Store
 from kdjax.studies import analysis as study
 from kdjax.studies import maps
 from kdjax.studies.analysis import WHAT, analyze
+from kdjax.training.exchange import export_weights, import_weights
 from kdjax.training.loop import train
 from kdjax.training.predict import Loaded, load_run, predict_run
 
@@ -69,6 +70,26 @@ def test_posterior_is_the_distance_to_the_datas_distributions(store):
     assert found["kl_posterior_network"] == pytest.approx(np.mean(np.sum(p * np.log(p / q), axis=1)), rel=1e-5)
     assert found["decomposition"]["squared_error"] == pytest.approx(found["squared_error"], rel=1e-5)
     assert found["released"] == pytest.approx(np.sqrt(np.sum((q - p) ** 2)), rel=1e-5)
+
+
+def test_a_split_that_soft_labels_left_with_labels_alone_has_no_posterior(tmp_path):
+    np.save(tmp_path / "soft.npy", np.random.default_rng(0).dirichlet(np.ones(10), 1797))
+    config, store = _config(0), Store(tmp_path / "runs")
+    config.epochs, config.model.args = 1, {"hidden": (4,)}
+    config.data.protocols = {"soft_labels": {"path": str(tmp_path / "soft.npy")}}
+    train(config, store, name="taught", devices=jax.local_devices()[:1], show=False)
+    assert analyze(store, ["taught"], ["posterior"], split="train")["posterior"][0]["posterior_entropy"] > 0
+    with pytest.raises(UserError, match="split 'test' of run 'taught' has labels alone"):
+        analyze(store, ["taught"], ["posterior"])
+
+
+@pytest.mark.parametrize("own", [{"protocols": {"soft_labels": {}}}, {"args": {"labels": "counts.npy"}}, {}])
+def test_noise_of_raters_is_taken_off_where_their_number_is_known(store, monkeypatch, own):
+    monkeypatch.setattr(study, "RATERS", {"arrays": 5})
+    seen = study.Seen(store, "a", "test", "last", "data")
+    seen.run.config.data.update(own)
+    row = study.posterior([seen])[0]
+    assert ("squared_distance_corrected" in row) == (not own)  # a user's own file is of nobody knows how many
 
 
 def test_fidelity_of_pairs_and_of_each_against_the_mean_of_the_others(store):
@@ -154,6 +175,15 @@ def test_the_map_that_the_classifier_reads_is_found(store, model, args, one_devi
     assert head.kernel.shape[1] == 4 and head.activation in maps.ACTIVATIONS
 
 
+def test_a_large_bias_does_not_hide_what_is_done_to_the_map(store, one_device):
+    run = load_run(store, "a", devices=one_device)
+    params = dict(run.network.variables["params"])
+    params["fc"] = {**params["fc"], "bias": np.asarray(params["fc"]["bias"]) + np.float32(1e4)}
+    network = run.network._replace(variables={**run.network.variables, "params": params})
+    found, plain = (maps.find_head("a", each, "test") for each in (run._replace(network=network), run))
+    assert (found.feature, found.activation) == (plain.feature, plain.activation) == ("stage3_preact", "ReLU")
+
+
 def test_calibration_and_the_temperature_of_validation(store):
     row = analyze(store, ["a"], ["calibration"])["calibration"][0]
     outputs, q = predict_run(store, "a"), softmax(predict_run(store, "a").logits)
@@ -221,6 +251,14 @@ def test_what_does_not_fit_is_said(store, runs, what, words):
         analyze(store, runs.split(","), [what])
 
 
+def test_weights_that_came_without_data_are_told_from_a_data_set_that_is_not_there(store, tmp_path):
+    export_weights(store, "a", str(tmp_path / "a.safetensors"))
+    imported = Store(tmp_path / "runs")
+    import_weights(str(tmp_path / "a.safetensors"), "resnet8", imported, name="b", args={"widths": (4, 4, 6, 8)})
+    with pytest.raises(UserError, match="run 'b' was imported without a data set; import it with --data"):
+        analyze(imported, ["b"], ["calibration"])
+
+
 def test_a_split_that_is_not_there(store):
     with pytest.raises(UserError, match="has no split 'tset'. Did you mean 'test'"):
         analyze(store, ["a"], ["calibration"], split="tset")
@@ -228,14 +266,26 @@ def test_a_split_that_is_not_there(store):
 
 def test_every_analysis_has_its_table(store):
     found = analyze(store, ["a", "b", "c"], list(WHAT))
-    assert set(found) == {"runs", "split", "checkpoint", *WHAT}
+    assert set(found) == {"runs", "split", "checkpoint", "notes", *WHAT} and not found["notes"]
     shown = report(found)
     assert all(
         f"## {name}\n\n| run" in shown or f"## {name}\n\n| first" in shown or name == "attention" for name in WHAT
     )
     assert "## attention\n\n| map" in shown and "| Grad-CAM" in shown and "diversity" in shown
+    assert "those of the validation split" in shown.partition("## affinity")[2]  # not of the split in the first line
     for title in ("10 KL(second, first)", "information", "IoU", "ECE, bins alike", "affinity"):
         assert f"| released {title}" in shown
+
+
+def test_what_a_reader_of_the_numbers_must_know_is_told(tmp_path):
+    config, store = _config(0), Store(tmp_path)
+    config.epochs, config.model.args, config.data.view = 1, {"hidden": (4,)}, "crop+mixup"
+    config.losses = {"softmax_mse": {"weight": 1.0, "space": "logits"}}
+    train(config, store, name="raw", devices=jax.local_devices()[:1], show=False)
+    found = analyze(store, ["raw", "raw"], ["calibration", "affinity"])
+    assert len(found["notes"]) == 2 and all(note in report(found) for note in found["notes"])
+    assert "'raw' was fitted in logit space" in found["notes"][0] and "without its mix" in found["notes"][1]
+    assert len(analyze(store, ["raw"], ["calibration"])["notes"]) == 1  # no view is shown
 
 
 def test_the_door_prints_tables_and_writes_json(store, tmp_path, command):

@@ -30,7 +30,7 @@ def main() -> None:
     found = analyze(Store(flag.store), flag.runs, flag.what, **options)
     print(report(found))
     if flag.out:
-        write_json(pathlib.Path(flag.out), found)
+        write_json(pathlib.Path(flag.out), found, "--out")
 
 
 if __name__ == "__main__":

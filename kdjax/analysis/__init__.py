@@ -57,7 +57,7 @@ from kdjax.analysis.posterior import (
     sampling_noise_estimate,
     squared_distance,
 )
-from kdjax.analysis.sums import add, means, overall
+from kdjax.analysis.sums import add, in_parts, means, overall
 
 __all__ = [
     "Bins",
@@ -80,6 +80,7 @@ __all__ = [
     "fit_temperature",
     "from_counts",
     "grad_cam",
+    "in_parts",
     "information_by_class",
     "iou_sums",
     "label_entropy",

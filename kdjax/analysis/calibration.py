@@ -14,7 +14,7 @@ from jax import Array
 
 from kdjax import losses
 from kdjax.analysis._checks import as_labels, as_logits, check_choice, check_count, show
-from kdjax.analysis.sums import divide, means, totals
+from kdjax.analysis.sums import divide, in_parts, means, totals
 
 BINS = 10
 
@@ -173,7 +173,8 @@ def ece(
     Raises:
       ValueError: the shapes do not fit, a label that no class has, no bin, or another weighting.
     """
-    return calibration_error(reliability_sums(logits, labels, mask, bins=bins), weighting)
+    table = in_parts(functools.partial(reliability_sums, bins=bins), logits, labels, mask)
+    return calibration_error(table, weighting)
 
 
 def classwise_ece(
@@ -194,7 +195,8 @@ def classwise_ece(
     Raises:
       ValueError: the shapes do not fit, a label that no class has, no bin, or another weighting.
     """
-    return calibration_error(classwise_sums(logits, labels, mask, bins=bins), weighting)
+    table = in_parts(functools.partial(classwise_sums, bins=bins), logits, labels, mask)
+    return calibration_error(table, weighting)
 
 
 def adaptive_ece(logits: Array, labels: Array, mask: Array | None = None, *, bins: int = BINS) -> float:
@@ -315,8 +317,8 @@ def calibration_scores(
     Raises:
       ValueError: the shapes do not fit, a label that no class has, or no bin.
     """
-    table = reliability_sums(logits, labels, mask, bins=bins)
-    scores: dict[str, Any] = means(score_sums(logits, labels, mask))
+    table = in_parts(functools.partial(reliability_sums, bins=bins), logits, labels, mask)
+    scores: dict[str, Any] = means(in_parts(score_sums, logits, labels, mask))
     return scores | {
         "ece": calibration_error(table),
         "ece_released": calibration_error(table, "bins"),

@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 
 from kdjax.analysis._checks import as_labels, as_logits, as_mask, as_pair, check_choice, expectation, show
-from kdjax.analysis.sums import divide, means, overall, totals
+from kdjax.analysis.sums import divide, in_parts, means, overall, totals
 
 
 def ensemble(logits: Sequence[Array], by: str = "logits") -> Array:
@@ -81,9 +81,9 @@ def fidelity_scores(
     Raises:
       ValueError: the shapes do not fit, or a label that no class has.
     """
-    totals = fidelity_sums(first_logits, second_logits, mask, labels)
+    totals = in_parts(fidelity_sums, first_logits, second_logits, mask, labels)
     scores = means(overall(totals))
-    scores["mutual_information"] = mutual_information(label_pairs(first_logits, second_logits, mask))
+    scores["mutual_information"] = mutual_information(in_parts(label_pairs, first_logits, second_logits, mask))
     if labels is not None:
         scores |= {f"{name}_by_class": value for name, value in means(totals).items()}
     return scores

@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 
 from kdjax.analysis._checks import as_logits, as_mask, as_posterior, as_raters, check_count, expectation
-from kdjax.analysis.sums import means, totals
+from kdjax.analysis.sums import in_parts, means, totals
 
 
 def squared_distance(logits: Array, posterior: Array) -> Array:
@@ -86,7 +86,11 @@ def posterior_scores(logits: Array, posterior: Array, mask: Array | None = None,
     Raises:
       ValueError: of `posterior_sums`.
     """
-    return means(posterior_sums(logits, posterior, mask, **options))
+
+    def measure(logits: Array, posterior: Array, mask: Array | None, raters: Any) -> dict:
+        return posterior_sums(logits, posterior, mask, raters=raters, **options)
+
+    return means(in_parts(measure, logits, posterior, mask, options.pop("raters", None)))
 
 
 def decomposition(scores: dict[str, float]) -> dict[str, float]:

@@ -83,9 +83,9 @@ def write_atomic(path: pathlib.Path, text: str, flag: str = "--store") -> None:
             raise
 
 
-def write_json(path: pathlib.Path, value: Mapping) -> None:
-    """Writes a mapping atomically as indented JSON."""
-    write_atomic(path, json.dumps(plain(value), indent=2, allow_nan=False) + "\n")
+def write_json(path: pathlib.Path, value: Mapping, flag: str = "--store") -> None:
+    """Writes a mapping atomically as indented JSON; `flag` is the one that chose the path, for messages."""
+    write_atomic(path, json.dumps(plain(value), indent=2, allow_nan=False) + "\n", flag)
 
 
 def read_json(path: pathlib.Path) -> dict | None:

@@ -37,8 +37,6 @@ class Seen:
     def __init__(self, store: Store, name: str, split: str, checkpoint: str, data_dir: str):
         self.name, self.split, self.stored = name, split, store.find(name)
         data = with_defaults(self.stored.manifest["config"])["data"]
-        if not data["name"]:
-            raise UserError(f"run '{name}' was imported without a data set; import it with --data, as --data=cifar100.")
         # What a student was told is not what is true: the data's own distributions count here.
         told = {name: value for name, value in data["protocols"].items() if name != "mixed_targets"}
         self.run = load_run(store, name, checkpoint, data_dir, data=ConfigDict({**data, "protocols": told}))
@@ -145,7 +143,8 @@ def posterior(runs: Sequence[Seen]) -> list[dict]:
                 f"posterior: split '{run.split}' of run '{run.name}' has labels alone; its protocol soft_labels "
                 "brought distributions to another split: name that by --split."
             )
-        sums = analysis.posterior_sums(outputs.logits, outputs.soft, raters=_raters(run))
+        measure = functools.partial(analysis.posterior_sums, raters=_raters(run))
+        sums = analysis.in_parts(measure, outputs.logits, outputs.soft)
         scores = analysis.means(sums)
         parts = {"decomposition": analysis.decomposition(scores), "released": analysis.released_distance(sums)}
         found.append({"run": run.name, "examples": len(outputs.rows), **scores, **parts})
@@ -183,7 +182,7 @@ def fidelity(runs: Sequence[Seen]) -> dict:
 
 
 def _alike(first: Any, second: Predictions) -> dict:
-    table = np.asarray(analysis.label_pairs(first, second.logits))
+    table = analysis.in_parts(analysis.label_pairs, first, second.logits)
     scores = analysis.fidelity_scores(first, second.logits, labels=second.labels)
     scores["mutual_information_miller_madow"] = analysis.mutual_information(table, "miller_madow")
     return {**scores, **_released(first, second.logits), "information_by_class": analysis.information_by_class(table)}
@@ -237,10 +236,12 @@ def calibration(runs: Sequence[Seen]) -> list[dict]:
 
 
 def _calibrated(logits: np.ndarray, labels: np.ndarray) -> dict:
-    table = analysis.reliability_sums(logits, labels)
+    table, by_class = (
+        analysis.in_parts(measure, logits, labels) for measure in (analysis.reliability_sums, analysis.classwise_sums)
+    )
     return {
         **analysis.calibration_scores(logits, labels),
-        "brier_decomposition": analysis.brier_decomposition(analysis.classwise_sums(logits, labels)),
+        "brier_decomposition": analysis.brier_decomposition(by_class),
         "reliability": analysis.reliability(table)._asdict(),
     }
 

@@ -160,6 +160,8 @@ def load_run(
     network = load_network(store.find(name), checkpoint)
     config = ConfigDict(network.manifest["config"])
     config.data = config.data if data is None else data
+    if not config.data.name:
+        raise UserError(f"run '{name}' was imported without a data set; import it with --data, as --data=cifar100.")
     devices = tuple(devices or jax.local_devices())
     dataset = stream_if_needed(load_dataset(config.data, data_dir), config.data.stream, devices)
     batch_size = -(-config.eval_batch_size // len(devices)) * len(devices)

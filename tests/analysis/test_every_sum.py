@@ -170,6 +170,39 @@ def test_a_shift_of_the_logits_changes_nothing(function):
     assert_same(function(None, **shifted), function(None, **inputs), rtol=1e-11)
 
 
+@every_sum
+def test_parts_make_the_set_whatever_their_size(function, names, monkeypatch):
+    inputs, mask = given(names), np.arange(SIZE) != 2
+    whole = function(mask, **inputs)
+    monkeypatch.setattr("kdjax.analysis.sums.PART", 5)
+    sizes = []
+
+    def measure(mask, *arrays):
+        sizes.append(len(mask))
+        return function(mask, **dict(zip(inputs, arrays, strict=True)))
+
+    assert_same(analysis.in_parts(measure, mask, *inputs.values()), whole)
+    assert max(sizes) == 5 and sum(sizes) == SIZE
+
+
+def test_scores_of_whole_arrays_are_taken_in_parts_and_refuse_as_before(monkeypatch):
+    logits, other, labels, posterior, raters = (
+        given(("logits", "other", "labels", "posterior", "raters"))[name]
+        for name in ("logits", "other", "labels", "posterior", "raters")
+    )
+    measures = {
+        "posterior": lambda: analysis.posterior_scores(logits, posterior, raters=raters),
+        "fidelity": lambda: analysis.fidelity_scores(logits, other, labels=labels),
+        "calibration": lambda: analysis.calibration_scores(logits, labels),
+    }
+    whole = {name: measure() for name, measure in measures.items()}
+    monkeypatch.setattr("kdjax.analysis.sums.PART", 5)
+    for name, measure in measures.items():
+        assert_same(measure(), whole[name])
+    with pytest.raises(ValueError, match="labels"):
+        analysis.calibration_scores(logits, labels[:5])
+
+
 def test_add_keeps_counts_that_float32_would_lose():
     big = {"x": (np.float32(2**24), np.int32(2**31 - 1))}
     one = {"x": (np.float32(1), np.int32(1))}

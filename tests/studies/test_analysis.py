@@ -18,7 +18,7 @@ from kdjax.studies import maps
 from kdjax.studies.analysis import WHAT, analyze
 from kdjax.training.exchange import export_weights, import_weights
 from kdjax.training.loop import train
-from kdjax.training.predict import Loaded, load_run, predict_run
+from kdjax.training.predict import Loaded, load_run, predict_run, score_run
 
 
 @pytest.fixture(scope="module")
@@ -255,8 +255,9 @@ def test_weights_that_came_without_data_are_told_from_a_data_set_that_is_not_the
     export_weights(store, "a", str(tmp_path / "a.safetensors"))
     imported = Store(tmp_path / "runs")
     import_weights(str(tmp_path / "a.safetensors"), "resnet8", imported, name="b", args={"widths": (4, 4, 6, 8)})
-    with pytest.raises(UserError, match="run 'b' was imported without a data set; import it with --data"):
-        analyze(imported, ["b"], ["calibration"])
+    for look in (lambda: analyze(imported, ["b"], ["calibration"]), lambda: score_run(imported, "b")):
+        with pytest.raises(UserError, match="run 'b' was imported without a data set; import it with --data"):
+            look()
 
 
 def test_a_split_that_is_not_there(store):

@@ -36,7 +36,7 @@ def load_letters(data_dir: str, *, characters: str = string.ascii_uppercase, cop
     """
     del data_dir
     if len(characters) < 2 or len(set(characters)) < len(characters) or not set(characters) <= set(ALLOWED):
-        raise UserError(f"data set 'letters' needs two or more different letters or digits, not '{characters}'.")
+        raise UserError(f"data set 'letters' needs two or more different letters or digits, not {characters!r}.")
     if copies < 1:
         raise UserError(f"data set 'letters' needs copies >= 1, not {copies}.")
     draw = np.random.Generator(np.random.Philox(key=np.array([seed, 4], np.uint64)))

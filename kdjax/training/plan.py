@@ -1,5 +1,6 @@
 """From a config to a plan: resolved, checked, its data and teachers loaded, ready to be compiled."""
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -78,6 +79,9 @@ def make_plan(
       store, data_dir: where its teachers and its data are.
       devices: of this process.
       teachers: at hand, in the place of the store's.
+
+    Raises:
+      UserError: a teacher, data or batch size that is not there or does not fit the others.
     """
     parallel.check_batch_size("batch_size", config.batch_size, devices)
     parallel.check_batch_size("eval_batch_size", config.eval_batch_size, devices)
@@ -148,15 +152,17 @@ def _main_terms(config: ConfigDict) -> tuple[str, ...]:
 def _first_distiller(
     config: ConfigDict, dataset: Dataset, spec, variables: dict, teachers: dict, numbers: dict
 ) -> dict:
-    def make_inputs():
-        taught = {name: teacher.variables for name, teacher in teachers.items()}
-        return forward.example_inputs(spec, variables, taught, numbers, dataset.input_shape)
-
+    make_inputs = functools.partial(_example_inputs, dataset, spec, variables, teachers, numbers)
     return distillers.make_distiller(config.losses.to_dict()).init(config.seed, make_inputs, dataset)
 
 
+def _example_inputs(dataset: Dataset, spec, variables: dict, teachers: dict, numbers: dict) -> dict:
+    taught = {name: teacher.variables for name, teacher in teachers.items()}
+    return forward.example_inputs(spec, variables, taught, numbers, dataset.input_shape)
+
+
 def rehearse(plan: Plan) -> ModelOutput:
-    """Shows networks and losses of a plan the shapes of two blank images, computing nothing.
+    """Shows networks and losses of a plan, those of both phases, the shapes of two blank images; computes nothing.
 
     Returns:
       Shapes of the network's output.
@@ -166,12 +172,12 @@ def rehearse(plan: Plan) -> ModelOutput:
     """
 
     def look():
-        teachers = {name: teacher.variables for name, teacher in plan.teachers.items()}
-        shape = plan.dataset.input_shape
-        inputs = forward.example_inputs(plan.spec, plan.variables, teachers, plan.numbers, shape)
+        inputs = _example_inputs(plan.dataset, plan.spec, plan.variables, plan.teachers, plan.numbers)
         terms = join(plan.spec.structure, plan.numbers)["losses"]
-        chosen = {key: terms[key] for key in plan.spec.terms}
-        distillers.make_distiller(chosen).apply(plan.distiller, inputs, chosen)
+        for spec in filter(None, (plan.warmup, plan.spec)):
+            chosen = {key: terms[key] for key in spec.terms}
+            distiller = distillers.make_distiller(chosen, warming_up=spec.phase == "warmup")
+            distiller.apply(plan.distiller, inputs, chosen)
         return inputs["output"]
 
     return jax.eval_shape(look)

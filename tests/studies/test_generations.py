@@ -274,6 +274,11 @@ def with_fewer_labels(study, chain) -> None:
     chain.student.data.protocols = {"labelled_fraction": {"fraction": 0.5}}
 
 
+def with_a_wrong_warm_up(study, chain) -> None:
+    chain.student.losses.tolerant = {"weight": 0.0, "num_top": 7}
+    chain.student.warmup.update(epochs=1, losses={"tolerant": 1.0})
+
+
 def without_pooled(study, chain) -> None:
     study.transfer = {"other": study.alone.data}
     chain.student.model.name, chain.student.model.args = f"{__name__}:LogitsAlone", {}
@@ -297,6 +302,7 @@ def without_pooled(study, chain) -> None:
         (lambda study, chain: study.alone.data.update(view="crop"), "alone-x1-s0': config.data.view 'crop'"),
         (lambda study, chain: chain.patriarch.losses.tolerant.update(num_top=7), "gen0-s0': config.losses.tolerant: "),
         (lambda study, chain: chain.patriarch.data.args.update(dim=9), "gen1-s0': teacher 'a' cannot see images of 8"),
+        (with_a_wrong_warm_up, "gen1-s0': config.losses.tolerant: "),
         (with_a_teacher, "gen0-s0': teacher 'a': .* has no run 'gaussian/wise'"),
         (with_fewer_labels, "gen1-s0': teacher 'a' was trained on 126 labels that the student does not have"),
         (without_pooled, "LogitsAlone' has no pooled vector, which config.transfer needs"),

@@ -67,8 +67,7 @@ def _load(name: str, fields: Mapping, store: Store) -> Teacher:
     data = network.manifest["config"]["data"]
     data = data if data["name"] else None
     labelled = network.manifest.get("labelled", {}).get("sha256")
-    names = network.manifest.get("class_names")
-    names = tuple(names) if names else None
+    names = tuple(network.manifest.get("class_names") or ()) or None
     return Teacher(network.model, network.variables, classes, output, record, data, labelled, names)
 
 
@@ -91,6 +90,9 @@ def check_classes(
       config: resolved.
       teachers: by their names in it.
       num_classes, class_names: of the data. Names are compared where both sides have them and no columns are chosen.
+
+    Raises:
+      UserError: names the field of the config, the teacher and the difference.
     """
     for name, teacher in teachers.items():
         columns = config.teachers[name].classes
@@ -125,8 +127,8 @@ def _other_classes(teacher: Teacher, columns: tuple, num_classes: int, class_nam
     if columns or not teacher.class_names or not class_names:  # columns were chosen by somebody who knows
         return ""
     pairs = enumerate(zip(teacher.class_names, class_names))
-    found = [f"'{theirs}' as class {i}, where the data has '{ours}'" for i, (theirs, ours) in pairs if theirs != ours]
-    return found[0] if found else ""
+    differing = (f"'{a}' as class {i}, where the data has '{b}'" for i, (a, b) in pairs if a != b)
+    return next(differing, "")
 
 
 def _comparing(config, teachers: Mapping[str, Teacher]) -> dict[tuple[str, bool], list[str]]:

@@ -75,18 +75,26 @@ def _grid(values: Mapping[tuple[str, int, int], float]) -> str:
 
 
 def _differences(outcome: Any) -> str:
-    chains, others = list(outcome.chosen), [row for row, _, _ in outcome.accuracy if row not in outcome.chosen]
-    rows = []
-    for chain in chains:
-        m = outcome.chosen[chain]
+    others, rows = dict.fromkeys(row for row, _, _ in outcome.accuracy if row not in outcome.chosen), []
+    for chain, m in outcome.chosen.items():
         own = _last(outcome, chain, m)
-        beside = [(f"generation 0 of {chain}", chain, 0), *((f"generation {m} of {c}", c, m) for c in chains)]
-        beside += [(row, row, m) for row in dict.fromkeys(others)]
-        for name, row, generation in beside:
+        for name, row, generation in [*_chains_beside(outcome, chain), *((row, row, m) for row in others)]:
             base = _last(outcome, row, generation)
-            if (row, generation) != (chain, m) and base:
-                rows.append((f"{chain}, m = {m}", name, interval([100 * (own[seed] - base[seed]) for seed in own])))
+            if base:  # controls may end before
+                rows.append((f"{chain}, m = {m}", name, _gain(own, base)))
     return markdown(("generation", "against", "difference"), rows)
+
+
+def _chains_beside(outcome: Any, chain: str) -> list[tuple[str, str, int]]:
+    """(label, chain, generation) of a reported generation's patriarch, and of the same generation of other chains."""
+    m = outcome.chosen[chain]
+    others = [(f"generation {m} of {other}", other, m) for other in outcome.chosen if other != chain]
+    return [(f"generation 0 of {chain}", chain, 0), *others]
+
+
+def _gain(own: Mapping[int, float], base: Mapping[int, float]) -> str:
+    """Of seed -> accuracy, paired by seed, in %."""
+    return interval([100 * (own[seed] - base[seed]) for seed in own])
 
 
 def _last(outcome: Any, row: str, m: int) -> dict[int, float]:
@@ -97,15 +105,12 @@ def _last(outcome: Any, row: str, m: int) -> dict[int, float]:
 
 
 def _carried(outcome: Any) -> str:
-    """Differences of the probes, of a chain's reported generation to its patriarch and to the same one of others."""
+    """Differences of the probes, of a chain's reported generation to other chains' and to its patriarch."""
     names, rows = _names(outcome), []
     for chain, m in outcome.chosen.items():
-        beside = [(f"generation 0 of {chain}", chain, 0)]
-        beside += [(f"generation {m} of {other}", other, m) for other in outcome.chosen if other != chain]
-        for label, other, generation in beside:
+        for label, other, generation in _chains_beside(outcome, chain):
             pairs = [(_probes(outcome, name, chain, m), _probes(outcome, name, other, generation)) for name in names]
-            cells = [interval([100 * (own[seed] - base[seed]) for seed in own]) for own, base in pairs]
-            rows.append((f"{chain}, m = {m}", label, *cells))
+            rows.append((f"{chain}, m = {m}", label, *(_gain(*pair) for pair in pairs)))
     return markdown(("generation", "against", *names), rows)
 
 

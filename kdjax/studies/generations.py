@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from kdjax import config as schema
-from kdjax.data import load_dataset, split_hash
+from kdjax.data import Dataset, load_dataset, split_hash
 from kdjax.errors import UserError, nearest
 from kdjax.store import Store
 from kdjax.studies.transfer import probe
@@ -210,9 +210,9 @@ def run(study: ConfigDict, store: Store, data_dir: str, counter: Callable[[int],
     """
     jobs = make_jobs(study)
     for job in jobs:
-        run, config = store.run(job.name), _located(f"run '{job.name}'", resolve, job.config)
-        if run.manifest is not None:
-            run.begin({"config": config.to_dict()})  # refuses a changed config
+        stored, config = store.run(job.name), _located(f"run '{job.name}'", resolve, job.config)
+        if stored.manifest is not None:
+            stored.begin({"config": config.to_dict()})  # refuses a changed config
     _check_data(study, data_dir)
     _rehearse(study, jobs, store, data_dir)
     done = counter(len(jobs))
@@ -229,7 +229,7 @@ def _check_data(study: ConfigDict, data_dir: str) -> None:
     """Refuses what would else come out after days: splits that are not there, probes that networks cannot see."""
     needed = {"test": "to tell of"} | ({"validation": "to choose on"} if study.report == "validation" else {})
     runs = {f"config.chains.{chain}.{part}": parts[part] for chain, parts in study.chains.items() for part in parts}
-    seen: dict[str, _Data] = {}
+    seen: dict[str, Dataset] = {}
     shapes = {run: _look(f"{run}.data", part.data, needed, data_dir, seen).input_shape for run, part in runs.items()}
     _look("config.alone.data", study.alone.data, {"test": "to tell of"}, data_dir, seen)
     for name, data in study.transfer.items():
@@ -241,26 +241,20 @@ def _check_data(study: ConfigDict, data_dir: str) -> None:
         for run, own in shapes.items():
             if own != other:
                 a, b = ("x".join(map(str, shape)) for shape in (own, other))
-                hint = f"; set {where}.size to {own[0]}" if own[2:] == other[2:] != () else ""
+                only_size = len(own) == len(other) == 3 and own[2] == other[2]
+                hint = f"; set {where}.size to {own[0]}" if only_size else ""
                 raise UserError(f"{where}: the networks of {run} take {a}, not {b}{hint}.")
 
 
-class _Data(NamedTuple):
-    """What a check keeps of a data set."""
-
-    splits: frozenset[str]
-    input_shape: tuple[int, ...]
-
-
-def _look(where: str, config: ConfigDict, needed: Mapping[str, str], data_dir: str, seen: dict[str, _Data]) -> _Data:
+def _look(
+    where: str, config: ConfigDict, needed: Mapping[str, str], data_dir: str, seen: dict[str, Dataset]
+) -> Dataset:
     """Loads data that must have some splits; the same data once: large sets take a while."""
     key = str(config.to_dict())
     if key not in seen:
-        dataset = _located(where, load_dataset, config, data_dir)
-        splits = frozenset(split for split, rows in dataset.splits.items() if len(rows))
-        seen[key] = _Data(splits, dataset.input_shape)
+        seen[key] = _located(where, load_dataset, config, data_dir)
     for split, use in needed.items():
-        if split not in seen[key].splits:
+        if not len(seen[key].splits.get(split, ())):
             raise UserError(f"{where}: data set '{config.name}' has no {split} split {use}.")
     return seen[key]
 

@@ -191,7 +191,7 @@ def _row(
     chain = (generation[1].rpartition("/")[2], int(generation[2])) if generation else None
     data, network = _data(asked["data"]), _with(asked["model"]["name"], asked["model"]["args"])
     runs = tuple(teacher["run"] for teacher in asked["teachers"].values())
-    families = [row.family if row else _absent(run)[0] for run, row in zip(runs, teachers.values(), strict=True)]
+    families = [row.family if row else _without_seed(run)[0] for run, row in zip(runs, teachers.values(), strict=True)]
     splits = manifest.get("splits", {})
     test = splits.get("test")
     examples = _examples(asked, result, origin)
@@ -237,12 +237,12 @@ def _trained_with(teacher: Row | None) -> tuple[str, ...]:
 def _seeds(run: str, teacher: Row | None) -> int | str | tuple | None:
     """Students of one seed's teachers are no repetitions of one another if those had different teachers."""
     if teacher is None:
-        return _absent(run)[1]
+        return _without_seed(run)[1]
     return (teacher.seed, *teacher.teacher_seeds) if teacher.teacher_seeds else teacher.seed
 
 
-def _absent(run: str) -> tuple[str, int | None]:
-    """(name without seeds, seed) of a run that the store lacks, of which only the name is known."""
+def _without_seed(run: str) -> tuple[str, int | None]:
+    """(name without seeds, seed) as far as a run's name tells them."""
     found = re.fullmatch(r"(.*?)(?:-split\d+)?-s(\d+)", run)
     return (found[1], int(found[2])) if found else (run, None)
 
@@ -282,13 +282,13 @@ def _short(value: Any) -> str:
 
 def _settings(asked: Mapping, teachers: Mapping[str, Row | None]) -> dict[str, Any]:
     flat = _flat({key: value for key, value in asked.items() if key != "teachers"})
-    origin, seed = _absent(asked["init_from"])
+    origin, seed = _without_seed(asked["init_from"])
     if seed == asked["seed"]:
         flat["init_from"] = origin  # runs of several seeds begin each from the one of its own
     for label, teacher in asked["teachers"].items():
         row, own = teachers[label], {key: value for key, value in teacher.items() if key not in ("run", "made_by")}
         flat |= _flat(own, f"teachers.{label}.")
-        inner = row.settings if row else {"run": _absent(teacher["run"])[0]}
+        inner = row.settings if row else {"run": _without_seed(teacher["run"])[0]}
         flat |= {f"teachers.{label}.{key}": value for key, value in inner.items()}
     return flat
 

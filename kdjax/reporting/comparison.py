@@ -140,7 +140,7 @@ def _choose(every: list[Candidate], level: str, checkpoint: str) -> tuple[list[C
     """
     if len(every) == 1:
         return every, set()
-    if all(_validation(own.rows, checkpoint) == -math.inf for own in every):
+    if all(validation_score(own.rows, checkpoint) == -math.inf for own in every):
         return [own._replace(note="no validation accuracy: nothing was chosen") for own in every], set()
     having = Counter(seed for own in every for seed in _places(own.rows, level))
     most = max(having.values())
@@ -157,7 +157,7 @@ def _choose(every: list[Candidate], level: str, checkpoint: str) -> tuple[list[C
 
 def _best_on(every: Sequence[Candidate], level: str, seeds: set, checkpoint: str) -> Candidate:
     """Of several equal ones the first."""
-    scores = [_validation([row for row in own.rows if getattr(row, level) in seeds], checkpoint) for own in every]
+    scores = [validation_score([row for row in own.rows if getattr(row, level) in seeds], checkpoint) for own in every]
     return every[scores.index(max(scores))]
 
 
@@ -177,7 +177,13 @@ def _places(rows: Sequence[Row], level: str) -> set:
     return {getattr(row, level) for row in rows}
 
 
-def _validation(rows: Sequence[Row], checkpoint: str = "last") -> float:
+def validation_score(rows: Sequence[Row], checkpoint: str = "last") -> float:
+    """Returns the mean validation accuracy of runs in [0, 1], -inf where one of them has none.
+
+    Args:
+      rows: any number.
+      checkpoint: 'last' or 'best'.
+    """
     scores = [row.score(checkpoint, "validation") for row in rows]
     return -math.inf if not scores or None in scores else float(np.mean(scores))
 
@@ -273,7 +279,7 @@ def _line(
         teachers=len({row.teacher_runs for row in rows if row.teacher_runs}),
         last=statistics.mean_std([_percent(row, "last") for row in rows]),
         best=_best(rows),
-        validation=None if _validation(rows) == -math.inf else 100 * _validation(rows),
+        validation=None if validation_score(rows) == -math.inf else 100 * validation_score(rows),
         published=published.pop() if len(published) == 1 else None,
         against=None if base is None else place + 1,
         difference=difference,

@@ -8,11 +8,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from kdjax.reporting import formats, sections
 from kdjax.reporting.collect import Row, is_unfinished
-from kdjax.reporting.comparison import Candidate, Line, compare
+from kdjax.reporting.comparison import Candidate, Line, compare, validation_score
 from kdjax.reporting.figures import Figure
 from kdjax.reporting.figures import write as write_figures
 from kdjax.store import Store
@@ -68,40 +66,37 @@ def networks_of(found: Sequence[Candidate], most: int) -> dict[str, list[str]]:
       found: of `comparison.candidates`.
       most: runs for each test set; on other examples nothing can be compared.
     """
-    sets: dict[tuple, list[Row]] = {}
+    sets: dict[str, dict[Any, list[Row]]] = {}
     for row in _one_of_each_method(found):
-        sets.setdefault((row.data, row.test), []).append(row)
-    numbers = {data: itertools.count(1) for data in dict.fromkeys(data for data, _ in sets)}
-    several = {data for data in numbers if sum(data == other for other, _ in sets) > 1}
+        sets.setdefault(row.data, {}).setdefault(row.test, []).append(row)
     names = {}
-    for (data, _), rows in sets.items():
-        label = f"{data} (test set {next(numbers[data])})" if data in several else data
-        students, others = ([row.name for row in rows if bool(row.teachers) is told] for told in (True, False))
-        taught_by = next((row.teacher_runs for row in rows if row.teachers), ())
-        others.sort(key=lambda name: name not in taught_by)
-        turns = itertools.chain.from_iterable(itertools.zip_longest(students, others))
-        names[label] = [name for name in turns if name is not None][:most]
+    for data, of_data in sets.items():
+        for number, rows in enumerate(of_data.values(), 1):
+            label = f"{data} (test set {number})" if len(of_data) > 1 else data
+            names[label] = _in_turn(rows)[:most]
     return names if most else {}
+
+
+def _in_turn(rows: Sequence[Row]) -> list[str]:
+    """Students and others in turn, of these the first student's teachers first."""
+    students, others = ([row for row in rows if bool(row.teachers) is told] for told in (True, False))
+    taught_by = students[0].teacher_runs if students else ()
+    others.sort(key=lambda row: row.name not in taught_by)
+    turns = itertools.chain.from_iterable(itertools.zip_longest(students, others))
+    return [row.name for row in turns if row is not None]
 
 
 def _one_of_each_method(found: Sequence[Candidate]) -> list[Row]:
     methods: dict[str, list[Candidate]] = {}
     for candidate in found:
         methods.setdefault(candidate.rows[0].family, []).append(candidate)
-    best = [max(group, key=lambda candidate: _validation(candidate.rows)).rows for group in methods.values()]
+    best = [max(group, key=lambda candidate: validation_score(candidate.rows)).rows for group in methods.values()]
     common = Counter(place for rows in best for place in {(row.data, row.test) for row in rows})
     chosen = [max(rows, key=lambda row: common[row.data, row.test]) for rows in best]
-    students: dict[tuple, Row] = {}
-    for row in chosen:
-        if row.teachers:
-            students.setdefault((row.data, row.test), row)
-    taught = {name for student in students.values() for name in student.teacher_runs}
+    first_students = {(row.data, row.test): row for row in reversed(chosen) if row.teachers}
+    taught_by = {name for student in first_students.values() for name in student.teacher_runs}
     every = [[row for candidate in group for row in candidate.rows] for group in methods.values()]
-    return [next((row for row in rows if row.name in taught), own) for rows, own in zip(every, chosen, strict=True)]
-
-
-def _validation(rows: Sequence[Row]) -> float:
-    return float(np.mean([row.score("last", "validation") or 0.0 for row in rows]))
+    return [next((row for row in rows if row.name in taught_by), own) for rows, own in zip(every, chosen, strict=True)]
 
 
 def lines_of(found: Sequence[Candidate], evidence: Mapping[str, Any], **options: str) -> list[Line]:

@@ -33,7 +33,7 @@ class Row(NamedTuple):
       teachers: (network, losses) of each teacher.
       teacher_runs: their names in the store.
       teacher_distances: squared distance to p* of each, of the checkpoint that the run learnt from; None where nobody
-        knows, or where that is divided by a temperature.
+        knows, or where the run reads other columns or other probabilities of it than those that were measured.
       teacher_seeds: of each teacher, (seed, *its own teachers') of one that had some, None where nobody knows.
       seed: of initial weights and order; of imported weights, whose seed nobody knows, what tells their file.
       split: seed of the data split.
@@ -223,7 +223,8 @@ def _row(
 
 def _distance(uses: Mapping, teacher: Row | None) -> float | None:
     uses = {**TEACHER, **uses}
-    if teacher is None or uses["temperature"] != 1:
+    as_measured = uses["temperature"] == 1 and not uses["classes"] and uses["output"] != "clipped_logits"
+    if teacher is None or not as_measured:
         return None
     return teacher.score(str(uses["checkpoint"]), "test", "distance")
 

@@ -114,7 +114,8 @@ def distances(found: Sequence[Candidate]) -> list[Figure]:
             unknown[row.data] += 1
     parts = [(data, dict(part)) for data, of_data in points.items() for part in _batched(list(of_data.items()))]
     if not parts:
-        return [Figure("distance", DISTANCE, "", "no student here has a teacher whose data has distributions p*.")]
+        why = _not_shown(unknown.total()) or "no student here has a teacher whose data has distributions p*."
+        return [Figure("distance", DISTANCE, "", why.strip())]
     return [_distance(f"distance-{n}", data, part, unknown[data]) for n, (data, part) in enumerate(parts, 1)]
 
 
@@ -126,10 +127,18 @@ def _distance(name: str, data: str, points: Mapping[str, tuple[list, list]], unk
     rhos = {method: statistics.spearman(*xy) for method, xy in points.items()}
     said = ", ".join(f"{method} {rho:+.2f}" for method, rho in rhos.items() if np.isfinite(rho))
     caption += f" Spearman's ρ within a method: {said}." if said else ""
-    if unknown:
-        caption += f" Not shown: {unknown} students of teachers imported, divided by a temperature, or of a step's."
+    caption += _not_shown(unknown)
     labels = ("teacher's squared distance to p*", "student's test accuracy [%]")
     return figures.scatter(name, DISTANCE, caption, labels, [Series(method, *xy) for method, xy in points.items()])
+
+
+def _not_shown(students: int) -> str:
+    if not students:
+        return ""
+    return (
+        f" Not shown: {students} students whose teacher's distance nobody measured: of imported weights, at a step of "
+        "its training, or as read with a temperature, columns or an output of its own."
+    )
 
 
 def networks(

@@ -361,17 +361,20 @@ def test_a_store_of_results_alone_has_a_table_curves_and_the_distance(nested, tm
 
 def test_a_teachers_distance_is_of_what_the_student_learnt_from(store):
     add(store, "ce-s0", CE, 0.9, distance=0.5)
-    uses = ({}, {"checkpoint": "best"}, {"temperature": 2.0}, {"checkpoint": "20"})
+    uses = ({}, {"checkpoint": "best"}, {"temperature": 2.0}, {"checkpoint": "20"}, {"output": "clipped_logits"})
+    uses += ({"classes": (1, 0)},)
     for number, own in enumerate(uses):
         taught = {"run": "ce-s0", "weight": 1.0, **own}
         add(store, f"kd-{number}-s0", KD, 0.8, teachers={"a": taught}, distance=0.1)
         add(store, f"other-{number}-s0", KD, 0.8, teachers={"a": taught}, distance=0.1, data__name="gaussian")
     rows = [row for row in collect(store) if row.teachers]
-    assert [row.teacher_distances for row in rows] == 2 * [(0.5,), (0.25,), (None,), (None,)]
+    assert [row.teacher_distances for row in rows] == 2 * [(0.5,), (0.25,), *4 * [(None,)]]
     drawn = sections.distances(comparison.candidates(rows))
     assert [figure.name for figure in drawn] == ["distance-1", "distance-2"]
     assert "on digits" in drawn[0].caption and "on gaussian" in drawn[1].caption
-    assert all("Not shown: 2 students" in figure.caption for figure in drawn)
+    assert all("Not shown: 4 students" in figure.caption for figure in drawn)
+    (none,) = sections.distances([own for own in comparison.candidates(rows) if None in own.rows[0].teacher_distances])
+    assert not none.svg and none.caption.startswith("Not shown: 8 students")
 
 
 def test_a_name_may_have_any_character(store, tmp_path):

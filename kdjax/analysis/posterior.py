@@ -71,14 +71,17 @@ def posterior_sums(
     return totals(values, mask)
 
 
-def posterior_scores(logits: Array, posterior: Array, mask: Array | None = None, **options: Any) -> dict[str, float]:
+def posterior_scores(
+    logits: Array, posterior: Array, mask: Array | None = None, *, raters: Any = None, **options: Any
+) -> dict[str, float]:
     """Means over whole arrays of all that `posterior_sums` adds up.
 
     Args:
       logits: [batch, classes].
       posterior: [batch, classes], rows that sum to 1.
       mask: [batch], the examples that count; None for all.
-      **options: of `posterior_sums`.
+      raters: as `posterior_sums` takes them.
+      **options: its others.
 
     Returns:
       name -> number.
@@ -90,7 +93,7 @@ def posterior_scores(logits: Array, posterior: Array, mask: Array | None = None,
     def measure(logits: Array, posterior: Array, mask: Array | None, raters: Any) -> dict:
         return posterior_sums(logits, posterior, mask, raters=raters, **options)
 
-    return means(in_parts(measure, logits, posterior, mask, options.pop("raters", None)))
+    return means(in_parts(measure, logits, posterior, mask, raters))
 
 
 def decomposition(scores: dict[str, float]) -> dict[str, float]:

@@ -25,8 +25,8 @@ WHAT_THE_COLUMNS_SAY = {
     "the inner ones averaged; of seeds beside teachers, where students of several teachers are compared with the same "
     "runs without a teacher and the seeds vary more. 'one teacher' says nothing of other teachers.",
     "test set ±": "standard error that stems from the test set's own examples, which more seeds do not lessen: by "
-    "bootstrap over the examples of a run that was looked at, else binomial; of several splits that of all their test "
-    "sets, which share examples.",
+    "bootstrap over the examples of a run that was looked at, else binomial, of last checkpoints; of several splits "
+    "that of all their test sets, which share examples.",
     "verdict": "a gain or loss if the interval leaves out zero and the difference is above 1.96 of its standard errors "
     "from the test set: by bootstrap over examples where both rows were looked at, else as if each row had a test set "
     "of its own; 'cannot tell' of a single value, and of fewer than six by bootstrap.",

@@ -102,7 +102,7 @@ def welch_interval(own: Sequence[float], base: Sequence[float], level: float = 0
 def unpaired_bootstrap(
     own: Sequence[float], base: Sequence[float], level: float = 0.95, *, draws: int = 10_000, seed: int = 0
 ) -> Interval:
-    """Percentile bootstrap of the difference of two means; either side is drawn on its own.
+    """Percentile bootstrap of the difference of two means; either side is drawn on its own, both expanded as the fewer.
 
     Args:
       own, base, level: as `welch_interval` takes them.

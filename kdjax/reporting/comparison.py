@@ -50,7 +50,7 @@ class Line(NamedTuple):
       over: what the interval is over.
       verdict: 'gain', 'loss', 'within noise', 'cannot tell', or ''.
       test_error: standard error that stems from the test set.
-      test_error_by: 'bootstrap' or 'binomial'.
+      test_error_by: 'bootstrap', 'binomial', or 'unknown' where no manifest says how large the test set is.
       tried: settings of the method.
       examples, teacher_examples: training examples processed by one run, or None.
       unequal: whether settings tried or examples differ from the baseline's.

@@ -28,8 +28,8 @@ WHAT_THE_COLUMNS_SAY = {
     "bootstrap over the examples of a run that was looked at, else binomial, of last checkpoints; of several splits "
     "that of all their test sets, which share examples.",
     "verdict": "a gain or loss if the interval leaves out zero and the difference is above 1.96 of its standard errors "
-    "from the test set: by bootstrap over examples where both rows were looked at, else as if each row had a test set "
-    "of its own; 'cannot tell' of a single value, and of fewer than six by bootstrap.",
+    "from the test set: by bootstrap over examples where runs of one seed were looked at in both rows, else as if each "
+    "row had a test set of its own; 'cannot tell' of a single value, and of fewer than six by bootstrap.",
     "tried": "settings of the method in the store; * marks a budget (settings or examples) unlike the baseline's.",
     "examples": "training examples processed by one run, and by the run whose weights it began from; teachers' "
     "examples: by its teachers and theirs.",

@@ -326,8 +326,7 @@ def _comparable(what: str, runs: Sequence[Seen]) -> list[Predictions]:
         ):
             raise UserError(
                 f"{what}: runs '{first.name}' and '{run.name}' have other examples or classes in their split "
-                f"'{first.split}'; "
-                "compare runs of the same data, protocols and config.data.split_seed."
+                f"'{first.split}'; compare runs of the same data, protocols and config.data.split_seed."
             )
     return outputs
 

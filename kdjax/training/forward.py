@@ -73,6 +73,7 @@ def run_teachers(
     """Teachers run outside the gradient, each on its view; in eval mode unless the config wants batch statistics."""
     outputs, by_batch = {}, spec.teacher_batch_norm == "batch"
     keys = _example_keys(config["seed"], batch) if by_batch else None
+    rngs = {"dropout": keys[0]} if by_batch else None  # other units in every batch and on every device, as a student's
     for teacher in spec.teachers:
         output = _run_teacher(
             teacher,
@@ -80,7 +81,7 @@ def run_teachers(
             views[teacher.view],
             train=by_batch,
             axis_name=axis_name if by_batch else None,
-            rngs={"dropout": keys[0]} if by_batch else None,  # another in every batch
+            rngs=rngs,
             keys=keys,
         )
         own = config["teachers"][teacher.name]

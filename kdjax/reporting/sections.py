@@ -144,7 +144,7 @@ def _not_shown(students: int) -> str:
 def networks(
     evidence: Mapping[str, Any], numbers: Mapping[str, Line], teachers: Mapping[str, Sequence[str]]
 ) -> list[Figure]:
-    """What looked-at networks of each data set say.
+    """What looked-at networks of each test set say.
 
     Args:
       evidence: name of a test set -> `studies.evidence.Evidence`.
@@ -167,11 +167,12 @@ def _student_and_teacher(
 ) -> list[str]:
     """A teacher, the student alone, and the teacher's student, as far as they were looked at; else the first three."""
     students = [run for run in runs if teachers[run]]
-    for run in sorted(students, key=lambda run: not set(teachers[run]) & set(runs)):
-        taught_by = [other for other in runs if other in teachers[run]]
-        alone = [other for other in runs if numbers[other].number == numbers[run].against]
-        return list(dict.fromkeys([*taught_by[:1], *alone, run]))
-    return list(runs[:3])
+    if not students:
+        return list(runs[:3])
+    student = min(students, key=lambda run: not set(teachers[run]) & set(runs))  # the first whose teacher is here
+    taught_by = [run for run in runs if run in teachers[student]]
+    alone = [run for run in runs if numbers[run].number == numbers[student].against]
+    return list(dict.fromkeys([*taught_by[:1], *alone, student]))
 
 
 def _reliability(name: str, data: str, seen: Any, names: Mapping[str, str]) -> Figure:

@@ -127,7 +127,7 @@ def _other_classes(teacher: Teacher, columns: tuple, num_classes: int, class_nam
     if columns or not teacher.class_names or not class_names:  # columns were chosen by somebody who knows
         return ""
     pairs = enumerate(zip(teacher.class_names, class_names))
-    differing = (f"'{a}' as class {i}, where the data has '{b}'" for i, (a, b) in pairs if a != b)
+    differing = (f"{a!r} as class {i}, where the data has {b!r}" for i, (a, b) in pairs if a != b)
     return next(differing, "")
 
 

@@ -329,7 +329,7 @@ def _paired(differences: Mapping[tuple, float], shared: bool, interval: str) -> 
 
     Where students of several teachers stand beside the same runs without a teacher (`shared`), the chance in these is
     in all teachers' differences alike, and does not show between them: the interval over their seeds may be wider.
-    The wider of the two is taken; it is up to the square root of 2 too narrow where teachers and seeds vary alike.
+    The wider of the two is taken. Of 5 teachers and 5 seeds that vary alike it covers 94 %, of many as few as 83 %.
     """
     units, level = statistics.nested_units(differences)
     over_teachers = statistics.INTERVALS[interval](units)

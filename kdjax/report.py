@@ -20,14 +20,15 @@ def main() -> None:
     """Writes the report of the runs that the flags name, or prints its table."""
     from kdjax.reporting import collect, comparison, formats, report
     from kdjax.store import Store
-    from kdjax.studies.evidence import gather
+    from kdjax.studies.evidence import EXAMPLES, gather
 
     flag, store = cli.FLAGS, Store(cli.FLAGS.store)
     found = comparison.candidates(rows := collect.collect(store, flag.runs), flag.select, flag.checkpoint)
     options = {"baseline": flag.baseline, "interval": flag.interval, "checkpoint": flag.checkpoint}
     formats.check(flag.format)
     comparison.compare(found, **options)  # refuses what it cannot compare before any network runs
-    evidence = gather(store, report.networks_of(found, flag.networks), flag.data_dir, pictures=not flag.format)
+    examples = 0 if flag.format else EXAMPLES
+    evidence = gather(store, report.networks_of(found, flag.networks), flag.data_dir, examples)
     if flag.format:
         return print(formats.as_text(report.lines_of(found, evidence, **options), flag.format), end="")
     page = report.make_page(store, rows, found, evidence, title=flag.title, **options)

@@ -14,6 +14,8 @@ from kdjax.studies.analysis import Seen, attention
 from kdjax.studies.maps import head_maps
 from kdjax.training.predict import Predictions
 
+EXAMPLES = 4
+
 
 @dataclasses.dataclass
 class Evidence:
@@ -42,12 +44,7 @@ class Evidence:
 
 
 def gather(
-    store: Store,
-    names: Mapping[str, Sequence[str]],
-    data_dir: str = "data",
-    examples: int = 4,
-    *,
-    pictures: bool = True,
+    store: Store, names: Mapping[str, Sequence[str]], data_dir: str = "data", examples: int = EXAMPLES
 ) -> dict[str, Evidence]:
     """Runs the last checkpoints of some runs over their test split.
 
@@ -57,13 +54,12 @@ def gather(
         one's, are skipped.
       data_dir: where data sets that are not embedded lie.
       examples: how many are shown: half of them the first of as many classes, half those on which the runs' outputs
-        are furthest apart.
-      pictures: whether examples are chosen and maps made at all.
+        are furthest apart; 0 for outputs alone, without maps.
 
     Returns:
       Label -> what was seen.
     """
-    return {data: _gather(store, runs, data_dir, examples if pictures else 0) for data, runs in names.items()}
+    return {data: _gather(store, runs, data_dir, examples) for data, runs in names.items()}
 
 
 def _gather(store: Store, names: Sequence[str], data_dir: str, examples: int) -> Evidence:

@@ -178,6 +178,10 @@ def check_rows(rows: Rows, where: str) -> Rows:
         raise UserError(f"{where}: num_train must be in [1, {len(rows.images)}], not {rows.num_train}.")
     if not 0 <= rows.test < 1:
         raise UserError(f"{where}: the fraction 'test' must be in [0, 1), not {rows.test}.")
+    if rows.class_names is not None and len(rows.class_names) != rows.num_classes:
+        raise UserError(
+            f"{where}: {len(rows.class_names)} class_names for {rows.num_classes} classes; name each or none."
+        )
     return rows._replace(labels=rows.labels.astype(np.int32))
 
 

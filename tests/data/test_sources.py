@@ -199,6 +199,7 @@ def rows(data_dir, *, count=30, broken=False):
 
 source = Source(rows, 1 / 2, (0.25,), (0.5,), ("crop", "none"))
 wrong = lambda data_dir: (1, 2)
+misnamed = lambda data_dir: rows(data_dir)._replace(class_names=("a", "b"))
 vectors = Source(lambda data_dir: Rows(np.zeros((9, 2), np.float32), np.arange(9) % 3, None, 3), views=("crop",))
 """
 
@@ -211,6 +212,7 @@ def test_sources_of_ones_own_from_any_folder(tmp_path, monkeypatch):
     full = load("own_source_module:source")
     assert full.stored[:4] == (0.5, (0.25,), (0.5,), ("crop", "none")) and resolve_view(full, "") == "crop"
     refused("must return kdjax.data.Rows, not tuple", "own_source_module:wrong")
+    refused("2 class_names for 3 classes", "own_source_module:misnamed")
     refused("the only view of those is 'none'", "own_source_module:vectors")
     refused("RuntimeError: out of luck", "own_source_module:rows", args={"broken": True})
     refused("Did you mean 'count'", "own_source_module:rows", args={"cuont": 1})

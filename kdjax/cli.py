@@ -126,7 +126,10 @@ def _parse(argv: list[str], takes: str) -> list[str]:
 
 
 def _config_message(error: Exception) -> str:
-    words = " ".join(str(error.args[0] if error.args else error).split())
+    cause = error.args[0] if error.args else error
+    if isinstance(cause, KeyError) and cause.args:  # ml_collections wraps its own message once more
+        cause = cause.args[0]
+    words = " ".join(str(cause).split())
     if isinstance(error, KeyError | AttributeError):
         words += "; an override changes a field that the config file has: write it there first"
     return f"--config: {words}"

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from kdjax import losses, models
-from kdjax.errors import UserError, lookup
+from kdjax.errors import UserError, lookup, nearest
 from kdjax.training.methods import map_of, margins_of, method_of, pair_stages
 from kdjax.training.schedules import resolve_arguments, resolve_weight
 from kdjax.types import ModelOutput
@@ -70,6 +70,7 @@ def _resolve(key: str, term: Mapping, teachers: Mapping) -> dict:
     given = {field: value for field, value in term.items() if field not in FIELDS}
     own = _adapter_fields(name)
     adapter = {**own, **dict(term.get("adapter", {})), **{field: given.pop(field) for field in own if field in given}}
+    _check_inputs(where, name, function, given)
     hyper = resolve_arguments(function, given, f"{where} ({name})", skip=INPUTS)
     for field, value in hyper.items():
         _check_range(where, field, value)
@@ -81,6 +82,17 @@ def _resolve(key: str, term: Mapping, teachers: Mapping) -> dict:
     if _reads(function, FROM_MAPS):
         resolved["stages"] = tuple(s if isinstance(s, str) else tuple(s) for s in term.get("stages", ()))
     return {**resolved, "adapter": adapter} if adapter else resolved
+
+
+def _check_inputs(where: str, name: str, function: Callable, given: Mapping) -> None:
+    """An argument before the keyword-only ones is a tensor by intent: what is offered is named, not a missing field."""
+    for parameter in inspect.signature(function).parameters.values():
+        positional = parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        if positional and parameter.default is parameter.empty and parameter.name not in (*INPUTS, *given):
+            raise UserError(
+                f"{where}: loss '{name}' takes '{parameter.name}', which is neither in {where} nor an input of losses."
+                f"{nearest(parameter.name, INPUTS)}"
+            )
 
 
 def _ramped(weight: Any, epochs: Any, where: str) -> Any:

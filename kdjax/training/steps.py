@@ -87,14 +87,22 @@ def _agreed(distiller_state, axis_name: str):
 
 def _term_mask(key: str, batch: Batch, config: Mapping):
     """A loss that reads labels sees labelled examples only, every other loss sees all."""
+    return batch.mask & batch.labelled if _reads_labels(key, config) else batch.mask
+
+
+def _reads_labels(key: str, config: Mapping) -> bool:
     function = lookup(losses.LOSSES, config["losses"][key]["loss"], "loss")
-    reads_labels = "labels" in inspect.signature(function).parameters
-    return batch.mask & batch.labelled if reads_labels else batch.mask
+    return "labels" in inspect.signature(function).parameters
 
 
 def _mean(key: str, value, batch: Batch, config: Mapping, axis_name: str):
     """A term's mean over the global batch, such that the mean over devices of its gradients is its gradient."""
     if value.ndim == 0:
+        if _reads_labels(key, config):
+            raise UserError(
+                f"loss '{key}' reads labels and returns one number; return one an example, [batch]: "
+                "examples without a label must not count."
+            )
         return value
     if value.shape != batch.mask.shape:
         raise UserError(f"loss '{key}' must return [] or [batch]={batch.mask.shape}, not {value.shape}.")

@@ -263,6 +263,28 @@ def test_a_wrong_loss_dies_before_anything_compiles(terms, words):
         resolve(config)
 
 
+def of_wrong_arguments(stud, teacher_logits):
+    return (stud - teacher_logits).sum(-1)
+
+
+def of_one_number(logits, labels):
+    return (logits.sum(-1) * labels).mean()
+
+
+def test_an_own_loss_is_told_what_it_can_take():
+    config = wttm_student.get_config("smoke")
+    config.losses = {"own": {"loss": f"{__name__}:of_wrong_arguments", "weight": 1.0}}
+    with pytest.raises(UserError, match="takes 'stud', which is neither .* There are: .*student_logits"):
+        resolve(config)
+
+
+def test_an_own_loss_of_labels_cannot_reduce_them_itself(store, one_device):
+    config = alone_student.get_config("smoke")
+    config.losses = {"own": {"loss": f"{__name__}:of_one_number", "weight": 1.0}}
+    with pytest.raises(UserError, match=r"reads labels and returns one number"):
+        run(config, store, one_device, name="own")
+
+
 def test_a_loss_that_reads_a_teacher_needs_one():
     config = alone_student.get_config("smoke")
     config.losses = {"kd": {"weight": 1.0}}

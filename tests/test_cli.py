@@ -67,7 +67,7 @@ def test_help_shows_kdjaxs_own_flags_without_jax(door, command):
             "Make it with: python -m kdjax.train_teacher --config=... --run=x",
         ),
         ((*TEACHER, "--config.losses.softmax_mse.spce=logits"), "write it there first"),
-        ((*TEACHER, "--config.epoch=3"), "--config: 'epoch' Did you mean \"epochs\" instead of \"epoch\"?; an override"),
+        ((*TEACHER, "--config.epoch=3"), '--config: \'epoch\' Did you mean "epochs" instead of "epoch"?; an override'),
         (("kdjax.evaluate",), "--run is missing"),
         (("kdjax.evaluate", "--run=nobody", "--store=nowhere"), "nobody"),
         (("kdjax.import_torch",), "--file is missing"),

@@ -112,6 +112,7 @@ def plan_with(
         view=resolve_view(dataset, config.data.view),
         targets=config.data.targets,
         num_classes=dataset.num_classes,
+        unlabelled=len(dataset.labelled_train) < len(dataset.splits["train"]),
         phase="main",
         terms=_main_terms(config),
         first_epoch=config.warmup.epochs,

@@ -53,6 +53,7 @@ class Spec(NamedTuple):
       view: the student's augmentation.
       targets: 'labels' or 'soft'.
       num_classes: of the data.
+      unlabelled: whether some training examples have no label.
       phase: 'main' or 'warmup', in which other terms count and other parts move.
       terms: names of the losses of this phase.
       first_epoch: that the phase begins with.
@@ -74,6 +75,7 @@ class Spec(NamedTuple):
     view: str
     targets: str
     num_classes: int
+    unlabelled: bool
     phase: str
     terms: tuple[str, ...]
     first_epoch: int

@@ -53,7 +53,7 @@ def train_step(state: TrainState, fixed: Fixed, batch: Batch, *, spec: Spec, axi
         }  # fmt: skip
         carried = {"params": trainable["distiller"], "state": state.distiller["state"]}
         values, distiller_state = distiller.apply(carried, inputs, chosen)
-        terms = {key: _mean(key, value, batch, config, axis_name) for key, value in values.items()}
+        terms = {key: _mean(key, value, batch, config, spec, axis_name) for key, value in values.items()}
         total = sum(_weight(key, batch.epoch, config, spec) * terms[key] for key in terms)
         return total, (terms, inputs, batch_stats, distiller_state)
 
@@ -95,13 +95,13 @@ def _reads_labels(key: str, config: Mapping) -> bool:
     return "labels" in inspect.signature(function).parameters
 
 
-def _mean(key: str, value, batch: Batch, config: Mapping, axis_name: str):
+def _mean(key: str, value, batch: Batch, config: Mapping, spec: Spec, axis_name: str):
     """A term's mean over the global batch, such that the mean over devices of its gradients is its gradient."""
     if value.ndim == 0:
-        if _reads_labels(key, config):
+        if spec.unlabelled and _reads_labels(key, config):
             raise UserError(
-                f"loss '{key}' reads labels and returns one number; return one an example, [batch]: "
-                "examples without a label must not count."
+                f"loss '{key}' reads labels and returns one number, and some examples have no label; return one an "
+                "example, [batch]: those without must not count."
             )
         return value
     if value.shape != batch.mask.shape:

@@ -278,9 +278,11 @@ def test_an_own_loss_is_told_what_it_can_take():
         resolve(config)
 
 
-def test_an_own_loss_of_labels_cannot_reduce_them_itself(store, one_device):
+def test_an_own_loss_of_labels_reduces_them_itself_only_where_all_have_one(store, one_device):
     config = alone_student.get_config("smoke")
     config.losses = {"own": {"loss": f"{__name__}:of_one_number", "weight": 1.0}}
+    assert run(config, store, one_device, name="all")
+    config.data.protocols = {"labelled_fraction": {"fraction": 0.5}}
     with pytest.raises(UserError, match=r"reads labels and returns one number"):
         run(config, store, one_device, name="own")
 

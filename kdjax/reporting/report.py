@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 from kdjax.reporting import formats, sections
 from kdjax.reporting.collect import Row, is_unfinished
-from kdjax.reporting.comparison import Candidate, Line, compare, validation_score
+from kdjax.reporting.comparison import Line, compare
 from kdjax.reporting.figures import Figure
 from kdjax.reporting.figures import write as write_figures
+from kdjax.reporting.selection import Candidate, validation_score
 from kdjax.store import Store
 from kdjax.store.files import disk_error, write_atomic
 
@@ -63,7 +64,7 @@ def networks_of(found: Sequence[Candidate], most: int) -> dict[str, list[str]]:
     Of a method it is the run that taught a test set's first student, or else one of its best setting by validation.
 
     Args:
-      found: of `comparison.candidates`.
+      found: of `selection.candidates`.
       most: runs for each test set; on other examples nothing can be compared.
     """
     sets: dict[str, dict[Any, list[Row]]] = {}
@@ -119,7 +120,7 @@ def make_page(
     Args:
       store: that has the runs.
       rows: of `collect`.
-      found: of `comparison.candidates`, which are reported.
+      found: of `selection.candidates`, which are reported.
       evidence: test set -> `studies.evidence.Evidence` of the runs of `networks_of`.
       title: of the page.
       options: baseline, interval and checkpoint, as `comparison.compare` takes them.

@@ -10,9 +10,10 @@ from jax.nn import softmax
 
 from kdjax import analysis
 from kdjax.reporting import figures, statistics
-from kdjax.reporting.comparison import Candidate, Line
+from kdjax.reporting.comparison import Line
 from kdjax.reporting.contact_sheet import shown
 from kdjax.reporting.figures import Example, Figure, Series
+from kdjax.reporting.selection import Candidate
 from kdjax.store import Store
 
 DISTANCE = "A teacher's distance and its students"

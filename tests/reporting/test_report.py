@@ -16,7 +16,7 @@ import pytest
 
 from kdjax.config import defaults
 from kdjax.errors import UserError
-from kdjax.reporting import comparison, figures, formats, report, sections
+from kdjax.reporting import comparison, figures, formats, report, sections, selection
 from kdjax.reporting.collect import collect
 from kdjax.store import Store
 from kdjax.studies.evidence import gather
@@ -65,7 +65,7 @@ def add(
 
 
 def lines_of(store, select="", **options):
-    return comparison.compare(comparison.candidates(collect(store), select), **options)
+    return comparison.compare(selection.candidates(collect(store), select), **options)
 
 
 @pytest.fixture
@@ -287,7 +287,7 @@ def test_differences_are_of_the_checkpoint_that_is_asked_for(store):
     assert last.difference.mean == pytest.approx(10) and last.verdict == "cannot tell"
     assert best.difference.mean == pytest.approx(-10) and best.verdict == "loss"
     with pytest.raises(UserError, match="--checkpoint='first' is none"):
-        comparison.candidates(collect(store), "", "first")
+        selection.candidates(collect(store), "", "first")
 
 
 def test_unequal_budgets_are_marked(store):
@@ -342,7 +342,7 @@ def test_a_store_of_results_alone_has_a_table_curves_and_the_distance(nested, tm
     add(nested, "chain-gen1-s0", KD, 0.8, teacher="chain-gen0-s0")
     nested.run("begun").begin({"config": {**defaults().to_dict(), "losses": CE}})
     rows = collect(nested)
-    found = comparison.candidates(rows)
+    found = selection.candidates(rows)
     evidence = gather(nested, report.networks_of(found, 2))
     page = report.make_page(nested, rows, found, evidence, title="<Known> results")
     names = [figure.name for figure in page.figures]
@@ -369,11 +369,11 @@ def test_a_teachers_distance_is_of_what_the_student_learnt_from(store):
         add(store, f"other-{number}-s0", KD, 0.8, teachers={"a": taught}, distance=0.1, data__name="gaussian")
     rows = [row for row in collect(store) if row.teachers]
     assert [row.teacher_distances for row in rows] == 2 * [(0.5,), (0.25,), *4 * [(None,)]]
-    drawn = sections.distances(comparison.candidates(rows))
+    drawn = sections.distances(selection.candidates(rows))
     assert [figure.name for figure in drawn] == ["distance-1", "distance-2"]
     assert "on digits" in drawn[0].caption and "on gaussian" in drawn[1].caption
     assert all("Not shown: 4 students" in figure.caption for figure in drawn)
-    (none,) = sections.distances([own for own in comparison.candidates(rows) if None in own.rows[0].teacher_distances])
+    (none,) = sections.distances([own for own in selection.candidates(rows) if None in own.rows[0].teacher_distances])
     assert not none.svg and none.caption.startswith("Not shown: 8 students")
 
 
@@ -383,11 +383,11 @@ def test_a_name_may_have_any_character(store, tmp_path):
     config = {**run.manifest["config"], "name": name}
     (run.path / "manifest.json").write_text(json.dumps({**run.manifest, "config": config}))
     rows = collect(store)
-    page = report.make_page(store, rows, comparison.candidates(rows), {})
+    page = report.make_page(store, rows, selection.candidates(rows), {})
     html, markdown = report.write(page, tmp_path / "out")
     row = markdown.read_text().split("\n")[6]
     assert r"| a $x^{$ \| \<b> & 5% _ \\ new line |" in row and "<b>" not in html.read_text()
-    latex = formats.as_text(comparison.compare(comparison.candidates(rows)), "latex")
+    latex = formats.as_text(comparison.compare(selection.candidates(rows)), "latex")
     assert r"\$x\textasciicircum{}\{\$ \textbar{} \textless{}b\textgreater{} \& 5\% \_" in latex
 
 
@@ -396,10 +396,10 @@ def test_chains_of_one_name_in_several_folders_are_several_curves(store):
         for m in range(1, 3):
             losses = {"kd": {"weight": 1.0, "temperature": 100 * gained}}
             add(store, f"{folder}/chain-gen{m}-s0", losses, 0.8 + m * gained, teacher=f"x/chain-gen{m - 1}-s0")
-    (figure,) = sections.generations(comparison.candidates(collect(store)))
+    (figure,) = sections.generations(selection.candidates(collect(store)))
     assert ">a/chain<" in figure.svg and ">b/chain<" in figure.svg
     shutil.rmtree(store.root / "b")
-    (figure,) = sections.generations(comparison.candidates(collect(store)))
+    (figure,) = sections.generations(selection.candidates(collect(store)))
     assert ">chain<" in figure.svg
 
 
@@ -407,7 +407,7 @@ def test_chains_of_one_name_in_several_folders_are_several_curves(store):
 def test_a_folder_in_the_way_is_found_before_anything_is_written(store, tmp_path, taken):
     add(store, "a", CE, 0.9)
     rows = collect(store)
-    page = report.make_page(store, rows, comparison.candidates(rows), {})
+    page = report.make_page(store, rows, selection.candidates(rows), {})
     (tmp_path / "out" / taken).mkdir(parents=True)
     with pytest.raises(UserError, match="a folder stands where a file should be.*--out"):
         report.write(page, tmp_path / "out")
@@ -427,7 +427,7 @@ def test_a_loss_that_was_not_finite_leaves_a_gap_in_the_curve(store):
     run.append_metrics({"epoch": 3, "train": {"accuracy": 1.0}, "validation": {"accuracy": 0.9, "loss": math.inf}})
     run.append_metrics({"epoch": 4, "train": None, "validation": {"accuracy": 0.9, "loss": 1.0}})
     rows = collect(store)
-    page = report.make_page(store, rows, comparison.candidates(rows), {})
+    page = report.make_page(store, rows, selection.candidates(rows), {})
     assert [figure.name for figure in page.figures] == ["learning-1"]
 
 
@@ -460,7 +460,7 @@ def trained(tmp_path_factory):
             config.teachers = {"a": {"run": teacher, "weight": 1.0}}
         train(config, store, name=name, devices=jax.local_devices()[:1], show=False)
     rows = collect(store)
-    found = comparison.candidates(rows)
+    found = selection.candidates(rows)
     evidence = gather(store, report.networks_of(found, 8))
     page = report.make_page(store, rows, found, evidence)
     return evidence, page, report.write(page, out)[0], store
@@ -486,7 +486,7 @@ def test_a_student_is_shown_beside_the_run_that_taught_it(trained):
     """Not beside another of the same loss and network, such as the student alone."""
     evidence, page, _, store = trained
     rows = collect(store)
-    found = comparison.candidates(rows)
+    found = selection.candidates(rows)
     assert report.networks_of(found, 8)["arrays"][:2] == ["kd", "ce"]
     numbers = {row.name: line for line, own in zip(comparison.compare(found), found) for row in own.rows}
     teachers = {row.name: row.teacher_runs for row in rows}
@@ -501,7 +501,7 @@ def test_of_a_method_that_run_is_looked_at_which_taught_the_student(store):
         rate = {"optimizer__learning_rate": 0.1 * (seed + 1)}
         add(store, f"mse-s{seed}", MSE, accuracy, seed=seed, **rate)
     add(store, "kd-s0", KD, 0.8, teacher="mse-s1")
-    assert report.networks_of(comparison.candidates(collect(store)), 8) == {"digits": ["kd-s0", "mse-s1"]}
+    assert report.networks_of(selection.candidates(collect(store)), 8) == {"digits": ["kd-s0", "mse-s1"]}
 
 
 def test_every_test_set_has_its_networks(store):
@@ -510,7 +510,7 @@ def test_every_test_set_has_its_networks(store):
         add(store, f"ce-split{split}", CE, 0.9, split=split)
     add(store, "mse-split1", MSE, 0.9, split=1)
     add(store, "elsewhere", {"cross_entropy": {"weight": 1.0}, **MSE}, 0.9, split=2)
-    assert report.networks_of(comparison.candidates(collect(store)), 8) == {
+    assert report.networks_of(selection.candidates(collect(store)), 8) == {
         "digits (test set 1)": ["ce-split1", "mse-split1"],
         "digits (test set 2)": ["elsewhere"],
     }

@@ -41,6 +41,13 @@ class Setting(NamedTuple):
     student: str
 
 
+def is_smoke(argument: str | None) -> bool:
+    """Whether a config that knows no other argument is asked for its smoke form; refuses any other."""
+    if argument not in (None, "", "smoke"):
+        raise UserError(f"config argument '{argument}' is none; there is 'smoke', or no argument for the whole study.")
+    return argument == "smoke"
+
+
 def parse(argument: str | None) -> Setting:
     """Reads a config's argument; refuses one that it does not know."""
     dataset, *pair = (argument or "digits").split(",")

@@ -1,5 +1,7 @@
 """Every config is built, and its first steps are made."""
 
+import importlib
+
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -229,3 +231,13 @@ def test_the_quickstart_study_in_small(tmp_path):
     assert names == [job.name for job in first]
     again = run_jobs(first, Store(tmp_path), "", done.append)
     assert done == names and all(result["last"]["step"] == 8 for result in again)
+
+
+def test_a_misspelt_argument_is_refused_by_every_config(root):
+    """A typo in 'smoke' must not begin the whole study."""
+    files = [path for path in sorted((root / "configs").rglob("*.py")) if "def get_config" in path.read_text()]
+    assert len(files) > 20
+    for path in files:
+        module = importlib.import_module(".".join(path.relative_to(root).with_suffix("").parts))
+        with pytest.raises(UserError, match="smok"):
+            module.get_config("smok")

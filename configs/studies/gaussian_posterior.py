@@ -16,12 +16,13 @@ teacher alone (KD at T = 1, as in the paper; WTTM), stopped by validation accura
 
 from ml_collections import ConfigDict
 
+from configs import common
 from kdjax.config import defaults
 
 
 def get_config(argument: str | None = None):
     """Argument: none, or 'smoke' for seconds of it."""
-    smoke = argument == "smoke"
+    smoke = common.is_smoke(argument)
     study = ConfigDict()
     study.kind, study.title = "posterior", "Nearer to the posterior, better students?"
     study.seeds, study.student_seeds, study.select_seeds = (1, 1, 1) if smoke else (5, 3, 2)

@@ -15,6 +15,7 @@ seed that is not reported. Human labels choose nothing.
 
 from ml_collections import ConfigDict
 
+from configs import common
 from kdjax.config import defaults
 
 LOSSES = {
@@ -26,7 +27,7 @@ LOSSES = {
 
 def get_config(argument: str | None = None):
     """Argument: none, or 'smoke' for a run of one epoch."""
-    smoke = argument == "smoke"
+    smoke = common.is_smoke(argument)
     study = ConfigDict()
     study.kind, study.title, study.raters = "human", "How near do teachers come to what people see?", 51
     study.rates = (0.05,) if smoke else (0.05, 0.2, 0.5, 1.0)

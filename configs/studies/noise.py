@@ -14,12 +14,13 @@ and at one rate for all the control would show slow learning only. No two studen
 
 from ml_collections import ConfigDict
 
+from configs import common
 from kdjax.config import defaults
 
 
 def get_config(argument: str | None = None):
     """Argument: none, or 'smoke' for seconds of it."""
-    smoke = argument == "smoke"
+    smoke = common.is_smoke(argument)
     study = ConfigDict()
     study.kind, study.title = "noise", "Targets between the Bayes posterior and labels"
     study.seeds = 1 if smoke else 5

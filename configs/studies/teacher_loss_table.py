@@ -12,6 +12,7 @@ Hardware: CIFAR-100 wants a GPU or TPU; `:resnet8,resnet8,digits` is a small con
 from ml_collections import ConfigDict
 
 from configs import ce_teacher, mse_teacher, student
+from kdjax.errors import UserError
 
 METHODS = tuple(method for method in student.METHODS if method not in ("alone", "hsakd"))
 
@@ -19,8 +20,10 @@ METHODS = tuple(method for method in student.METHODS if method not in ("alone", 
 def get_config(argument: str | None = None):
     """Argument: TEACHER,STUDENT[,DATASET] or smoke."""
     smoke = argument == "smoke"
-    teacher, trained, *rest = ("resnet8,resnet8,digits" if smoke else argument or "resnet32x4,resnet8x4").split(",")
-    dataset = rest[0] if rest else "cifar100"
+    words = ("resnet8,resnet8,digits" if smoke else argument or "resnet32x4,resnet8x4").split(",")
+    if len(words) not in (2, 3):
+        raise UserError(f"config argument '{argument}' should be TEACHER,STUDENT[,DATASET] or 'smoke'.")
+    teacher, trained, dataset = (*words, "cifar100")[:3]
     common_argument = f"{dataset},{teacher},{trained}"
     study = ConfigDict()
     study.title = "CE and MSE teachers under every method"

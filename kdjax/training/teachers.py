@@ -56,6 +56,7 @@ def _load(name: str, fields: Mapping, store: Store) -> Teacher:
         generic = f"python -m kdjax.train_teacher --config=... --run={run.name}"
         make = made_by if made_by.endswith(f"--run={run.name}") else generic  # the run may have been overridden
         hint = nearest(run.name, store.runs()) if made_by != make else ""
+        make += f" --store={store.root}"  # as printed it must fill this store, whichever it is
         raise UserError(f"teacher '{name}': {store.root} has no run '{run.name}'.{hint} Make it with: {make}")
     checkpoint = str(fields.get("checkpoint", "last"))
     if run.result is None and not checkpoint.isdigit():

@@ -102,6 +102,19 @@ def test_the_quickstart_runs_in_an_existing_venv(tmp_path):
     assert f">{last}<" in html and f">{best}<" in html
 
 
+def test_the_studies_of_the_claims_run_by_their_names(tmp_path):
+    named = re.findall(r"`\./launch/study\.sh (\w+)`", README)
+    assert len(named) >= 5 and all((ROOT / "configs" / "studies" / f"{name}.py").is_file() for name in named)
+    if not list((ROOT / ".venv").glob("kdjax-*")):
+        pytest.skip("no .venv: launch/setup.sh has not been run here")
+    line = ["launch/study.sh", "noise:smoke", f"--store={tmp_path}"]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "report.md").read_text().splitlines()[0] in done.stdout
+    typo = subprocess.run(["launch/study.sh", "noise:smok"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert typo.returncode == 2 and len(typo.stderr.splitlines()) == 1 and "'smok'" in typo.stderr
+
+
 def test_the_claims_have_an_answer_each():
     table = README.split("Do the papers' claims hold here?")[1].split("\n## ")[0]
     rows = [line for line in table.splitlines() if line.startswith("|")][2:]

@@ -5,8 +5,9 @@
     analysis.means(totals)["agreement"]
 
 A `*_sums` function takes a batch and a mask and may be compiled; its totals add over batches and devices (`add`,
-`psum`) and are finished on the host in float64 (`means`, or the function that takes the table). What the released code
-of a paper computes otherwise than its text bears `released` in its name, and is never a default.
+`psum`, `in_parts` for arrays that are whole) and are finished on the host in float64 (`means`, or the function that
+takes the table). What the released code of a paper computes otherwise than its text bears `released` in its name, and
+is never a default.
 """
 
 from kdjax.analysis.affinity import augmentation_affinity, augmentation_diversity, overfit_gap, released_affinity

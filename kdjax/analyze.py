@@ -21,10 +21,10 @@ def main() -> None:
     flag = cli.FLAGS
     if not flag.runs:
         raise UserError("--runs is missing; name runs of the store, such as --runs=digits/mlp-ce-s0,digits/mlp-mse-s0.")
+    from kdjax.inspection.analyze import analyze
     from kdjax.reporting.analysis import report
     from kdjax.store import Store
     from kdjax.store.files import write_json
-    from kdjax.studies.analysis import analyze
 
     options = {"split": flag.split, "checkpoint": flag.checkpoint, "data_dir": flag.data_dir}
     found = analyze(Store(flag.store), flag.runs, flag.what, **options)

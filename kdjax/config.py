@@ -49,7 +49,7 @@ def defaults() -> ConfigDict:
     config.data.args = ConfigDict()  # what its loader takes
     config.data.split_seed = 0  # which images are held out; a teacher and its students share it
     config.data.validation = 0.1  # fraction of the training images held out
-    config.data.view = ""  # such as 'crop_flip+cutout:16', see kdjax.data.view_names; '' for the data set's own default
+    config.data.view = ""  # such as 'crop_flip+cutout:16', see kdjax/data/views/names.py; '': the data set's own
     config.data.teacher_view = ""  # where teachers see another one than the student; crops and flips stay shared
     config.data.size = 0  # side to which images are resized; 0: as stored
     config.data.interpolation = "bicubic"  # by which they are: 'bicubic' | 'bilinear'

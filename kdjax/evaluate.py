@@ -14,9 +14,9 @@ def main() -> None:
     """Prints loss, top-1 and top-5 of the run that the flags name."""
     if not cli.FLAGS.run:
         raise UserError("--run is missing; name a run of the store, such as --run=digits/mlp-mse-s0.")
+    from kdjax.inspection.predict import score_run
     from kdjax.reporting.tables import score_table
     from kdjax.store import Store
-    from kdjax.training.predict import score_run
 
     print(score_table(score_run(Store(cli.FLAGS.store), cli.FLAGS.run, cli.FLAGS.checkpoint, cli.FLAGS.data_dir)))
 

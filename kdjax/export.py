@@ -18,8 +18,8 @@ def main() -> None:
     flag = cli.FLAGS
     if not flag.run:
         raise UserError("--run is missing; name a run of the store, such as --run=digits/mlp-mse-s0.")
+    from kdjax.inspection.exchange import export_weights
     from kdjax.store import Store
-    from kdjax.training.exchange import export_weights
 
     path = flag.out or f"{flag.run.replace('/', '-')}.{flag.format}"
     if not path.endswith(f".{flag.format}"):

@@ -20,9 +20,9 @@ def main() -> None:
         if not flag[name].value:
             raise UserError(f"--{name} is missing; such as --file=ckpt_epoch_240.pth --model=resnet32x4.")
     args = cli.parse_json("args", flag.args)
+    from kdjax.inspection.exchange import import_weights
     from kdjax.reporting.tables import result_table
     from kdjax.store import Store
-    from kdjax.training.exchange import import_weights
 
     name, result = import_weights(
         flag.file, flag.model, Store(flag.store), name=flag.run, args=args, data=flag.data, data_dir=flag.data_dir

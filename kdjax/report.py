@@ -18,9 +18,9 @@ cli.define(flags.DEFINE_integer, "networks", 8, "How many to look at of each tes
 
 def main() -> None:
     """Writes the report of the runs that the flags name, or prints its table."""
+    from kdjax.inspection.evidence import EXAMPLES, gather
     from kdjax.reporting import collect, comparison, formats, report, selection
     from kdjax.store import Store
-    from kdjax.studies.evidence import EXAMPLES, gather
 
     flag, store = cli.FLAGS, Store(cli.FLAGS.store)
     found = selection.candidates(rows := collect.collect(store, flag.runs), flag.select, flag.checkpoint)

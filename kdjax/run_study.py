@@ -11,7 +11,7 @@ cli.define_config_flag()
 # What study.kind may say -> what runs it, `run(study, store, data_dir, counter)`, and what tells of what that returned,
 # `report(study, outcome)` and, where there are any, `figures(study, outcome)`.
 KINDS = {
-    "cross": ("kdjax.studies.cross", "kdjax.reporting.study"),
+    "cross": ("kdjax.studies.cross", "kdjax.reporting.contrasts"),
     "human": ("kdjax.studies.human", "kdjax.reporting.human"),
     "posterior": ("kdjax.studies.posterior", "kdjax.reporting.posterior"),
     "noise": ("kdjax.studies.noise", "kdjax.reporting.noise"),

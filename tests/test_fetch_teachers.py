@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from kdjax import models
-from kdjax.models.torch_weights import to_state_dict
+from kdjax.interop.torch_weights import to_state_dict
 from kdjax.store import Store
 from tests.data.test_cifar import files_of, pack
 

@@ -10,11 +10,15 @@ import pytest
 # A room imports only from rows above its own (and from itself).
 ROWS = [
     {"errors", "types"},
-    {"config", "losses"},
+    {"randomness", "arguments"},
+    {"losses", "config"},
     {"models", "data", "analysis"},
     {"store"},
+    {"interop", "distillation"},
     {"training"},
-    {"studies", "reporting"},
+    {"inspection"},
+    {"reporting"},
+    {"studies"},
     {"cli", "bench"},
 ]
 DOORS = {"train_teacher", "train_student", "evaluate", "run_study", "import_torch", "export"}

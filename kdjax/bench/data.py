@@ -14,9 +14,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from kdjax.bench.step import fresh_teacher, machine, one_step
-from kdjax.data import Dataset, Stored, augment, make_order, view_names
+from kdjax.data import Dataset, Stored, make_order
 from kdjax.data.encoded import Files
 from kdjax.data.stream import train_stream
+from kdjax.data.views import augment
+from kdjax.data.views import names as view_names
 from kdjax.reporting.tables import markdown
 from kdjax.training.plan import plan_with, resolve
 

@@ -15,9 +15,10 @@ from kdjax import models
 from kdjax.bench.step import machine, one_step
 from kdjax.data import Dataset
 from kdjax.data.dataset import Stored
+from kdjax.distillation import distillers
 from kdjax.errors import lookup
 from kdjax.reporting.tables import markdown
-from kdjax.training import distillers, forward, steps
+from kdjax.training import forward, steps
 from kdjax.training.plan import Plan, plan_with, resolve, traced
 from kdjax.training.teachers import Teacher
 from kdjax.types import ModelOutput

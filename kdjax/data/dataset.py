@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kdjax.data import view_names
 from kdjax.data.encoded import Encoded
+from kdjax.data.views import names as view_names
 from kdjax.errors import UserError
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from kdjax.data.dataset import Dataset
 from kdjax.errors import UserError
+from kdjax.randomness import mix
 
 # First words of the two hashes of (seed, epoch) that key an order; they part these bits from any other use of a seed.
 DOMAINS = (0x6B646A61, 0x786F7264)
@@ -30,13 +31,6 @@ def epoch_order(seed: Any, epoch: Any, n: int, xp: Any = np) -> Any:
     # Two rounds with independent words: with one, nearby words would give orders that are shifts of each other.
     keys = mix(mix(xp.arange(n, dtype=xp.uint32) + first, xp) ^ second, xp)
     return xp.argsort(keys, stable=True).astype(xp.int32)
-
-
-def mix(x: Any, xp: Any) -> Any:
-    """Scrambles uint32 by a bijection, the finalizer of MurmurHash3 (Appleby, 2011)."""
-    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
-        x = (x ^ (x >> xp.uint32(shift))) * xp.uint32(factor)
-    return x ^ (x >> xp.uint32(16))
 
 
 class Steps(NamedTuple):

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kdjax.data import boxes, draws
+from kdjax import randomness
 from kdjax.data.dataset import Dataset
 from kdjax.data.encoded import Encoded, decode
 from kdjax.data.sampler import Order, Steps
+from kdjax.data.views import boxes
 from kdjax.errors import UserError
 
 AHEAD = 4  # batches that are read before they are asked for
@@ -70,7 +71,7 @@ class Reader(NamedTuple):
             return Pixels(np.asarray(self.images[rows]), np.ones(len(rows), bool))
         words = None
         if self.crop and self.crop.smallest and visit is not None:
-            words = draws.bits(rows, visit, seed, "resized", boxes.WORDS)
+            words = randomness.bits(rows, visit, seed, "resized", boxes.WORDS)
         images, good = [None] * len(rows), np.ones(len(rows), bool)
         for i, row in enumerate(rows):
             try:
@@ -129,7 +130,7 @@ class _ReadStep:
         index, visit = (share_of(part[step], self.shard) for part in steps)
         rows = index
         if self.mixes:
-            rows = np.concatenate([index, draws.partners(self.train, index, visit, self.order.seed)])
+            rows = np.concatenate([index, randomness.partners(self.train, index, visit, self.order.seed)])
         pixels = self.reader.read(rows, np.resize(visit, len(rows)), self.order.seed)
         good = pixels.good.reshape(-1, len(index)).all(axis=0)
         return {"images": pixels.images, "good": good}

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kdjax.reporting import statistics
+from kdjax.reporting.contrasts import interval
 from kdjax.reporting.figures import Figure, Series, scatter
-from kdjax.reporting.study import interval
 from kdjax.reporting.tables import markdown, spread
 
 

@@ -6,8 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdjax.data import Dataset, augment, draws, view_names
+from kdjax import randomness
+from kdjax.data import Dataset
 from kdjax.data.stream import make_reader
+from kdjax.data.views import augment
+from kdjax.data.views import names as view_names
 
 GAP, LEAST_SIDE = 2, 64  # pixels between images, and to which small ones are magnified
 
@@ -54,7 +57,7 @@ def shown(dataset: Dataset, rows: np.ndarray, visit: int, seed: int, view: str, 
     held = jnp.asarray(reader.read(rows, visits, seed).images)
     options = {"view": view, "stored": stored}
     if parsed.mix:
-        partner = draws.partners(dataset.splits["train"], rows, visits, seed)
+        partner = randomness.partners(dataset.splits["train"], rows, visits, seed)
         both = jnp.concatenate([held, jnp.asarray(reader.read(partner, visits, seed).images)])
         mixed = jax.jit(lambda *args: augment.mixed(*args, **options)[0])
         seen = mixed(both, (here, rows), (here + len(rows), partner), visit, np.uint32(seed))

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from kdjax.reporting.contrasts import interval
 from kdjax.reporting.figures import Figure, Series, curves
-from kdjax.reporting.study import interval
 from kdjax.reporting.tables import markdown, spread
 
 

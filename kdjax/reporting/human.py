@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from kdjax.reporting import study as cross
+from kdjax.reporting import contrasts as cross
 from kdjax.reporting.tables import markdown, spread
 
 

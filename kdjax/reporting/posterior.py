@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from kdjax.reporting.contrasts import interval
 from kdjax.reporting.figures import Figure, Series, scatter
 from kdjax.reporting.statistics import spearman
-from kdjax.reporting.study import interval
 from kdjax.reporting.tables import markdown, spread
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from kdjax.reporting.contrasts import interval
 from kdjax.reporting.figures import Figure, Series, curves
-from kdjax.reporting.study import interval
 from kdjax.reporting.tables import markdown, spread
 
 LEVELS = ("CE", "CE, smoothed 10 %", "TTM")  # that figures show beside what varies

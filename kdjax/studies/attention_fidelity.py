@@ -14,10 +14,10 @@ from ml_collections import ConfigDict
 from kdjax import analysis
 from kdjax.config import default_run_name
 from kdjax.errors import UserError, nearest
+from kdjax.inspection.analyze import Seen, attention, result_gap
+from kdjax.inspection.predict import predict
 from kdjax.store import Store
-from kdjax.studies.analysis import Seen, attention, result_gap
 from kdjax.studies.cross import Job, run_jobs
-from kdjax.training.predict import predict
 
 
 class Student(NamedTuple):

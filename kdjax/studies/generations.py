@@ -14,11 +14,11 @@ from ml_collections import ConfigDict
 from kdjax import config as schema
 from kdjax.data import Dataset, load_dataset, split_hash
 from kdjax.errors import UserError, nearest
+from kdjax.inspection.linear_probe import probe
+from kdjax.inspection.predict import predict_run
 from kdjax.store import Store
-from kdjax.studies.transfer import probe
 from kdjax.training.loop import train
 from kdjax.training.plan import make_plan, rehearse, resolve
-from kdjax.training.predict import predict_run
 from kdjax.training.teachers import Teacher
 
 FIELDS = (

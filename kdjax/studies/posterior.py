@@ -13,10 +13,11 @@ from ml_collections import ConfigDict
 from kdjax import analysis
 from kdjax.data import load_dataset
 from kdjax.data.sources import gaussian_oracle
-from kdjax.store import Store, write_weights
-from kdjax.training.exchange import import_weights
+from kdjax.inspection.exchange import import_weights
+from kdjax.inspection.predict import predict_run
+from kdjax.interop import write_weights
+from kdjax.store import Store
 from kdjax.training.loop import train
-from kdjax.training.predict import predict_run
 
 ORACLE = "p*"
 

@@ -11,9 +11,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from kdjax import analysis, losses
+from kdjax.inspection.predict import predict_run
 from kdjax.store import Store
 from kdjax.training.loop import train
-from kdjax.training.predict import predict_run
 
 
 class Student(NamedTuple):

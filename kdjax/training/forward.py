@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from kdjax import models
-from kdjax.data import augment, draws, view_names
+from kdjax import models, randomness
+from kdjax.data.views import augment
+from kdjax.data.views import names as view_names
 from kdjax.errors import UserError
-from kdjax.training import start
+from kdjax.training import initialization as start
 from kdjax.training.spec import Fixed, Spec, SpecTeacher
 from kdjax.training.state import TrainState
 from kdjax.training.structure import join
@@ -130,7 +131,7 @@ def join_teachers(teachers: Mapping[str, dict], batch: Batch, config: Mapping, s
         joined = jax.nn.logsumexp(logs, axis=0)
     else:
         visit = batch.epoch if batch.visit is None else batch.visit
-        drawn = draws.unit(draws.bits(batch.index, visit, config["seed"], "teacher", 1, jnp)[:, 0], jnp)
+        drawn = randomness.unit(randomness.bits(batch.index, visit, config["seed"], "teacher", 1, jnp)[:, 0], jnp)
         chosen = jnp.sum(drawn[:, None] >= jnp.cumsum(shares)[:-1], axis=1)
         joined = jnp.take_along_axis(logits, chosen[None, :, None], axis=0)[0]
     return {**next(iter(teachers.values())), "logits": joined, "weight": jnp.ones(())}

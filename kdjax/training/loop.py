@@ -19,8 +19,8 @@ from kdjax.errors import RunError, UserError
 from kdjax.store import Run, Store
 from kdjax.training import metrics, parallel, steps
 from kdjax.training import state as train_state
+from kdjax.training.batch_loader import Feed
 from kdjax.training.evaluation import evaluate, resident
-from kdjax.training.feed import Feed
 from kdjax.training.plan import Plan, make_plan, manifest_of, resolve, traced
 from kdjax.training.progress import Progress
 from kdjax.training.signals import StopSignals

@@ -11,17 +11,19 @@ from ml_collections import ConfigDict
 
 from kdjax import config as schema
 from kdjax import models
-from kdjax.data import Dataset, load_dataset, make_order, resolve_view, view_names
+from kdjax.data import Dataset, load_dataset, make_order, resolve_view
 from kdjax.data.overlap import check_overlap
+from kdjax.data.views import names as view_names
+from kdjax.distillation import distillers
 from kdjax.errors import UserError
 from kdjax.store import Store
-from kdjax.training import distillers, forward, parallel, steps
+from kdjax.training import forward, parallel, steps
 from kdjax.training import state as train_state
 from kdjax.training.evaluation import stream_if_needed
+from kdjax.training.initialization import check_head, start_from
 from kdjax.training.manifest import make_manifest
 from kdjax.training.networks import Network, build, load_network
 from kdjax.training.spec import SpecTeacher
-from kdjax.training.start import check_head, start_from
 from kdjax.training.structure import join, part
 from kdjax.training.teachers import Teacher, check_classes, check_splits, load_teachers
 from kdjax.types import ModelOutput

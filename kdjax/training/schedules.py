@@ -1,4 +1,4 @@
-"""Schedules: pure functions of the epoch, for the learning rate and for the weights of losses."""
+"""Learning-rate schedules: pure functions of the epoch."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -6,7 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from kdjax.errors import UserError, lookup, nearest
+from kdjax.errors import lookup
 
 
 def step(epoch, *, milestones, factor):
@@ -57,86 +57,3 @@ def learning_rate(base, epoch, schedule: Mapping, epochs: int):
 
 def _asked_for(function: Callable, fields: Mapping) -> dict[str, Any]:
     return {name: fields[name] for name in list(inspect.signature(function).parameters)[1:] if name in fields}
-
-
-def warmup(epoch, *, value: float, epochs: int):
-    """Rises linearly to `value`, which epoch number `epochs` (counted from 1) is the first to reach."""
-    return value * jnp.minimum((epoch + 1) / epochs, 1.0)
-
-
-def linear(epoch, *, start: float, end: float, first: int = 0, last: int):
-    """Goes from `start` at epoch `first` to `end` at epoch `last` (counted from 0) and is flat outside."""
-    return start + (end - start) * _share(epoch, first, last)
-
-
-def cosine_between(epoch, *, start: float, end: float, first: int = 0, last: int):
-    """Goes from `start` to `end` along half a cosine between epochs `first` and `last` and is flat outside."""
-    return start + (end - start) * 0.5 * (1 - jnp.cos(jnp.pi * _share(epoch, first, last)))
-
-
-def constant_weight(epoch, *, value: float):
-    """Stays at `value`."""
-    return jnp.full(jnp.shape(epoch), value)
-
-
-def _share(epoch, first: int, last: int):
-    return jnp.clip((epoch - first) / max(last - first, 1), 0.0, 1.0)
-
-
-# Weight of a loss: {'schedule': name, ...} -> (epoch, fields) -> weight; `epoch` is whole, counted from 0.
-WEIGHT_SCHEDULES = {"constant": constant_weight, "warmup": warmup, "linear": linear, "cosine": cosine_between}
-
-
-def weight(value: float | Mapping, epoch):
-    """Returns a loss's weight at an epoch, from a number or from a mapping that names a schedule."""
-    if not isinstance(value, Mapping):
-        return value
-    fields = {name: field for name, field in value.items() if name != "schedule"}
-    # As a float first: an int32 divided by an int is float32 even where all else is float64.
-    return lookup(WEIGHT_SCHEDULES, value["schedule"], "weight schedule")(jnp.asarray(epoch, float), **fields)
-
-
-def resolve_weight(value: Any, where: str) -> float | dict:
-    """Checks a weight from the config and makes its numbers what the schedule's signature says.
-
-    Raises:
-      UserError: neither a number nor a mapping with a known schedule and just the fields it takes.
-    """
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, Mapping) or "schedule" not in value:
-        raise UserError(
-            f"{where} must be a number or {{'schedule': 'warmup', 'value': 1.0, 'epochs': 20}}, not {value!r}."
-        )
-    function = lookup(WEIGHT_SCHEDULES, value["schedule"], "weight schedule")
-    fields = {name: field for name, field in value.items() if name != "schedule"}
-    return {"schedule": value["schedule"], **resolve_arguments(function, fields, where, skip=("epoch",))}
-
-
-def resolve_arguments(function: Callable, given: Mapping, where: str, skip: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Matches a config's fields with a function's parameters, fills in the defaults and makes floats of floats.
-
-    Args:
-      function: its signature is the schema.
-      given: field -> value.
-      where: the field's path in the config, for messages.
-      skip: parameters that the program passes itself.
-
-    Raises:
-      UserError: a field that the function does not take (with the nearest one), or one that it needs and lacks.
-    """
-    parameters = {n: p for n, p in inspect.signature(function).parameters.items() if n not in skip}
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    parameters = {n: p for n, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
-    for name in given:
-        if name not in parameters and not open_ended:
-            raise UserError(f"{where} takes no '{name}'.{nearest(name, parameters)}")
-    resolved = dict(given)
-    for name, parameter in parameters.items():
-        if name not in given and parameter.default is parameter.empty:
-            raise UserError(f"{where} needs '{name}'; --{where}.{name}=VALUE works once the config file has the field.")
-        value = given.get(name, parameter.default)
-        wants_float = parameter.annotation is float or isinstance(parameter.default, float)
-        is_int = isinstance(value, int) and not isinstance(value, bool)
-        resolved[name] = float(value) if wants_float and is_int else value
-    return resolved

@@ -11,9 +11,11 @@ import optax
 from jax import lax
 
 from kdjax import losses, models
-from kdjax.data import augment
+from kdjax.data.views import augment
+from kdjax.distillation import distillers, schedules
 from kdjax.errors import UserError, lookup
-from kdjax.training import distillers, forward, metrics, schedules, start
+from kdjax.training import forward, metrics
+from kdjax.training import initialization as start
 from kdjax.training import state as train_state
 from kdjax.training.metrics import Sums
 from kdjax.training.spec import Fixed, Spec

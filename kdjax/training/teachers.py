@@ -9,9 +9,9 @@ from absl import logging
 
 from kdjax import losses
 from kdjax.data import Dataset, load_dataset, split_hash
+from kdjax.distillation.distillers import reads_branches, reads_teacher_logits
 from kdjax.errors import UserError, lookup, nearest
 from kdjax.store import Store
-from kdjax.training.distillers import reads_branches, reads_teacher_logits
 from kdjax.training.networks import load_network
 
 

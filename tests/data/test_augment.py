@@ -9,7 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.data import Stored, augment, draws, views
+from kdjax import randomness
+from kdjax.data import Stored
+from kdjax.data.views import augment
+from kdjax.data.views import transform as views
 from kdjax.types import Batch
 
 CIFAR = Stored(1 / 255, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), ("crop_flip", "crop", "none"))
@@ -22,7 +25,7 @@ def random_images(size=12, count=20, channels=3):
 
 def drawn(seed, epoch, example, pad):
     """The offsets and the flip of one example, drawn alone."""
-    bits = draws.bits([example], epoch, seed, "crop", 3)[0]
+    bits = randomness.bits([example], epoch, seed, "crop", 3)[0]
     return int(bits[0] % (2 * pad + 1)), int(bits[1] % (2 * pad + 1)), bool(bits[2] >> 31)
 
 

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kdjax.data import Dataset, Stored, boxes, draws, make_order
+from kdjax import randomness
+from kdjax.data import Dataset, Stored, make_order
 from kdjax.data.encoded import Files
 from kdjax.data.keeping import keep
 from kdjax.data.stream import eval_stream, train_stream
+from kdjax.data.views import boxes
 from kdjax.errors import UserError
 
 STORED = Stored(1 / 255, (0.5,), (0.5,), ("none", "crop", "crop_flip"))
@@ -77,7 +79,7 @@ def test_partners_follow_the_examples():
     pixels = stream(data, order, 7, 8, mixes=True)[0]
     epoch, step = divmod(7, order.steps)
     index, visit = (part[step] for part in order.epoch(epoch))
-    partner = draws.partners(data.splits["train"], index, visit, 4)
+    partner = randomness.partners(data.splits["train"], index, visit, 4)
     np.testing.assert_array_equal(pixels.images, data.images[np.concatenate([index, partner])])
 
 
@@ -95,7 +97,7 @@ def test_images_of_many_sizes_are_cropped_at_random_in_training_and_in_the_middl
     for step, row in itertools.product(range(2), range(4)):
         example = int(steps.index[step, row])
         width, height = Image.open(data.images.paths[example]).size
-        words = draws.bits([example], 0, 9, "resized", boxes.WORDS)
+        words = randomness.bits([example], 0, 9, "resized", boxes.WORDS)
         box = [int(part[0]) for part in boxes.resized_box(words, 0.3, height, width)]
         np.testing.assert_array_equal(pixels[step].images[row], by_pillow(data.images.paths[example], box))
     index = data.splits["test"][None]

@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from kdjax.data import Stored, augment, boxes, colour, draws, geometry, mixing, policies, view_names, views
+from kdjax import randomness
+from kdjax.data import Stored
+from kdjax.data.views import augment, boxes, colour, geometry, mixing, policies
+from kdjax.data.views import names as view_names
+from kdjax.data.views import transform as views
 from kdjax.errors import UserError
 
 BYTES = Stored(1 / 255, (0.0,), (1.0,), ("none",))
@@ -40,7 +44,7 @@ def as_pillow(image):
 
 
 def words(domain, count, size, epoch=3, seed=7):
-    return np.asarray(draws.bits(np.arange(count, dtype=np.int32), epoch, seed, domain, size))
+    return np.asarray(randomness.bits(np.arange(count, dtype=np.int32), epoch, seed, domain, size))
 
 
 # ---- colour
@@ -367,15 +371,15 @@ def test_render_shows_normalises_and_resizes_at_once():
 def test_partners_come_from_the_training_split_alike_on_host_and_device():
     train = np.sort(np.random.default_rng(0).permutation(5000)[:3000]).astype(np.int32)
     example = train[:2000]
-    host = draws.partners(train, example, 4, 2**32 - 1)
-    device = jax.jit(lambda e, s: draws.partners(train, example, e, s, jnp))(4, np.uint32(2**32 - 1))
+    host = randomness.partners(train, example, 4, 2**32 - 1)
+    device = jax.jit(lambda e, s: randomness.partners(train, example, e, s, jnp))(4, np.uint32(2**32 - 1))
     np.testing.assert_array_equal(host, device)
-    np.testing.assert_array_equal(host[7:9], draws.partners(train, example[7:9], 4, 2**32 - 1))
+    np.testing.assert_array_equal(host[7:9], randomness.partners(train, example[7:9], 4, 2**32 - 1))
     assert host.dtype == np.int32 and np.isin(host, train).all()
     assert len(np.unique(host)) > 0.9 * 3000 * (1 - np.exp(-2 / 3))  # with replacement
     places = np.searchsorted(train, host)
     assert abs(places.mean() / 2999 - 0.5) < 0.03 and abs(np.corrcoef(places, example)[0, 1]) < 0.1
-    for other in (draws.partners(train, example, 5, 2**32 - 1), draws.partners(train, example, 4, 1)):
+    for other in (randomness.partners(train, example, 5, 2**32 - 1), randomness.partners(train, example, 4, 1)):
         assert (host == other).mean() < 0.01
 
 

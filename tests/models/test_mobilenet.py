@@ -7,7 +7,7 @@ from flax import traverse_util
 
 from kdjax import models
 from kdjax.errors import UserError
-from kdjax.models.torch_weights import to_state_dict
+from kdjax.interop.torch_weights import to_state_dict
 
 SHAPE = (3, 32, 32, 3)
 V1, V2 = "mobilenetv1", "mobilenetv2_half"

@@ -10,7 +10,7 @@ import pytest
 
 from kdjax import models
 from kdjax.errors import UserError
-from kdjax.models.torch_weights import from_state_dict, to_state_dict
+from kdjax.interop.torch_weights import from_state_dict, to_state_dict
 from tests.models import restated
 from tests.models.numpy_layers import random_state_dict, to_nhwc
 

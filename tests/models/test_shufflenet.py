@@ -9,8 +9,8 @@ from flax import traverse_util
 
 from kdjax import models
 from kdjax.errors import UserError
+from kdjax.interop.torch_weights import to_state_dict
 from kdjax.models.shufflenet import Grouped1x1, SplitBlock, shuffle
-from kdjax.models.torch_weights import to_state_dict
 from tests.models.numpy_layers import avg_pool, to_nhwc
 
 SHAPE = (3, 9, 12, 3)

@@ -7,7 +7,7 @@ from flax import traverse_util
 
 from kdjax import models
 from kdjax.errors import UserError
-from kdjax.models.torch_weights import to_state_dict
+from kdjax.interop.torch_weights import to_state_dict
 
 SHAPE = (3, 8, 8, 3)
 WIDTHS = (4, 6, 8, 10, 12)

@@ -6,7 +6,7 @@ import pytest
 from flax import traverse_util
 
 from kdjax import models
-from kdjax.models.torch_weights import to_state_dict
+from kdjax.interop.torch_weights import to_state_dict
 
 SHAPE = (3, 8, 8, 3)
 

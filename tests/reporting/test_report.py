@@ -16,10 +16,10 @@ import pytest
 
 from kdjax.config import defaults
 from kdjax.errors import UserError
+from kdjax.inspection.evidence import gather
 from kdjax.reporting import comparison, figures, formats, report, sections, selection
 from kdjax.reporting.collect import collect
 from kdjax.store import Store
-from kdjax.studies.evidence import gather
 from kdjax.training.loop import train
 
 CE = {"cross_entropy": {"weight": 1.0}}

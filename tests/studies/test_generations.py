@@ -15,11 +15,12 @@ from ml_collections import ConfigDict
 
 from configs import tolerant_generations
 from kdjax.errors import UserError
+from kdjax.inspection import linear_probe as transfer
+from kdjax.inspection.linear_probe import STRENGTHS, probe
+from kdjax.inspection.predict import predict_run
 from kdjax.reporting.generations import figures, report
 from kdjax.store import Store
-from kdjax.studies import generations, transfer
-from kdjax.studies.transfer import STRENGTHS, probe
-from kdjax.training.predict import predict_run
+from kdjax.studies import generations
 
 ROOT = pathlib.Path(__file__).parents[2]
 

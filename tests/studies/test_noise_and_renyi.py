@@ -6,13 +6,13 @@ from scipy.stats import spearmanr
 
 from configs.studies import noise, renyi
 from kdjax.config import check
+from kdjax.inspection.analyze import analyze
 from kdjax.reporting import noise as noise_report
 from kdjax.reporting import renyi as renyi_report
 from kdjax.reporting.figures import write_report
 from kdjax.store import Store
 from kdjax.studies import noise as noise_study
 from kdjax.studies import renyi as renyi_study
-from kdjax.studies.analysis import analyze
 
 
 def count(total):

@@ -16,7 +16,7 @@ from kdjax.data import load_dataset, make_order
 from kdjax.errors import UserError
 from kdjax.store import Store
 from kdjax.training import forward, parallel, steps
-from kdjax.training.feed import Feed
+from kdjax.training.batch_loader import Feed
 from kdjax.training.loop import train
 from kdjax.training.plan import plan_with, resolve
 from kdjax.training.structure import join

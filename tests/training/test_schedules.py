@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from kdjax.distillation import schedules as weight_schedules
 from kdjax.errors import UserError
-from kdjax.training import schedules
 from kdjax.training.state import rate_at
 
 STEP = {"name": "step", "milestones": (150, 180, 210), "factor": 0.1, "warmup_epochs": 0, "args": {}}
@@ -45,8 +45,8 @@ def test_a_schedule_of_ones_own_gets_the_arguments_it_names():
 
 
 def at(value, epochs):
-    resolved = schedules.resolve_weight(value, "config.losses.kd.weight")
-    return [float(schedules.weight(resolved, epoch)) for epoch in epochs]
+    resolved = weight_schedules.resolve_weight(value, "config.losses.kd.weight")
+    return [float(weight_schedules.weight(resolved, epoch)) for epoch in epochs]
 
 
 def test_weights_over_epochs():
@@ -69,4 +69,4 @@ def test_weights_over_epochs():
 )
 def test_a_wrong_weight_is_refused_with_the_nearest_right_one(value, words):
     with pytest.raises(UserError, match=words):
-        schedules.resolve_weight(value, "config.losses.kd.weight")
+        weight_schedules.resolve_weight(value, "config.losses.kd.weight")

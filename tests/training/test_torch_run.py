@@ -9,9 +9,10 @@ import pytest
 
 from kdjax import models
 from kdjax.data import load_dataset, train_batches
-from kdjax.models.torch_weights import to_state_dict
-from kdjax.store import Store, read_weights, write_weights
-from kdjax.training.exchange import import_weights
+from kdjax.inspection.exchange import import_weights
+from kdjax.interop import read_weights, write_weights
+from kdjax.interop.torch_weights import to_state_dict
+from kdjax.store import Store
 from kdjax.training.loop import train
 from kdjax.training.plan import make_plan, resolve
 

@@ -1,0 +1,117 @@
+"""What a network sees of stored images: a view of them on the device (`kdjax.data.views.transform`), then units."""
+
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+
+from kdjax.data.dataset import Stored
+from kdjax.data.views import mixing
+from kdjax.data.views import names as view_names
+from kdjax.data.views import transform as views
+from kdjax.data.views.geometry import padding
+from kdjax.data.views.resample import resize
+from kdjax.types import Array, Batch
+
+__all__ = ["materialize", "mixed", "normalise", "padding", "render", "resize"]
+
+
+def materialize(arrays: Mapping[str, Array] | None, batch: Batch) -> tuple[Array, Array, Array, Array | None]:
+    """Makes resident and streamed batches alike.
+
+    Args:
+      arrays: the resident set, 'images' [rows, ...], 'labels' [rows] and perhaps 'soft' [rows, classes];
+        None for a stream.
+      batch: with indices, and with arrays where it is streamed.
+
+    Returns:
+      images [rows or batch, ...] in the stored type, rows [batch] of them that the batch reads, labels [batch] int32,
+      and soft [batch, classes] or None.
+    """
+    return _read(arrays, batch, batch.index, 0)
+
+
+def materialize_partners(arrays: Mapping[str, Array] | None, batch: Batch) -> tuple[Array, Array, Array, Array | None]:
+    """Returns as `materialize` does what the batch's examples are mixed with."""
+    return _read(arrays, batch, batch.partner, batch.index.shape[0])
+
+
+def _read(arrays: Mapping[str, Array] | None, batch: Batch, index: Array, first: int):
+    """Rows `index` of a resident set, or those of a stream's batch from `first` on."""
+    if batch.images is None:
+        soft = arrays.get("soft")
+        labels = jnp.asarray(arrays["labels"])[index]
+        return arrays["images"], index, labels, None if soft is None else jnp.asarray(soft)[index]
+    rows = jnp.arange(first, first + batch.index.shape[0], dtype=jnp.int32)
+    soft = None if batch.soft is None else batch.soft[rows]
+    return batch.images, rows, batch.labels[rows], soft
+
+
+def render(
+    images: Array, rows: Array, example: Array, epoch: Array, seed: Array, *, view: str, stored: Stored, train: bool
+) -> Array:
+    """Returns normalised images, augmented when training; pure, with seed and epoch traced or not.
+
+    Args:
+      images: [rows, height, width, channels] or [rows, dim] in the stored type.
+      rows: [batch] which of them to read.
+      example: [batch] their indices in the full set, which their random keys are made of.
+      epoch: [] or [batch] integer, the pass over the data that each is in.
+      seed: [] integer in [0, 2^32).
+      view: as `view_names.parse` takes it, without a mix, such as 'crop_flip' or 'rrc_flip+randaugment:2,10'.
+      stored: how a stored value is normalised, and the size to which images are resized.
+      train: False shows the images as they are, whatever the view.
+
+    Returns:
+      [batch, ...] in jax's default float type.
+    """
+    images = jnp.asarray(images)
+    if train and view != "none":
+        return normalise(
+            views.show(images, rows, example, epoch, seed, view=_parse(view, stored), stored=stored), stored
+        )
+    values = images[rows]
+    return normalise(resize(values, stored.size, stored.kernel) if stored.size else values, stored)
+
+
+def _parse(view: str, stored: Stored) -> view_names.View:
+    """A stream that crops has done so at random where the view does."""
+    parsed = view_names.parse(view)
+    return parsed._replace(crop="") if stored.cropped and parsed.crop == "resized" else parsed
+
+
+def mixed(
+    images: Array,
+    batch: tuple[Array, Array],
+    partner: tuple[Array, Array],
+    epoch: Array,
+    seed: Array,
+    *,
+    view: str,
+    stored: Stored,
+) -> tuple[Array, Array]:
+    """Returns views mixed with those of partners, each seen as it is seen alone, and each example's part in them.
+
+    Args:
+      images: [rows, height, width, channels] in the stored type.
+      batch: rows of `images` and indices in the full set, [batch] each, as in `render`.
+      partner: likewise, of `mixing.partners`.
+      epoch, seed: as in `render`.
+      view: with a mix, such as 'crop_flip+mixup:1'.
+      stored: as in `render`.
+
+    Returns:
+      images [batch, ...] as of `render`, and kept [batch] in [0, 1]: labels and soft targets mix as
+      kept * own + (1 - kept) * partner's.
+    """
+    base = _parse(view, stored)
+    images = jnp.asarray(images)
+    own, other = (
+        normalise(views.show(images, *who, epoch, seed, view=base, stored=stored), stored) for who in (batch, partner)
+    )
+    return mixing.mix(own, other, batch[1], epoch, seed, mix=base.mix, alpha=base.alpha)
+
+
+def normalise(values: Array, stored: Stored) -> Array:
+    """Returns (values * scale - mean) / std in jax's default float type, for values [..., channels or dim]."""
+    mean, std = (jnp.asarray(part, jnp.result_type(float)) for part in (stored.mean, stored.std))
+    return (values.astype(mean.dtype) * stored.scale - mean) / std

@@ -1,0 +1,85 @@
+"""CRD's trainable part: two embeddings and the memories that they are scored against."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kdjax import losses
+from kdjax.distillation import memory
+from kdjax.distillation.adapters import Adapter, Arguments
+from kdjax.losses._maps import normalized
+from kdjax.types import Array
+
+
+class Contrast(Adapter):
+    """Embeddings of both sides on the sphere, scored against what is remembered of the other (Tian et al. 2020).
+
+    Attributes:
+      dim: of the embeddings.
+      negatives: for each example, of other classes.
+      momentum: share of what a memory held, when an example comes again.
+      temperature: that scores are divided by.
+      dtype: of the memories, 'float32' or 'bfloat16'.
+    """
+
+    dim: int = 128
+    negatives: int = 16384
+    momentum: float = 0.5
+    temperature: float = 0.07
+    dtype: str = "float32"
+
+    def first_memory(self, seed: int, context: Any) -> dict[str, np.ndarray]:
+        """Returns two memories of the training rows, the tables that negatives are drawn by, and no normalisers yet."""
+        rows = context.splits["train"]
+        memory.announce(len(rows), self.dim, self.dtype)
+        banks = [memory.first_bank((seed + side) & 0xFFFFFFFF, len(rows), self.dim, self.dtype) for side in (0, 1)]
+        table = memory.class_table(context.labels, rows, context.num_classes)
+        exact = jax.dtypes.canonicalize_dtype(np.float64)
+        return {"student": banks[0], "teacher": banks[1], "normalizers": np.full(2, -1.0, exact), **table}
+
+    @nn.compact
+    def __call__(self, given: Arguments) -> dict:
+        """Returns the scores of both directions, their normalisers and how many examples are remembered."""
+        student, teacher = (
+            normalized(nn.Dense(self.dim, name=side)(given[f"{side}_embeddings"])) for side in ("student", "teacher")
+        )
+        if not self.has_variable("memory", "student"):  # its parameters alone are asked for
+            return {}
+        held = {name: self.get_variable("memory", name) for name in self.variables["memory"]}
+        places = held["slot"][given["index"]]
+        negatives = memory.draw_negatives(
+            given["seed"], given["epoch"], given["index"], given["classes"], held, self.negatives
+        )
+        rows = jnp.concatenate([places[:, None], negatives], axis=1)
+        examples = held["order"].shape[0]
+        scores = (
+            losses.contrast_scores(student, held["teacher"], rows, temperature=self.temperature),
+            losses.contrast_scores(teacher, held["student"], rows, temperature=self.temperature),
+        )
+        normalizers = self._normalizers(held["normalizers"], scores, examples, given["axis_name"])
+        self._remember(held, places, student, teacher, normalizers, given["axis_name"])
+        return {
+            "student_scores": scores[0],
+            "teacher_scores": scores[1],
+            "normalizers": tuple(normalizers),
+            "examples": examples,
+        }
+
+    def _normalizers(self, held: Array, scores: tuple, examples: int, axis_name: str | None) -> Array:
+        """The ones that the first batch set, over all devices."""
+        first = jnp.stack([losses.first_normalizer(jax.lax.stop_gradient(s), examples=examples) for s in scores])
+        first = first if axis_name is None else jax.lax.pmean(first, axis_name)
+        return jnp.where(held > 0, held, first.astype(held.dtype))
+
+    def _remember(self, held: dict, places, student, teacher, normalizers, axis_name: str | None) -> None:
+        """Writes the global batch down, on every device alike."""
+        written = (places, jax.lax.stop_gradient(student), jax.lax.stop_gradient(teacher))
+        if axis_name is not None:
+            written = jax.lax.all_gather(written, axis_name, axis=0, tiled=True)
+        places, student, teacher = written
+        self.put_variable("memory", "student", memory.remember(held["student"], places, student, self.momentum))
+        self.put_variable("memory", "teacher", memory.remember(held["teacher"], places, teacher, self.momentum))
+        self.put_variable("memory", "normalizers", normalizers)

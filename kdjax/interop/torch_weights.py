@@ -1,0 +1,183 @@
+"""PyTorch state dicts -> kdjax variables, and back, for every network with a table TORCH_NAMES.
+
+TORCH_NAMES is {dialect: rules}; a dialect is the code whose names it speaks. A rule is (pattern of a layer's path, its
+name in PyTorch), the name a string or a function of the pattern's groups (digits come as int). The leaf's own suffix is
+added: kernel and scale become `.weight`. A leaf that belongs to no layer (a class token) is named whole.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from flax import traverse_util
+
+from kdjax.errors import UserError
+from kdjax.interop.state_dict import unwrap
+from kdjax.models.initialize import variable_shapes
+
+SUFFIXES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+IGNORED = ("num_batches_tracked",)  # counts steps; no network reads it
+
+Rules = Sequence[tuple[str, Any]]
+
+
+def from_state_dict(model_name: str, state_dict: Mapping[str, Any], /, **args: Any) -> dict[str, Any]:
+    """Converts a PyTorch state dict into a network's variables.
+
+    Args:
+      model_name: a row of MODELS.
+      state_dict: names -> arrays, wrapped or not (see `state_dict.unwrap`); the number of classes, of input channels
+        and, for a transformer, of positions is read off it.
+      **args: what the constructor takes besides num_classes.
+
+    Returns:
+      {'params': ..., 'batch_stats': ...}, NumPy arrays, float32 (float64 under jax_enable_x64).
+
+    Raises:
+      UserError: entries that are missing, surplus, misshapen or not finite, all of them by name.
+    """
+    module, state = match_state_dict(model_name, state_dict, **args)
+    return _convert(model_name, module, state)
+
+
+def match_state_dict(model_name: str, state_dict: Mapping[str, Any], /, **args: Any) -> tuple[nn.Module, dict]:
+    """Returns the network of a state dict, its number of classes read off it, and the state dict unwrapped."""
+    from kdjax.models import create_model  # the table imports the networks, which know nothing of it
+
+    state = {key: value for key, value in unwrap(state_dict).items() if key.rpartition(".")[2] not in IGNORED}
+    probe = create_model(model_name, 1, **args)
+    head = f"{getattr(probe, 'HEAD', 'fc')}/kernel"
+    heads = [name for rules in _dialects(probe).values() if (name := _torch_name(rules, head)) in state]
+    if not heads:
+        wanted = sorted({_torch_name(rules, head) for rules in _dialects(probe).values()})
+        raise UserError(
+            f"the state dict is not one of {model_name}: it has no {' or '.join(wanted)}, but {_listed(sorted(state))}."
+        )
+    return create_model(model_name, state[heads[0]].shape[0], **args), state
+
+
+def to_state_dict(module: nn.Module, variables: Mapping[str, Any], dialect: str | None = None) -> dict[str, np.ndarray]:
+    """Converts a network's variables into a PyTorch state dict.
+
+    Args:
+      module: the network.
+      variables: {'params': ..., 'batch_stats': ...}.
+      dialect: whose names; None takes the first of the network's TORCH_NAMES. A network without the table is written
+        under its own paths, joined by dots.
+
+    Returns:
+      Names -> contiguous NumPy arrays in PyTorch's layouts.
+
+    Raises:
+      UserError: a dialect that the network's table lacks.
+    """
+    dialects = _dialects(module)
+    dialect = next(iter(dialects)) if dialect is None else dialect
+    if dialect not in dialects:
+        raise UserError(f"{type(module).__name__} has no names for '{dialect}'; it has {', '.join(dialects)}.")
+    leaves = _leaves(variables)
+    return {
+        _torch_name(dialects[dialect], path): np.ascontiguousarray(_to_torch(path, np.asarray(leaf)))
+        for path, leaf in leaves.items()
+    }
+
+
+def _convert(model_name: str, module: nn.Module, state: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    shapes = variable_shapes(module, _input_shape(module, state))
+    leaves = {
+        f"{collection}/{path}": leaf
+        for collection, tree in shapes.items()
+        for path, leaf in traverse_util.flatten_dict(tree, sep="/").items()
+    }
+    names = _best_names(module, leaves, state)
+    _check(model_name, leaves, names, state)
+    dtype = jax.dtypes.canonicalize_dtype(np.float64)
+    converted = {path: _from_torch(path, state[name]).astype(dtype) for path, name in names.items()}
+    return {name: {} for name in shapes} | traverse_util.unflatten_dict(converted, sep="/")
+
+
+def _input_shape(module: nn.Module, state: Mapping[str, np.ndarray]) -> tuple[int, ...]:
+    """Of images that the network would read: its stem tells the channels, its positions the size."""
+    stem = f"{getattr(module, 'STEM', 'stem')}/kernel"
+    stems = [name for rules in _dialects(module).values() if (name := _torch_name(rules, stem)) in state]
+    if stems and state[stems[0]].ndim == 2:
+        return 1, state[stems[0]].shape[1]  # of vectors
+    channels = state[stems[0]].shape[1] if stems else 3
+    side = module.image_side(state) if hasattr(module, "image_side") else 32
+    return 1, side, side, channels
+
+
+def _best_names(module: nn.Module, leaves: Mapping, state: Mapping) -> dict[str, str]:
+    """The names of the dialect that the state dict speaks best: leaf's path -> name."""
+    candidates = [{path: _torch_name(rules, _within(path)) for path in leaves} for rules in _dialects(module).values()]
+    return max(candidates, key=lambda names: len(set(names.values()) & set(state)))
+
+
+def _check(model_name: str, leaves: Mapping, names: Mapping[str, str], state: Mapping[str, np.ndarray]) -> None:
+    missing = sorted(set(names.values()) - set(state))
+    surplus = sorted(set(state) - set(names.values()))
+    shapes = {name: _torch_shape(path, leaves[path].shape) for path, name in names.items() if name in state}
+    misshapen = [
+        f"{name} {state[name].shape} instead of {shape}" for name, shape in shapes.items() if state[name].shape != shape
+    ]
+    not_finite = [name for name in shapes if not np.all(np.isfinite(state[name]))]
+    problems = {"missing": missing, "surplus": surplus, "misshapen": misshapen, "not finite": not_finite}
+    found = [f"{what}: {', '.join(entries)}" for what, entries in problems.items() if entries]
+    if found:
+        raise UserError(f"the state dict does not fit {model_name}; {'; '.join(found)}.")
+
+
+def _dialects(module: nn.Module) -> Mapping[str, Rules]:
+    return getattr(module, "TORCH_NAMES", {"paths": ((r"(.*)", lambda path: path.replace("/", ".")),)})
+
+
+def _torch_name(rules: Rules, path: str) -> str:
+    layer, _, leaf = path.rpartition("/")
+    suffix = SUFFIXES.get(leaf)
+    target = layer if suffix else path
+    for pattern, name in rules:
+        if found := re.fullmatch(pattern, target):
+            if callable(name):
+                name = name(*(int(group) if group and group.isdigit() else group for group in found.groups()))
+            return name.format(suffix) if "{}" in name else f"{name}.{suffix}" if suffix else name
+    raise UserError(f"TORCH_NAMES has no pattern for '{target}': add one.")
+
+
+def _leaves(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Leaf's path inside its collection -> leaf; parameters and statistics never share one."""
+    return {
+        path: leaf
+        for collection in ("params", "batch_stats")
+        for path, leaf in traverse_util.flatten_dict(variables.get(collection, {}), sep="/").items()
+    }
+
+
+def _within(path: str) -> str:
+    return path.partition("/")[2]
+
+
+def _torch_axes(path: str, ndim: int) -> tuple[int, ...]:
+    """A kernel [..., in, out] is a weight [out, in, ...]; everything else keeps its axes."""
+    if path.rpartition("/")[2] != "kernel":
+        return tuple(range(ndim))
+    return ndim - 1, ndim - 2, *range(ndim - 2)
+
+
+def _torch_shape(path: str, shape: Sequence[int]) -> tuple[int, ...]:
+    return tuple(shape[axis] for axis in _torch_axes(path, len(shape)))
+
+
+def _to_torch(path: str, leaf: np.ndarray) -> np.ndarray:
+    return leaf.transpose(_torch_axes(path, leaf.ndim))
+
+
+def _from_torch(path: str, value: np.ndarray) -> np.ndarray:
+    axes = _torch_axes(path, value.ndim)
+    return np.ascontiguousarray(value.transpose(np.argsort(axes)))
+
+
+def _listed(names: Sequence[str], limit: int = 8) -> str:
+    return ", ".join(names[:limit]) + (f", ... ({len(names)} in all)" if len(names) > limit else "")

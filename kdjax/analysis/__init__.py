@@ -6,19 +6,19 @@
 
 A `*_sums` function takes a batch and a mask and may be compiled; its totals add over batches and devices (`add`,
 `psum`, `in_parts` for arrays that are whole) and are finished on the host in float64 (`means`, or the function that
-takes the table). What the released code of a paper computes otherwise than its text bears `released` in its name, and
+takes the table). What a paper's own code computes otherwise than its text has `reference_code` in its name, and
 is never a default.
 """
 
-from kdjax.analysis.affinity import augmentation_affinity, augmentation_diversity, overfit_gap, released_affinity
+from kdjax.analysis.affinity import augmentation_affinity, augmentation_diversity, overfit_gap, reference_code_affinity
 from kdjax.analysis.attention import (
     class_activation,
     grad_cam,
     iou_sums,
     logit_gradients,
     normalize_maps,
+    reference_code_iou_sums,
     regions,
-    released_iou_sums,
     resize_maps,
 )
 from kdjax.analysis.calibration import (
@@ -44,15 +44,15 @@ from kdjax.analysis.fidelity import (
     label_entropy,
     label_pairs,
     mutual_information,
-    released_kl_sums,
-    released_mutual_information_sums,
+    reference_code_kl_sums,
+    reference_code_mutual_information_sums,
 )
 from kdjax.analysis.posterior import (
     decomposition,
     from_counts,
     posterior_scores,
     posterior_sums,
-    released_distance,
+    reference_code_distance,
     rounding_noise,
     sampling_noise,
     sampling_noise_estimate,
@@ -95,11 +95,11 @@ __all__ = [
     "posterior_scores",
     "posterior_sums",
     "regions",
-    "released_affinity",
-    "released_distance",
-    "released_iou_sums",
-    "released_kl_sums",
-    "released_mutual_information_sums",
+    "reference_code_affinity",
+    "reference_code_distance",
+    "reference_code_iou_sums",
+    "reference_code_kl_sums",
+    "reference_code_mutual_information_sums",
     "reliability",
     "reliability_sums",
     "resize_maps",

@@ -29,7 +29,7 @@ def augmentation_affinity(accuracy_augmented: Any, accuracy_clean: Any) -> Any:
     return _ratio(_accuracies(accuracy_augmented=accuracy_augmented, accuracy_clean=accuracy_clean), "accuracy_clean")
 
 
-def released_affinity(accuracy_augmented: Any, accuracy_base: Any) -> Any:
+def reference_code_affinity(accuracy_augmented: Any, accuracy_base: Any) -> Any:
     """Affinity as the multi-teacher paper's released code has it: the same ratio, of other accuracies.
 
     Its model need not be trained on clean data, and its denominator is the validation set under the `base` transform,

@@ -161,7 +161,7 @@ def iou_sums(masks: Sequence[Array], mask: Array | None = None) -> dict[str, tup
     return _iou_totals(shared, united, mask)
 
 
-def released_iou_sums(masks: Sequence[Array], mask: Array | None = None) -> dict[str, tuple[Array, Array]]:
+def reference_code_iou_sums(masks: Sequence[Array], mask: Array | None = None) -> dict[str, tuple[Array, Array]]:
     """Overlap as the multi-teacher paper's released code averages it: pooled pixels of a batch, weighted by its size.
 
     It adds over batches, not over devices that share one, and depends on how the set is cut into batches.
@@ -171,7 +171,7 @@ def released_iou_sums(masks: Sequence[Array], mask: Array | None = None) -> dict
       mask: [batch], the examples that count; None for all.
 
     Returns:
-      {'released_iou': (ratio * size, size)}; a batch without any region has size 0.
+      {'reference_code_iou': (ratio * size, size)}; a batch without any region has size 0.
 
     Raises:
       ValueError: of `iou_sums`.
@@ -179,7 +179,7 @@ def released_iou_sums(masks: Sequence[Array], mask: Array | None = None) -> dict
     shared, united, mask = _overlaps(masks, mask)
     shared, united = (jnp.sum(jnp.where(mask, part, 0)) for part in (shared, united))
     size = jnp.where(united > 0, jnp.sum(mask), 0)
-    return {"released_iou": (shared / jnp.maximum(united, 1) * size, size)}
+    return {"reference_code_iou": (shared / jnp.maximum(united, 1) * size, size)}
 
 
 @jax.jit

@@ -312,7 +312,7 @@ def calibration_scores(
       bins: of every binned error.
 
     Returns:
-      The means of `score_sums`, 'ece', 'ece_released' (all bins alike), 'ece_adaptive', 'ece_classwise'.
+      The means of `score_sums`, 'ece', 'reference_code_ece' (all bins alike), 'ece_adaptive', 'ece_classwise'.
 
     Raises:
       ValueError: the shapes do not fit, a label that no class has, or no bin.
@@ -321,7 +321,7 @@ def calibration_scores(
     scores: dict[str, Any] = means(in_parts(score_sums, logits, labels, mask))
     return scores | {
         "ece": calibration_error(table),
-        "ece_released": calibration_error(table, "bins"),
+        "reference_code_ece": calibration_error(table, "bins"),
         "ece_adaptive": adaptive_ece(logits, labels, mask, bins=bins),
         "ece_classwise": classwise_ece(logits, labels, mask, bins=bins),
     }

@@ -174,7 +174,7 @@ def information_by_class(table: Array) -> np.ndarray:
     return terms.sum(axis=1)
 
 
-def released_kl_sums(
+def reference_code_kl_sums(
     first_logits: Array, second_logits: Array, mask: Array | None = None
 ) -> dict[str, tuple[Array, Array]]:
     """Divergence as the multi-teacher paper's released code prints it: 10 KL(softmax(second) || softmax(first)).
@@ -187,16 +187,16 @@ def released_kl_sums(
       mask: [batch], the examples that count; None for all.
 
     Returns:
-      {'released_kl': (sum, count)}, ten times nats.
+      {'reference_code_kl': (sum, count)}, ten times nats.
 
     Raises:
       ValueError: the shapes do not fit.
     """
     value, count = fidelity_sums(first_logits, second_logits, mask)["kl_second_first"]
-    return {"released_kl": (10 * value, count)}
+    return {"reference_code_kl": (10 * value, count)}
 
 
-def released_mutual_information_sums(
+def reference_code_mutual_information_sums(
     first_logits: Array, second_logits: Array, mask: Array | None = None
 ) -> dict[str, tuple[float, int]]:
     """Mutual information as the released code averages it: plug-in within one batch, 128 examples there.
@@ -210,14 +210,14 @@ def released_mutual_information_sums(
       mask: [batch], the examples that count; None for all.
 
     Returns:
-      {'released_mutual_information': (nats * size, size)}.
+      {'reference_code_mutual_information': (nats * size, size)}.
 
     Raises:
       ValueError: the shapes do not fit.
     """
     table = np.asarray(label_pairs(first_logits, second_logits, mask))
     size = int(table.sum())
-    return {"released_mutual_information": (mutual_information(table) * size if size else 0.0, size)}
+    return {"reference_code_mutual_information": (mutual_information(table) * size if size else 0.0, size)}
 
 
 @jax.jit

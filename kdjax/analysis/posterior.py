@@ -119,7 +119,7 @@ def decomposition(scores: dict[str, float]) -> dict[str, float]:
     }
 
 
-def released_distance(totals: dict[str, tuple[Array, Array]]) -> float:
+def reference_code_distance(totals: dict[str, tuple[Array, Array]]) -> float:
     """Distance as the released toy code of the MSE teacher plots it: a Frobenius norm that grows with the set.
 
     Args:

@@ -13,7 +13,7 @@ from kdjax.config import with_defaults
 from kdjax.data import resolve_view
 from kdjax.data.views.names import parse
 from kdjax.errors import UserError, nearest
-from kdjax.inspection.maps import MAPS, RELEASED_BATCH, Head, find_head, head_regions
+from kdjax.inspection.maps import MAPS, REFERENCE_CODE_BATCH, Head, find_head, head_regions
 from kdjax.inspection.predict import Predictions, load_run, predict
 from kdjax.store import Store
 
@@ -146,7 +146,10 @@ def posterior(runs: Sequence[Seen]) -> list[dict]:
         measure = functools.partial(analysis.posterior_sums, raters=_raters(run))
         sums = analysis.in_parts(measure, outputs.logits, outputs.soft)
         scores = analysis.means(sums)
-        parts = {"decomposition": analysis.decomposition(scores), "released": analysis.released_distance(sums)}
+        parts = {
+            "decomposition": analysis.decomposition(scores),
+            "reference_code_distance": analysis.reference_code_distance(sums),
+        }
         found.append({"run": run.name, "examples": len(outputs.rows), **scores, **parts})
     return found
 
@@ -168,8 +171,8 @@ def fidelity(runs: Sequence[Seen]) -> dict:
     """How alike the answers of every two runs are, and of each run and the mean of the others where there are three.
 
     'kl_first_second' is KL(first || second). Means over all examples, and by true class. What the multi-teacher
-    paper's released code prints is 'released_kl', 10 KL(second || first), and 'released_mutual_information', the
-    plug-in's within 128 examples.
+    paper's own code prints is 'reference_code_kl', 10 KL(second || first), and 'reference_code_mutual_information',
+    the plug-in's within 128 examples.
     """
     outputs = _comparable("fidelity", runs)
     pairs = itertools.combinations(range(len(runs)), 2)
@@ -185,13 +188,17 @@ def _alike(first: Any, second: Predictions) -> dict:
     table = analysis.in_parts(analysis.label_pairs, first, second.logits)
     scores = analysis.fidelity_scores(first, second.logits, labels=second.labels)
     scores["mutual_information_miller_madow"] = analysis.mutual_information(table, "miller_madow")
-    return {**scores, **_released(first, second.logits), "information_by_class": analysis.information_by_class(table)}
+    return {
+        **scores,
+        **_reference_code(first, second.logits),
+        "information_by_class": analysis.information_by_class(table),
+    }
 
 
-def _released(first: Any, second: Any) -> dict:
+def _reference_code(first: Any, second: Any) -> dict:
     """What the released code prints of two runs' logits, batch by batch in the split's order."""
-    parts = [slice(start, start + RELEASED_BATCH) for start in range(0, len(second), RELEASED_BATCH)]
-    measures = (analysis.released_kl_sums, analysis.released_mutual_information_sums)
+    parts = [slice(start, start + REFERENCE_CODE_BATCH) for start in range(0, len(second), REFERENCE_CODE_BATCH)]
+    measures = (analysis.reference_code_kl_sums, analysis.reference_code_mutual_information_sums)
     totals = [{name: sums for m in measures for name, sums in m(first[p], second[p]).items()} for p in parts]
     return analysis.means(analysis.add(*totals))
 
@@ -200,19 +207,19 @@ def attention(runs: Sequence[Seen]) -> dict:
     """How far the regions that two and three runs look at overlap, by class-activation maps and by Grad-CAM.
 
     'map' is a name of `maps.MAPS`. 'iou' is the mean over images, 'pooled_iou' that of all pixels of the set,
-    'released_iou' the mean of the pooled ones of 128 images; 'empty' is the share of images without any region.
+    'reference_code_iou' the mean of the pooled ones of 128 images; 'empty' is the share of images without any region.
     """
     _comparable("attention", runs)
     heads = [run.head for run in runs]
     groups = [group for size in (2, 3) for group in itertools.combinations(range(len(runs)), size)]
     shape, rows = runs[0].run.dataset.input_shape, runs[0].rows
     totals: dict[tuple, list] = {(name, group): [] for name in MAPS for group in groups}
-    for start in range(0, len(rows), RELEASED_BATCH):
-        part = rows[start : start + RELEASED_BATCH]
+    for start in range(0, len(rows), REFERENCE_CODE_BATCH):
+        part = rows[start : start + REFERENCE_CODE_BATCH]
         looked = [head_regions(run.run, head, part, shape[:2]) for run, head in zip(runs, heads, strict=True)]
         for name, group in totals:
             masks = [looked[i][name] for i in group]
-            totals[name, group].append({**analysis.iou_sums(masks), **analysis.released_iou_sums(masks)})
+            totals[name, group].append({**analysis.iou_sums(masks), **analysis.reference_code_iou_sums(masks)})
     overlaps = [
         {"map": name, "runs": [runs[i].name for i in group], **analysis.means(analysis.add(*parts))}
         for (name, group), parts in totals.items()
@@ -250,8 +257,9 @@ def affinity(runs: Sequence[Seen]) -> list[dict]:
     """Accuracy of each run on validation under its own view and clean, its ratios, and the over-fitting gap.
 
     Every run is shown the views of all runs. 'affinity' is that of Gontijo-Lopes et al. in the rows of a run that was
-    trained on clean images; 'released_affinity' divides by the accuracy under the view's crop alone. 'diversity' is in
-    the rows of a run under its own view, where a run of the same recipe on clean images is among the runs, else None.
+    trained on clean images; 'reference_code_affinity' divides by the accuracy under the view's crop alone. 'diversity'
+    is in the rows of a run under its own view, where a run of the same recipe on clean images is among the runs, else
+    None.
     """
     views = list(dict.fromkeys(run.view for run in runs))
     return [{**_shown(run, view), "diversity": _diversity(run, view, runs)} for run in runs for view in views]
@@ -288,7 +296,7 @@ def _shown(run: Seen, view: str) -> dict:
     row = {"run": run.name, "trained_on": run.view, "view": view, "own": view == run.view, "base_view": base}
     row |= {"accuracy": augmented, "accuracy_clean": clean, "accuracy_base": cropped}
     row["affinity"] = analysis.augmentation_affinity(augmented, clean) if clean else None
-    row["released_affinity"] = analysis.released_affinity(augmented, cropped) if cropped else None
+    row["reference_code_affinity"] = analysis.reference_code_affinity(augmented, cropped) if cropped else None
     return {**row, "clean_model": run.view == "none", "overfit_gap": result_gap(run.stored.result)}
 
 

@@ -14,7 +14,7 @@ from kdjax.inspection.predict import Loaded, Predictions, predict
 
 # What a network may do between a layer and the mean over positions, by name.
 ACTIVATIONS = {"as it is": lambda x: x, "ReLU": lambda x: jnp.maximum(x, 0)}
-RELEASED_BATCH = 128  # examples over which the multi-teacher paper's released code takes each mean
+REFERENCE_CODE_BATCH = 128  # examples over which the multi-teacher paper's released code takes each mean
 PROBES = 8  # examples by which the map is told from others
 TOLERANCE = 0.01  # of the largest logit: a classifier may compute in bfloat16
 
@@ -102,7 +102,7 @@ def head_maps(run: Loaded, head: Head, rows: np.ndarray) -> dict[str, Array]:
       head: of its network.
       rows: examples.
     """
-    batch_size = min(run.batch_size, -(-RELEASED_BATCH // len(run.devices)) * len(run.devices))
+    batch_size = min(run.batch_size, -(-REFERENCE_CODE_BATCH // len(run.devices)) * len(run.devices))
     outputs = _predict_rows(run, head.feature, rows, batch_size)
     features, predicted = ACTIVATIONS[head.activation](outputs.features), outputs.logits.argmax(axis=1)
     return {name: make(features, head, predicted) for name, make in MAPS.items()}

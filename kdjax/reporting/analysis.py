@@ -43,8 +43,8 @@ def fidelity_table(found: Mapping) -> str:
         "total variation": "total_variation",
         "mutual information": "mutual_information",
         "Miller-Madow": "mutual_information_miller_madow",
-        "released 10 KL(second, first)": "released_kl",
-        "released information": "released_mutual_information",
+        "reference code: 10 KL(second, first)": "reference_code_kl",
+        "reference code: information": "reference_code_mutual_information",
         "entropy, first": "entropy_first",
         "entropy, second": "entropy_second",
     }
@@ -57,7 +57,7 @@ def attention_table(found: Mapping) -> str:
     columns = {
         "IoU": "iou",
         "pooled IoU": "pooled_iou",
-        "released IoU": "released_iou",
+        "reference code: IoU": "reference_code_iou",
         "without a region": "empty",
     }
     return _columns(rows, {"map": "map", "runs": "names"}, columns)
@@ -79,7 +79,7 @@ def calibration_table(rows: Sequence[Mapping]) -> str:
         "reliability": "brier_reliability",
         "resolution": "brier_resolution",
         "ECE": "ece",
-        "released ECE, bins alike": "ece_released",
+        "reference code: ECE, bins alike": "reference_code_ece",
         "adaptive": "ece_adaptive",
         "classwise": "ece_classwise",
     }
@@ -93,7 +93,7 @@ def affinity_table(rows: Sequence[Mapping]) -> str:
         "clean": "accuracy_clean",
         "crop alone": "accuracy_base",
         "affinity": "affinity",
-        "released affinity": "released_affinity",
+        "reference code: affinity": "reference_code_affinity",
         "diversity": "diversity",
         "over-fitting gap": "overfit_gap",
     }

@@ -6,7 +6,7 @@ import pytest
 from kdjax import analysis
 
 
-@pytest.mark.parametrize("ratio", [analysis.augmentation_affinity, analysis.released_affinity])
+@pytest.mark.parametrize("ratio", [analysis.augmentation_affinity, analysis.reference_code_affinity])
 def test_affinity_is_a_ratio_of_accuracies(ratio):
     assert ratio(0.6, 0.8) == pytest.approx(0.75)
     assert ratio(0.8, 0.8) == 1 and isinstance(ratio(0.8, 0.8), float)
@@ -27,7 +27,7 @@ def test_the_gap_is_what_training_has_over_validation():
     [
         (lambda: analysis.augmentation_affinity(60, 80), r"accuracy_augmented must be a fraction in \[0, 1\], not 60"),
         (lambda: analysis.augmentation_affinity(0.6, 0), "accuracy_clean must be above 0, not 0"),
-        (lambda: analysis.released_affinity(0.6, 0), "accuracy_base must be above 0"),
+        (lambda: analysis.reference_code_affinity(0.6, 0), "accuracy_base must be above 0"),
         (lambda: analysis.overfit_gap(float("nan"), 0.5), "train_accuracy must be a fraction"),
         (lambda: analysis.augmentation_diversity(-1.0, 0.5), "loss_augmented must be finite and at least 0, not -1"),
         (lambda: analysis.augmentation_diversity(1.0, 0.0), "loss_clean must be above 0"),

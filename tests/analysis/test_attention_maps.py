@@ -130,17 +130,17 @@ def test_an_image_without_any_region_is_left_out_and_told():
     assert found["iou"] == pytest.approx(np.mean([plain.iou([first[i], second[i]]) for i in (0, 2)]), rel=1e-6)
 
 
-def test_as_released_pools_a_batch_and_weighs_it_by_its_size():
+def test_as_the_reference_code_pools_a_batch_and_weighs_it_by_its_size():
     batches = [drawn_regions(3, seed=0), [each[:2] for each in drawn_regions(3, seed=1)]]
-    totals = analysis.add(*(analysis.released_iou_sums(masks) for masks in batches))
+    totals = analysis.add(*(analysis.reference_code_iou_sums(masks) for masks in batches))
     expected = np.average([plain.iou(masks) for masks in batches], weights=[BATCH, 2])
-    assert analysis.means(totals)["released_iou"] == pytest.approx(expected, rel=1e-6)
+    assert analysis.means(totals)["reference_code_iou"] == pytest.approx(expected, rel=1e-6)
     masks = batches[0]
-    part = analysis.released_iou_sums(masks, np.array([True, False, True]))
-    alone = analysis.released_iou_sums([each[[0, 2]] for each in masks])
-    np.testing.assert_allclose(part["released_iou"], alone["released_iou"])
-    nothing = analysis.released_iou_sums([np.zeros((2, 3, 3), bool)] * 2)
-    np.testing.assert_array_equal(nothing["released_iou"], (0, 0))
+    part = analysis.reference_code_iou_sums(masks, np.array([True, False, True]))
+    alone = analysis.reference_code_iou_sums([each[[0, 2]] for each in masks])
+    np.testing.assert_allclose(part["reference_code_iou"], alone["reference_code_iou"])
+    nothing = analysis.reference_code_iou_sums([np.zeros((2, 3, 3), bool)] * 2)
+    np.testing.assert_array_equal(nothing["reference_code_iou"], (0, 0))
 
 
 def test_all_of_it_may_be_compiled(network):

@@ -185,7 +185,7 @@ def test_there_is_no_temperature_where_none_gives_a_finite_nll(drawn):
 def test_all_by_name(drawn):
     found = analysis.calibration_scores(*drawn)
     assert found["ece"] == analysis.ece(*drawn) and found["ece_classwise"] == analysis.classwise_ece(*drawn)
-    assert found["ece_released"] == analysis.ece(*drawn, weighting="bins")
+    assert found["reference_code_ece"] == analysis.ece(*drawn, weighting="bins")
     assert found["ece_adaptive"] == analysis.adaptive_ece(*drawn)
     assert found.keys() > {"accuracy", "confidence", "nll", "brier", "entropy"}
 

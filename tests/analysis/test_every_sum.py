@@ -42,8 +42,8 @@ def label_pairs(mask, *, logits, other):
     return analysis.label_pairs(logits, other, mask)
 
 
-def released_kl_sums(mask, *, logits, other):
-    return analysis.released_kl_sums(logits, other, mask)
+def reference_code_kl_sums(mask, *, logits, other):
+    return analysis.reference_code_kl_sums(logits, other, mask)
 
 
 def score_sums(mask, *, logits, labels):
@@ -67,7 +67,7 @@ ADDED = [
     (fidelity_sums, ("logits", "other")),
     (fidelity_sums_by_class, ("logits", "other", "labels")),
     (label_pairs, ("logits", "other")),
-    (released_kl_sums, ("logits", "other")),
+    (reference_code_kl_sums, ("logits", "other")),
     (score_sums, ("logits", "labels")),
     (reliability_sums, ("logits", "labels")),
     (classwise_sums, ("logits", "labels")),

@@ -128,19 +128,19 @@ def test_information_by_class_averages_to_the_mutual_information():
         analysis.information_by_class(table[0])
 
 
-def test_as_released(runs):
+def test_as_the_reference_code(runs):
     first, second, _ = runs
-    totals = analysis.released_kl_sums(first, second)
+    totals = analysis.reference_code_kl_sums(first, second)
     expected = 10 * expected_scores(first, second)["kl_second_first"]
-    assert analysis.means(totals)["released_kl"] == pytest.approx(expected, rel=1e-5)
+    assert analysis.means(totals)["reference_code_kl"] == pytest.approx(expected, rel=1e-5)
     batches = [slice(0, 16), slice(16, 32), slice(32, 40)]
-    totals = analysis.add(*(analysis.released_mutual_information_sums(first[b], second[b]) for b in batches))
+    totals = analysis.add(*(analysis.reference_code_mutual_information_sums(first[b], second[b]) for b in batches))
     each = [mutual_info_score(first[b].argmax(axis=1), second[b].argmax(axis=1)) for b in batches]
-    found = analysis.means(totals)["released_mutual_information"]
+    found = analysis.means(totals)["reference_code_mutual_information"]
     assert found == pytest.approx(np.average(each, weights=[16, 16, 8]))
     assert found > analysis.fidelity_scores(first, second)["mutual_information"]
-    empty = analysis.released_mutual_information_sums(first, second, np.zeros(SIZE, bool))
-    assert empty["released_mutual_information"] == (0.0, 0)
+    empty = analysis.reference_code_mutual_information_sums(first, second, np.zeros(SIZE, bool))
+    assert empty["reference_code_mutual_information"] == (0.0, 0)
 
 
 def test_shapes_are_printed(runs):

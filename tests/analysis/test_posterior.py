@@ -71,9 +71,9 @@ def test_a_posterior_with_zeros_is_infinitely_far_one_way_unless_floored():
     assert floored["kl_network_posterior"] == pytest.approx(-np.log(4) + 10 * 3 / 4)
 
 
-def test_released_distance_is_a_norm_of_the_whole_set(known):
+def test_reference_code_distance_is_a_norm_of_the_whole_set(known):
     logits, posterior = known
-    found = analysis.released_distance(analysis.posterior_sums(logits, posterior))
+    found = analysis.reference_code_distance(analysis.posterior_sums(logits, posterior))
     assert found == pytest.approx(np.linalg.norm(plain.softmax(logits) - posterior), rel=1e-5)
 
 

@@ -69,7 +69,7 @@ def test_posterior_is_the_distance_to_the_datas_distributions(store):
     assert found["squared_distance"] == pytest.approx(np.mean(np.sum((q - p) ** 2, axis=1)), rel=1e-5)
     assert found["kl_posterior_network"] == pytest.approx(np.mean(np.sum(p * np.log(p / q), axis=1)), rel=1e-5)
     assert found["decomposition"]["squared_error"] == pytest.approx(found["squared_error"], rel=1e-5)
-    assert found["released"] == pytest.approx(np.sqrt(np.sum((q - p) ** 2)), rel=1e-5)
+    assert found["reference_code_distance"] == pytest.approx(np.sqrt(np.sum((q - p) ** 2)), rel=1e-5)
 
 
 def test_a_split_that_soft_labels_left_with_labels_alone_has_no_posterior(tmp_path):
@@ -112,31 +112,33 @@ def test_fidelity_of_pairs_and_of_each_against_the_mean_of_the_others(store):
     assert found["against_mean"][1]["agreement"] == pytest.approx(agreement)
 
 
-def test_the_released_variants_are_means_of_batches(store, monkeypatch):
-    monkeypatch.setattr(study, "RELEASED_BATCH", 20)  # of 48: two whole batches and a part
+def test_the_reference_codes_variants_are_means_of_batches(store, monkeypatch):
+    monkeypatch.setattr(study, "REFERENCE_CODE_BATCH", 20)  # of 48: two whole batches and a part
     found = analyze(store, ["a", "b"], ["fidelity"])["fidelity"]["pairs"][0]
     first, second = (predict_run(store, name).logits for name in "ab")
     p, q = softmax(first), softmax(second)
-    assert found["released_kl"] == pytest.approx(10 * np.mean(np.sum(q * np.log(q / p), axis=1)), rel=1e-4)
+    assert found["reference_code_kl"] == pytest.approx(10 * np.mean(np.sum(q * np.log(q / p), axis=1)), rel=1e-4)
     answers, sizes = np.stack([p.argmax(axis=1), q.argmax(axis=1)]), (20, 20, 8)
     information = [mutual_info_score(*part) for part in np.split(answers, [20, 40], axis=1)]
-    assert found["released_mutual_information"] == pytest.approx(np.average(information, weights=sizes))
-    assert found["released_mutual_information"] > found["mutual_information"]  # few examples say too much
+    assert found["reference_code_mutual_information"] == pytest.approx(np.average(information, weights=sizes))
+    assert found["reference_code_mutual_information"] > found["mutual_information"]  # few examples say too much
 
 
 @pytest.mark.parametrize("kind", maps.MAPS)
 def test_attention_is_the_overlap_of_plain_numpys_maps(store, kind, monkeypatch):
-    monkeypatch.setattr(study, "RELEASED_BATCH", 20)
+    monkeypatch.setattr(study, "REFERENCE_CODE_BATCH", 20)
     found = analyze(store, ["a", "b", "a"], ["attention"])["attention"]
     overlaps = {tuple(row["runs"]): row for row in found["overlaps"] if row["map"] == kind}
-    assert overlaps["a", "a"]["iou"] == overlaps["a", "a"]["pooled_iou"] == overlaps["a", "a"]["released_iou"] == 1
+    assert (
+        overlaps["a", "a"]["iou"] == overlaps["a", "a"]["pooled_iou"] == overlaps["a", "a"]["reference_code_iou"] == 1
+    )
     regions = [_regions(store, name, kind) for name in "ab"]
     shared, united = (which(*regions).sum(axis=(1, 2)) for which in (np.logical_and, np.logical_or))
     assert overlaps["a", "b"]["pooled_iou"] == pytest.approx(shared.sum() / united.sum(), abs=0.005)
     assert overlaps["a", "b"]["iou"] == pytest.approx(np.mean(shared[united > 0] / united[united > 0]), abs=0.005)
     batches = [np.split(pixels, [20, 40]) for pixels in (shared, united)]
     pooled = [some.sum() / all_.sum() for some, all_ in zip(*batches, strict=True)]
-    assert overlaps["a", "b"]["released_iou"] == pytest.approx(np.average(pooled, weights=(20, 20, 8)), abs=0.005)
+    assert overlaps["a", "b"]["reference_code_iou"] == pytest.approx(np.average(pooled, weights=(20, 20, 8)), abs=0.005)
     assert overlaps["a", "b", "a"] == {**overlaps["a", "b"], "runs": ["a", "b", "a"]}
 
 
@@ -207,7 +209,7 @@ def test_affinity_of_own_and_of_other_views(store):
     accuracy = {view: np.mean(one.logits.argmax(axis=1) == one.labels) for view, one in shown.items()}
     assert row["accuracy"] == pytest.approx(accuracy["crop_flip"]) and row["base_view"] == "crop"
     assert row["affinity"] == pytest.approx(accuracy["crop_flip"] / accuracy["none"])
-    assert row["released_affinity"] == pytest.approx(accuracy["crop_flip"] / accuracy["crop"])
+    assert row["reference_code_affinity"] == pytest.approx(accuracy["crop_flip"] / accuracy["crop"])
     assert rows["c", "crop_flip"]["clean_model"] and not row["clean_model"]
     result = store.find("a").result
     gap = result["last"]["train"]["accuracy"] - result["best"]["validation"]["accuracy"]
@@ -275,7 +277,7 @@ def test_every_analysis_has_its_table(store):
     assert "## attention\n\n| map" in shown and "| Grad-CAM" in shown and "diversity" in shown
     assert "those of the validation split" in shown.partition("## affinity")[2]  # not of the split in the first line
     for title in ("10 KL(second, first)", "information", "IoU", "ECE, bins alike", "affinity"):
-        assert f"| released {title}" in shown
+        assert f"| reference code: {title}" in shown
 
 
 def test_what_a_reader_of_the_numbers_must_know_is_told(tmp_path):

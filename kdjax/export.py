@@ -25,7 +25,7 @@ def main() -> None:
     if not path.endswith(f".{flag.format}"):
         raise UserError(f"--out={path} must end in .{flag.format}, or say --format.")
     written = export_weights(Store(flag.store), flag.run, path, checkpoint=flag.checkpoint, dialect=flag.names or None)
-    print(f"{written['path']}: {written['entries']} tensors of step {written['step']}")
+    print(f"{written.path}: {written.entries} tensors of step {written.step}")
 
 
 if __name__ == "__main__":

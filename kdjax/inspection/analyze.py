@@ -1,79 +1,24 @@
-"""What runs of a store have learned, and how they differ: the statistics of `kdjax.analysis` over their outputs."""
+"""Analyses of stored runs: what their outputs have learned and how they differ, by the measures of `kdjax.analysis`."""
 
 import functools
 import itertools
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from kdjax import analysis
-from kdjax.config import with_defaults
-from kdjax.data import resolve_view
 from kdjax.data.views.names import parse
 from kdjax.errors import UserError, nearest
-from kdjax.inspection.maps import MAPS, REFERENCE_CODE_BATCH, Head, find_head, head_regions
-from kdjax.inspection.predict import Predictions, load_run, predict
+from kdjax.inspection.affinity import affinity
+from kdjax.inspection.attention import attention
+from kdjax.inspection.inspected_run import InspectedRun, comparable_outputs
+from kdjax.inspection.maps import REFERENCE_CODE_BATCH
+from kdjax.inspection.predict import Predictions
 from kdjax.store import Store
+from kdjax.types import Array
 
-RATERS = {"cifar10h": 51}  # data set -> about how many people each of its distributions is the frequency among
-
-
-class Seen:
-    """A run that is looked at.
-
-    Args:
-      store: that has it.
-      name: of the run.
-      split: that is looked at.
-      checkpoint: 'last', 'best' or a step.
-      data_dir: where data sets that are not embedded lie.
-
-    Raises:
-      UserError: no such run, checkpoint, data or split.
-    """
-
-    def __init__(self, store: Store, name: str, split: str, checkpoint: str, data_dir: str):
-        self.name, self.split, self.stored = name, split, store.find(name)
-        data = with_defaults(self.stored.manifest["config"])["data"]
-        # What a student was told is not what is true: the data's own distributions count here.
-        told = {name: value for name, value in data["protocols"].items() if name != "mixed_targets"}
-        self.run = load_run(store, name, checkpoint, data_dir, data=ConfigDict({**data, "protocols": told}))
-        if split not in self.run.dataset.splits:
-            raise UserError(f"run '{name}' has no split '{split}'.{nearest(split, self.run.dataset.splits)}")
-        self._outputs: dict[tuple[str, str], Predictions] = {}
-
-    @property
-    def view(self) -> str:
-        """That the run was trained on."""
-        return resolve_view(self.run.dataset, self.run.config.data.view)
-
-    @functools.cached_property
-    def head(self) -> Head:
-        """Where its class-activation maps come from; UserError where there are none."""
-        return find_head(self.name, self.run, self.split)
-
-    @property
-    def rows(self) -> np.ndarray:
-        """The split's examples that have labels."""
-        rows = self.run.dataset.splits[self.split]
-        return rows[self.run.dataset.labelled[rows]]
-
-    def outputs(self, split: str = "", view: str = "none") -> Predictions:
-        """Returns the run's outputs on a split ('': the one looked at), computed once."""
-        key = (split or self.split, view)
-        if key not in self._outputs:
-            run = self.run
-            options = {"view": view, "seed": run.config.seed}
-            self._outputs[key] = predict(run.network, run.dataset, key[0], run.batch_size, run.devices, **options)
-        return self._outputs[key]
-
-    def validation(self, view: str = "none") -> Predictions:
-        """Returns the outputs on the validation split, which must be there."""
-        if "validation" not in self.run.dataset.splits:
-            raise UserError(f"run '{self.name}' has no validation split; train with config.data.validation above 0.")
-        return self.outputs("validation", view)
+RATERS = {"cifar10h": 51}  # data set -> how many people labelled each image, about
+Row = dict[str, object]  # column -> a string, a number, an array, or a mapping of these
 
 
 def analyze(
@@ -85,271 +30,200 @@ def analyze(
     checkpoint: str = "last",
     data_dir: str = "data",
 ) -> dict:
-    """Analyses runs.
+    """Analyses runs of a store.
 
     Args:
-      store: that has them.
-      names: of the runs.
-      what: names of WHAT.
+      store: Store that holds the runs.
+      names: Names of the runs.
+      what: Names of analyses, keys of ANALYSES.
       split: 'train', 'validation' or 'test'.
       checkpoint: 'last', 'best' or a step.
-      data_dir: where data sets that are not embedded lie.
+      data_dir: Directory of the data sets that do not come with kdjax.
 
     Returns:
-      {'runs', 'split', 'checkpoint', 'notes', and what each of `what` found}, of JSON's types; nan and inf may occur.
-      'notes' are what a reader of the numbers must know, a line each.
+      {'runs', 'split', 'checkpoint', 'notes', and the result of each analysis under its name}, of JSON's types; nan
+      and inf may occur. 'notes' are caveats for the reader of the numbers, one sentence each.
 
     Raises:
-      UserError: an unknown name, or a run that an analysis does not fit.
+      UserError: A name is unknown, or an analysis does not fit a run.
     """
     for name in what:
-        if name not in WHAT:
-            raise UserError(f"unknown analysis '{name}'.{nearest(name, WHAT)}")
+        if name not in ANALYSES:
+            raise UserError(f"unknown analysis '{name}'.{nearest(name, ANALYSES)}")
     if not names or not what:
         raise UserError("name at least one run and one analysis.")
     for name in names:
         store.find(name)
-    runs = [Seen(store, name, split, checkpoint, data_dir) for name in names]
-    found = {name: WHAT[name](runs) for name in what}
+    runs = [InspectedRun(store, name, split, checkpoint, data_dir) for name in names]
+    results = {name: _json(ANALYSES[name](runs)) for name in what}
     notes = list(dict.fromkeys(note for run in runs for note in _notes(run, what)))
-    return {"runs": list(names), "split": split, "checkpoint": checkpoint, "notes": notes, **_listed(found)}
+    return {"runs": list(names), "split": split, "checkpoint": checkpoint, "notes": notes, **results}
 
 
-def _notes(run: Seen, what: Sequence[str]) -> list[str]:
+def _notes(run: InspectedRun, what: Sequence[str]) -> list[str]:
     notes = []
     if run.stored.manifest.get("loss_space") == "logits":
-        notes.append(f"Run '{run.name}' was fitted in logit space: the softmax measured here says little of it.")
+        notes.append(
+            f"Run '{run.name}' was fitted in logit space: measures of its softmax say little about what it learned."
+        )
     if "affinity" in what and parse(run.view).mix:
-        notes.append(f"View '{run.view}' is shown without its mix, which no single label fits.")
+        notes.append(f"View '{run.view}' is measured without its mix, because a mixed image has no single label.")
     return notes
 
 
-def posterior(runs: Sequence[Seen]) -> list[dict]:
-    """How far each run's outputs are from the data's distributions: means of `posterior_sums`, and their parts.
+def _json(value: object) -> object:
+    """Returns a value with records as mappings and arrays as lists, also inside mappings and lists."""
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, Mapping):
+        return {key: _json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json(item) for item in value]
+    return value.tolist() if isinstance(value, np.ndarray) else value
 
-    Where the distributions are frequencies among people whose number is known, 'squared_distance_corrected' has their
-    noise taken off.
+
+def posterior(runs: Sequence[InspectedRun]) -> list[Row]:
+    """Measures how far each run's outputs are from the data set's distributions.
+
+    Args:
+      runs: Runs whose data set has distributions.
+
+    Returns:
+      For each run the means of `analysis.posterior_sums` and their decomposition. If the distributions are frequencies
+      among a known number of people, 'squared_distance_corrected' is the squared distance without these people's
+      sampling noise.
+
+    Raises:
+      UserError: A run's data set has no distributions, or none on this split.
     """
-    found = []
-    for run in runs:
-        outputs, data = run.outputs(), run.run.dataset.name
-        if outputs.soft is None:
-            raise UserError(
-                f"posterior: run '{run.name}' has data set '{data}', which has no distributions; gaussian and cifar10h "
-                "have, and config.data.protocols.soft_labels brings them from a file."
-            )
-        if "soft_labels" in run.run.config.data.protocols and _is_one_hot(outputs):
-            raise UserError(
-                f"posterior: split '{run.split}' of run '{run.name}' has labels alone; its protocol soft_labels "
-                "brought distributions to another split: name that by --split."
-            )
-        measure = functools.partial(analysis.posterior_sums, raters=_raters(run))
-        sums = analysis.in_parts(measure, outputs.logits, outputs.soft)
-        scores = analysis.means(sums)
-        parts = {
-            "decomposition": analysis.decomposition(scores),
-            "reference_code_distance": analysis.reference_code_distance(sums),
-        }
-        found.append({"run": run.name, "examples": len(outputs.rows), **scores, **parts})
-    return found
+    return [_posterior(run) for run in runs]
 
 
-def _is_one_hot(outputs: Predictions) -> bool:
-    """Whether the distributions say no more than the labels."""
-    return np.array_equal(outputs.soft, np.eye(outputs.soft.shape[1])[outputs.labels])
+def _posterior(run: InspectedRun) -> Row:
+    outputs = run.outputs()
+    _check_distributions(run, outputs)
+    measure = functools.partial(analysis.posterior_sums, raters=_raters(run))
+    sums = analysis.in_parts(measure, outputs.logits, outputs.soft)
+    scores = analysis.means(sums)
+    return {
+        "run": run.name,
+        "examples": len(outputs.rows),
+        **scores,
+        "decomposition": analysis.decomposition(scores),
+        "reference_code_distance": analysis.reference_code_distance(sums),
+    }
 
 
-def _raters(run: Seen) -> int | None:
-    """Of how many people each distribution is the frequency; None for a known p*, and for a user's own file."""
-    data = run.run.config.data
+def _check_distributions(run: InspectedRun, outputs: Predictions) -> None:
+    if outputs.soft is None:
+        raise UserError(
+            f"posterior: run '{run.name}' has data set '{run.loaded.dataset.name}', which has no distributions; use "
+            "gaussian or cifar10h, or read distributions from a file with config.data.protocols.soft_labels."
+        )
+    one_hot = np.eye(outputs.soft.shape[1])[outputs.labels]
+    if "soft_labels" in run.loaded.config.data.protocols and np.array_equal(outputs.soft, one_hot):
+        raise UserError(
+            f"posterior: split '{run.split}' of run '{run.name}' has labels alone; its protocol soft_labels gives "
+            "distributions to another split: name that split with --split."
+        )
+
+
+def _raters(run: InspectedRun) -> int | None:
+    """Returns how many people each distribution is a frequency among.
+
+    It is None for a known p*, and for distributions from a user's own file.
+    """
+    data = run.loaded.config.data
     if data.args.get("labels") or "soft_labels" in data.protocols:
         return None
-    return RATERS.get(run.run.dataset.name)
+    return RATERS.get(run.loaded.dataset.name)
 
 
-def fidelity(runs: Sequence[Seen]) -> dict:
-    """How alike the answers of every two runs are, and of each run and the mean of the others where there are three.
+def fidelity(runs: Sequence[InspectedRun]) -> dict[str, list[Row]]:
+    """Measures how alike the outputs of runs are.
 
-    'kl_first_second' is KL(first || second). Means over all examples, and by true class. What the multi-teacher
-    paper's own code prints is 'reference_code_kl', 10 KL(second || first), and 'reference_code_mutual_information',
-    the plug-in's within 128 examples.
+    Args:
+      runs: Two or more runs with the same examples in their split.
+
+    Returns:
+      'pairs', a row for every two runs, and 'against_mean', a row for each run against the mean logits of the others if
+      there are three runs or more. Values are means over all examples, and by true class in 'NAME_by_class';
+      'kl_first_second' is KL(first || second). 'reference_code_kl' and 'reference_code_mutual_information' are what the
+      code of Guo et al. prints: 10 KL(second || first), and the plug-in estimate within 128 examples at a time.
+
+    Raises:
+      UserError: The runs cannot be compared.
     """
-    outputs = _comparable("fidelity", runs)
-    pairs = itertools.combinations(range(len(runs)), 2)
-    found = [{"first": runs[i].name, "second": runs[j].name, **_alike(outputs[i].logits, outputs[j])} for i, j in pairs]
-    against = []
-    for i, run in enumerate(runs if len(runs) > 2 else ()):
-        mean = analysis.ensemble([other.logits for j, other in enumerate(outputs) if j != i])
-        against.append({"first": "mean of the others", "second": run.name, **_alike(mean, outputs[i])})
-    return {"pairs": found, "against_mean": against}
+    outputs = comparable_outputs("fidelity", runs)
+    indices = range(len(runs))
+    pairs = [
+        {"first": runs[i].name, "second": runs[j].name, **_fidelity(outputs[i].logits, outputs[j])}
+        for i, j in itertools.combinations(indices, 2)
+    ]
+    against_mean = []
+    for i in indices if len(runs) > 2 else ():
+        mean = analysis.ensemble([outputs[j].logits for j in indices if j != i])
+        against_mean.append({"first": "mean of the others", "second": runs[i].name, **_fidelity(mean, outputs[i])})
+    return {"pairs": pairs, "against_mean": against_mean}
 
 
-def _alike(first: Any, second: Predictions) -> dict:
+def _fidelity(first: Array, second: Predictions) -> Row:
     table = analysis.in_parts(analysis.label_pairs, first, second.logits)
     scores = analysis.fidelity_scores(first, second.logits, labels=second.labels)
-    scores["mutual_information_miller_madow"] = analysis.mutual_information(table, "miller_madow")
     return {
         **scores,
-        **_reference_code(first, second.logits),
+        "mutual_information_miller_madow": analysis.mutual_information(table, "miller_madow"),
+        **_reference_code_fidelity(first, second.logits),
         "information_by_class": analysis.information_by_class(table),
     }
 
 
-def _reference_code(first: Any, second: Any) -> dict:
-    """What the released code prints of two runs' logits, batch by batch in the split's order."""
-    parts = [slice(start, start + REFERENCE_CODE_BATCH) for start in range(0, len(second), REFERENCE_CODE_BATCH)]
-    measures = (analysis.reference_code_kl_sums, analysis.reference_code_mutual_information_sums)
-    totals = [{name: sums for m in measures for name, sums in m(first[p], second[p]).items()} for p in parts]
+def _reference_code_fidelity(first: Array, second: Array) -> dict[str, float]:
+    """Returns what the code of Guo et al. prints: means over batches, in the order of the split."""
+    totals = []
+    for start in range(0, len(second), REFERENCE_CODE_BATCH):
+        part = slice(start, start + REFERENCE_CODE_BATCH)
+        kl = analysis.reference_code_kl_sums(first[part], second[part])
+        totals.append({**kl, **analysis.reference_code_mutual_information_sums(first[part], second[part])})
     return analysis.means(analysis.add(*totals))
 
 
-def attention(runs: Sequence[Seen]) -> dict:
-    """How far the regions that two and three runs look at overlap, by class-activation maps and by Grad-CAM.
+def calibration(runs: Sequence[InspectedRun]) -> list[Row]:
+    """Measures whether each run's probabilities are frequencies.
 
-    'map' is a name of `maps.MAPS`. 'iou' is the mean over images, 'pooled_iou' that of all pixels of the set,
-    'reference_code_iou' the mean of the pooled ones of 128 images; 'empty' is the share of images without any region.
+    Args:
+      runs: Runs to measure.
+
+    Returns:
+      A row for each run. If there is a validation split, 'temperature' was fitted on it, and 'tempered' are the same
+      measures of the inspected split after the logits are divided by it.
     """
-    _comparable("attention", runs)
-    heads = [run.head for run in runs]
-    groups = [group for size in (2, 3) for group in itertools.combinations(range(len(runs)), size)]
-    shape, rows = runs[0].run.dataset.input_shape, runs[0].rows
-    totals: dict[tuple, list] = {(name, group): [] for name in MAPS for group in groups}
-    for start in range(0, len(rows), REFERENCE_CODE_BATCH):
-        part = rows[start : start + REFERENCE_CODE_BATCH]
-        looked = [head_regions(run.run, head, part, shape[:2]) for run, head in zip(runs, heads, strict=True)]
-        for name, group in totals:
-            masks = [looked[i][name] for i in group]
-            totals[name, group].append({**analysis.iou_sums(masks), **analysis.reference_code_iou_sums(masks)})
-    overlaps = [
-        {"map": name, "runs": [runs[i].name for i in group], **analysis.means(analysis.add(*parts))}
-        for (name, group), parts in totals.items()
-    ]
-    maps = [{"run": run.name, "map": head.feature, "activation": head.activation} for run, head in zip(runs, heads)]
-    return {"maps": maps, "overlaps": overlaps}
+    return [_calibration(run) for run in runs]
 
 
-def calibration(runs: Sequence[Seen]) -> list[dict]:
-    """Whether each run's probabilities are frequencies, before and after a temperature fitted on validation."""
-    found = []
-    for run in runs:
-        outputs = run.outputs()
-        row = {"run": run.name, "examples": len(outputs.rows), **_calibrated(outputs.logits, outputs.labels)}
-        if "validation" in run.run.dataset.splits and run.split != "validation":
-            fitted = run.validation()
-            row["temperature"] = analysis.fit_temperature(fitted.logits, fitted.labels)
-            row["tempered"] = _calibrated(outputs.logits / row["temperature"], outputs.labels)
-        found.append(row)
-    return found
+def _calibration(run: InspectedRun) -> Row:
+    outputs = run.outputs()
+    row = {"run": run.name, "examples": len(outputs.rows), **_calibration_scores(outputs.logits, outputs.labels)}
+    if "validation" in run.loaded.dataset.splits and run.split != "validation":
+        validation = run.validation()
+        temperature = analysis.fit_temperature(validation.logits, validation.labels)
+        row["temperature"] = temperature
+        row["tempered"] = _calibration_scores(outputs.logits / temperature, outputs.labels)
+    return row
 
 
-def _calibrated(logits: np.ndarray, labels: np.ndarray) -> dict:
-    table, by_class = (
-        analysis.in_parts(measure, logits, labels) for measure in (analysis.reliability_sums, analysis.classwise_sums)
-    )
+def _calibration_scores(logits: np.ndarray, labels: np.ndarray) -> Row:
+    reliability = analysis.in_parts(analysis.reliability_sums, logits, labels)
+    classwise = analysis.in_parts(analysis.classwise_sums, logits, labels)
     return {
         **analysis.calibration_scores(logits, labels),
-        "brier_decomposition": analysis.brier_decomposition(by_class),
-        "reliability": analysis.reliability(table)._asdict(),
+        "brier_decomposition": analysis.brier_decomposition(classwise),
+        "reliability": analysis.reliability(reliability),
     }
 
 
-def affinity(runs: Sequence[Seen]) -> list[dict]:
-    """Accuracy of each run on validation under its own view and clean, its ratios, and the over-fitting gap.
-
-    Every run is shown the views of all runs. 'affinity' is that of Gontijo-Lopes et al. in the rows of a run that was
-    trained on clean images; 'reference_code_affinity' divides by the accuracy under the view's crop alone. 'diversity'
-    is in the rows of a run under its own view, where a run of the same recipe on clean images is among the runs, else
-    None.
-    """
-    views = list(dict.fromkeys(run.view for run in runs))
-    return [{**_shown(run, view), "diversity": _diversity(run, view, runs)} for run in runs for view in views]
-
-
-def _diversity(run: Seen, view: str, runs: Sequence[Seen]) -> float | None:
-    """Diversity of a run's own view, its loss over the mean of the clean runs'; None where it cannot be known."""
-    recipe = _recipe(run)
-    clean = [_train_loss(other) for other in runs if other.view == "none" and _recipe(other) == recipe]
-    if view != run.view or parse(view).mix or not clean or np.mean(clean) == 0:  # a mix is not shown by `outputs`
-        return None
-    return analysis.augmentation_diversity(_train_loss(run), float(np.mean(clean)))
-
-
-def _recipe(run: Seen) -> dict:
-    """A run's config but for its view, what it is called and the seed."""
-    config = run.run.config.to_dict()
-    data = {field: value for field, value in config["data"].items() if field != "view"}
-    apart = ("name", "seed", "notes", "published", "checkpoint")
-    return {**{field: value for field, value in config.items() if field not in apart}, "data": data}
-
-
-def _train_loss(run: Seen) -> float:
-    """Cross-entropy with labels of the trained network on its training images, each under the run's view once."""
-    outputs = run.outputs("train", run.view)
-    return analysis.means(analysis.score_sums(outputs.logits, outputs.labels))["nll"]
-
-
-def _shown(run: Seen, view: str) -> dict:
-    base = _crop_of(view)
-    augmented, clean, cropped = (
-        _accuracy(run.validation(resolve_view(run.run.dataset, v))) for v in (view, "none", base)
-    )
-    row = {"run": run.name, "trained_on": run.view, "view": view, "own": view == run.view, "base_view": base}
-    row |= {"accuracy": augmented, "accuracy_clean": clean, "accuracy_base": cropped}
-    row["affinity"] = analysis.augmentation_affinity(augmented, clean) if clean else None
-    row["reference_code_affinity"] = analysis.reference_code_affinity(augmented, cropped) if cropped else None
-    return {**row, "clean_model": run.view == "none", "overfit_gap": result_gap(run.stored.result)}
-
-
-def _crop_of(view: str) -> str:
-    """The name of a view's crop alone."""
-    parsed = parse(view)
-    return {"": "none", "padded": "crop", "resized": f"rrc:{parsed.smallest:g}"}[parsed.crop]
-
-
-def result_gap(result: Mapping | None) -> float | None:
-    """Returns training accuracy at the end less the best on validation, in [-1, 1].
-
-    Args:
-      result: of a run with a validation split; None, as is returned then, of one that is not finished.
-    """
-    if result is None:
-        return None
-    best = result.get("best", result["last"])["validation"]["accuracy"]
-    return analysis.overfit_gap(result["last"]["train"]["accuracy"], best)
-
-
-def _accuracy(outputs: Predictions) -> float:
-    return float(np.mean(outputs.logits.argmax(axis=1) == outputs.labels))
-
-
-def _comparable(what: str, runs: Sequence[Seen]) -> list[Predictions]:
-    """Returns the runs' outputs, which must be of the same examples."""
-    if len(runs) < 2:
-        raise UserError(f"{what} compares runs: name two or more, --runs=a,b.")
-    outputs, first = [run.outputs() for run in runs], runs[0]
-    for run, own in zip(runs[1:], outputs[1:], strict=True):
-        same = first.run.dataset.name == run.run.dataset.name and own.logits.shape == outputs[0].logits.shape
-        if not same or not all(
-            np.array_equal(a, b) for a, b in ((own.rows, first.rows), (own.labels, outputs[0].labels))
-        ):
-            raise UserError(
-                f"{what}: runs '{first.name}' and '{run.name}' have other examples or classes in their split "
-                f"'{first.split}'; compare runs of the same data, protocols and config.data.split_seed."
-            )
-    return outputs
-
-
-def _listed(value: Any) -> Any:
-    """Arrays as lists, inside mappings and lists."""
-    if isinstance(value, Mapping):
-        return {key: _listed(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_listed(item) for item in value]
-    return value.tolist() if isinstance(value, np.ndarray) else value
-
-
-# Name -> (runs) -> what it finds, which --what may name.
-WHAT = {
+# Name of an analysis, for --what -> function of the runs that returns records or rows.
+ANALYSES: dict[str, Callable[[Sequence[InspectedRun]], object]] = {
     "posterior": posterior,
     "fidelity": fidelity,
     "attention": attention,

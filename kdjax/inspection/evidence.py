@@ -1,4 +1,4 @@
-"""What a report needs of networks beside their results: outputs on the test set, maps of some images, overlaps."""
+"""Outputs, class-activation maps and overlaps of some runs on their test sets, for the figures of a report."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -9,25 +9,28 @@ from jax.nn import softmax
 from kdjax import analysis
 from kdjax.data import Dataset
 from kdjax.errors import UserError
-from kdjax.inspection.analyze import Seen, attention
+from kdjax.inspection.attention import attention
+from kdjax.inspection.inspected_run import InspectedRun
 from kdjax.inspection.maps import head_maps
 from kdjax.inspection.predict import Predictions
 from kdjax.store import Store
 
 EXAMPLES = 4
+KIND = "class activation"  # of `maps.MAPS`, the maps that a report shows
 
 
 @dataclasses.dataclass
 class Evidence:
-    """Of some runs on the test split of one data set.
+    """What some runs computed on one test set.
 
     Attributes:
-      outputs: run -> its outputs, all of the same examples.
-      dataset: the first run's, None where no run could be looked at.
-      examples: indices in `outputs` of those that are shown.
-      maps: run -> [examples, height, width] in [0, 1], class-activation maps, of runs that have any.
-      overlaps: (run, run) -> mean IoU of the regions where those maps are high.
-      skipped: why something is not there, a line each.
+      outputs: Run -> its outputs, all for the same examples.
+      dataset: Data set of the first run; None if no run could be evaluated.
+      examples: Indices into `outputs` of the examples that are shown [examples].
+      maps: Run -> class-activation maps of the shown examples in [0, 1] [examples, height, width]; runs without such
+        maps are missing.
+      overlaps: Pair of runs -> mean IoU of the regions in which their maps are high.
+      skipped: Reasons why something is missing, one sentence each.
     """
 
     outputs: dict[str, Predictions] = dataclasses.field(default_factory=dict)
@@ -39,82 +42,86 @@ class Evidence:
 
     @property
     def correct(self) -> dict[str, np.ndarray]:
-        """Run -> [test examples], whether it is right."""
+        """Run -> whether its prediction is right, bool [test examples]."""
         return {name: outputs.logits.argmax(axis=1) == outputs.labels for name, outputs in self.outputs.items()}
 
 
 def gather(
     store: Store, names: Mapping[str, Sequence[str]], data_dir: str = "data", examples: int = EXAMPLES
 ) -> dict[str, Evidence]:
-    """Runs the last checkpoints of some runs over their test split.
+    """Evaluates the last checkpoints of some runs on their test sets.
 
     Args:
-      store: that has them.
-      names: label of a test set -> runs; those that cannot be run, or whose test examples are not the first
-        one's, are skipped.
-      data_dir: where data sets that are not embedded lie.
-      examples: how many are shown: half of them the first of as many classes, half those on which the runs' outputs
-        are furthest apart; 0 for outputs alone, without maps.
+      store: Store that holds the runs.
+      names: Label of a test set -> names of runs. A run is skipped if it cannot be evaluated, or if its test examples
+        differ from those of the first run.
+      data_dir: Directory of the data sets that do not come with kdjax.
+      examples: Number of examples to show: half of them the first of different classes, half of them those on which
+        the runs' probabilities differ most. With 0 only the outputs are computed, without maps.
 
     Returns:
-      Label -> what was seen.
+      Label of a test set -> what its runs computed.
     """
-    return {data: _gather(store, runs, data_dir, examples) for data, runs in names.items()}
+    return {label: _gather(store, runs, data_dir, examples) for label, runs in names.items()}
 
 
 def _gather(store: Store, names: Sequence[str], data_dir: str, examples: int) -> Evidence:
-    found, seen = Evidence(), []
+    evidence, runs = Evidence(), []
     for name in names:
         try:
-            run = Seen(store, name, "test", "last", data_dir)
-            _refuse_older(run)
+            run = InspectedRun(store, name, "test", "last", data_dir)
+            _refuse_older_checkpoint(run)
             outputs = run.outputs()
         except UserError as error:
-            found.skipped.append(f"'{name}': {error}")
+            evidence.skipped.append(f"'{name}': {error}")
             continue
-        first = next(iter(found.outputs.values()), outputs)
+        first = next(iter(evidence.outputs.values()), outputs)
         if not np.array_equal(first.rows, outputs.rows) or not np.array_equal(first.labels, outputs.labels):
-            found.skipped.append(f"'{name}': its test examples are not those of '{next(iter(found.outputs))}'.")
+            evidence.skipped.append(f"'{name}': its test examples are not those of '{runs[0].name}'.")
             continue
-        found.outputs[name] = outputs
-        seen.append(run)
-    if seen:
-        found.dataset = seen[0].run.dataset
+        evidence.outputs[name] = outputs
+        runs.append(run)
+    if runs:
+        evidence.dataset = runs[0].loaded.dataset
         if examples:
-            found.examples = _chosen(list(found.outputs.values()), examples)
-            _look(found, seen)
-    return found
+            evidence.examples = _choose_examples(list(evidence.outputs.values()), examples)
+            _add_maps(evidence, runs, evidence.dataset.input_shape)
+    return evidence
 
 
-def _refuse_older(run: Seen) -> None:
-    """A damaged last checkpoint is followed by the one before it, which is not what the run's result is of."""
-    found, told = run.run.network.step, (run.stored.result or {}).get("last", {}).get("step")
-    if told not in (None, found):
-        raise UserError(f"its last checkpoint, of step {told}, cannot be read, and that of step {found} is not it.")
+def _refuse_older_checkpoint(run: InspectedRun) -> None:
+    """Refuses a run whose last checkpoint is damaged: the store then loads an older one, which the result is not of."""
+    loaded, expected = run.loaded.network.step, (run.stored.result or {}).get("last", {}).get("step")
+    if expected not in (None, loaded):
+        raise UserError(
+            f"its last checkpoint, of step {expected}, cannot be read; the one of step {loaded} can, but the result is "
+            "not of that step."
+        )
 
 
-def _chosen(outputs: Sequence[Predictions], number: int) -> np.ndarray:
-    said = np.stack([np.asarray(softmax(own.logits)) for own in outputs])
+def _choose_examples(outputs: Sequence[Predictions], number: int) -> np.ndarray:
+    """Returns the indices of the first examples of some classes, then of those on which the probabilities differ."""
+    probs = np.stack([np.asarray(softmax(own.logits)) for own in outputs])
     first = np.sort(np.unique(outputs[0].labels, return_index=True)[1])[: -(-number // 2)]
-    apart = np.argsort(-said.var(axis=0).sum(axis=1), kind="stable")
-    return np.array(list(dict.fromkeys([*first, *apart]))[:number])
+    most_different = np.argsort(-probs.var(axis=0).sum(axis=1), kind="stable")
+    return np.array(list(dict.fromkeys([*first, *most_different]))[:number])
 
 
-def _look(found: Evidence, seen: Sequence[Seen]) -> None:
-    """Adds maps and their overlaps, of runs on images whose classifier reads the mean of a map."""
-    shape, looking = found.dataset.input_shape, []
+def _add_maps(evidence: Evidence, runs: Sequence[InspectedRun], shape: tuple[int, ...]) -> None:
+    """Adds the maps of the runs whose classifier reads the mean of a feature map, and the overlaps of these maps."""
     if len(shape) != 3:
-        return  # no images
-    for run in seen:
+        return  # the inputs are vectors
+    mapped = []
+    for run in runs:
         try:
             head = run.head
         except UserError as error:
-            found.skipped.append(str(error))
+            evidence.skipped.append(str(error))
             continue
-        maps = head_maps(run.run, head, run.rows[found.examples])["class activation"]
-        found.maps[run.name] = np.asarray(analysis.normalize_maps(analysis.resize_maps(maps, shape[:2])))
-        looking.append(run)
-    if len(looking) > 1:
-        overlaps = [row for row in attention(looking)["overlaps"] if row["map"] == "class activation"]
-        pairs = [pair for pair in overlaps if len(pair["runs"]) == 2]
-        found.overlaps = {tuple(pair["runs"]): pair["iou"] for pair in pairs}
+        maps = head_maps(run.loaded, head, run.rows[evidence.examples])[KIND]
+        evidence.maps[run.name] = np.asarray(analysis.normalize_maps(analysis.resize_maps(maps, shape[:2])))
+        mapped.append(run)
+    if len(mapped) > 1:
+        for overlap in attention(mapped).overlaps:
+            if overlap.map == KIND and len(overlap.runs) == 2:
+                evidence.overlaps[overlap.runs[0], overlap.runs[1]] = overlap.iou

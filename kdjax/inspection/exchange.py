@@ -1,9 +1,10 @@
-"""Networks in from PyTorch's weight files, as ordinary runs of the store, and out again."""
+"""Imports weight files of PyTorch into a store as finished runs, and exports the weights of a run."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 from ml_collections import ConfigDict
 
@@ -30,24 +31,24 @@ def import_weights(
     data_dir: str = "data",
     devices: Sequence[jax.Device] | None = None,
 ) -> tuple[str, dict]:
-    """Writes the weights of a file into the store as a finished run, a teacher like any other.
+    """Imports the weights in a file as a finished run, which can be a teacher like any other run.
 
     Args:
-      path: a PyTorch checkpoint, .safetensors or .npz; read without torch, and nothing in it is run.
-      model: a row of MODELS.
-      store: where the run goes.
-      name: of the run; '' for 'imported/<model>-<stem of the file>'.
-      args: what the network's constructor takes besides num_classes.
-      data: a data set whose training images it was trained on, all of them; it is evaluated on the test images. '' for
-        none.
-      data_dir: where data sets that are not embedded lie.
-      devices: of this process; all of them by default.
+      path: A PyTorch checkpoint, .safetensors or .npz file. It is read without torch, and no code in it is run.
+      model: Name of the network, a key of MODELS.
+      store: Store that the run is written to.
+      name: Name of the run; '' for 'imported/<model>-<stem of the file>'.
+      args: Arguments of the network's constructor, besides num_classes.
+      data: Name of the data set on whose training images the network was trained, all of them. The network is
+        evaluated on the test images. '' if there is none.
+      data_dir: Directory of the data sets that do not come with kdjax.
+      devices: Devices of this process; all of them by default.
 
     Returns:
       The run's name and its result: {'last': {'epoch', 'step', split: scores}}.
 
     Raises:
-      UserError: the file or the weights do not fit, or the run exists with other weights.
+      UserError: The file cannot be read, its weights do not fit the network, or the run exists with other weights.
     """
     config = _config(model, args or {}, data)
     dataset = load_dataset(config.data, data_dir) if data else None
@@ -66,13 +67,13 @@ def import_weights(
 
 
 def _config(model: str, args: Mapping[str, Any], data: str) -> ConfigDict:
-    """The config of a run that no training made: a network, and the data that its makers are known to have used."""
+    """Returns the config of an imported run: its network, and the data set that the weights were trained on."""
     config = defaults()
     config.name = "imported"
     config.model.name = model
     config.model.args = ConfigDict(dict(args))
     config.data.name = data
-    config.data.validation = 0.0  # such networks were trained on all official training images
+    config.data.validation = 0.0  # published networks are trained on all official training images
     config.select = "last"
     return config
 
@@ -88,7 +89,14 @@ def _refuse_other(run: Run, origin: Mapping[str, str]) -> None:
         raise UserError(f"run '{run.name}' exists with other weights; choose another --run, or delete {run.path}.")
 
 
-def _scores(module, variables, dataset: Dataset | None, config: ConfigDict, devices) -> dict:
+def _scores(
+    module: nn.Module,
+    variables: Mapping[str, Any],
+    dataset: Dataset | None,
+    config: ConfigDict,
+    devices: Sequence[jax.Device] | None,
+) -> dict[str, dict[str, float]]:
+    """Returns the scores on the test split, or on the training split if there is no test split."""
     if dataset is None:
         return {}
     devices = tuple(devices or jax.local_devices())
@@ -97,7 +105,7 @@ def _scores(module, variables, dataset: Dataset | None, config: ConfigDict, devi
     return {split: evaluate(module, variables, dataset, split, batch_size, devices)}
 
 
-def _write(run: Run, variables: dict, scores: dict) -> None:
+def _write(run: Run, variables: Mapping[str, Any], scores: Mapping[str, Mapping[str, float]]) -> None:
     state = {"train": {"params": variables["params"], "batch_stats": variables["batch_stats"]}}
     try:
         run.save(0, state, {"epoch": 0, "step_in_epoch": 0, "best": None})
@@ -107,27 +115,41 @@ def _write(run: Run, variables: dict, scores: dict) -> None:
         run.close()
 
 
+class Exported(NamedTuple):
+    """What `export_weights` wrote.
+
+    Attributes:
+      path: Path of the file.
+      step: Training step of the weights.
+      entries: Number of arrays in the file.
+    """
+
+    path: str
+    step: int
+    entries: int
+
+
 def export_weights(
     store: Store, name: str, path: str, *, checkpoint: str = "last", dialect: str | None = None
-) -> dict[str, Any]:
-    """Writes a run's network out under PyTorch's names and in its layouts.
+) -> Exported:
+    """Writes a run's network to a file with PyTorch's parameter names and array layouts.
 
     Args:
-      store: that has the run.
-      name: of the run.
-      path: ends in '.safetensors' or '.npz'.
+      store: Store that holds the run.
+      name: Name of the run.
+      path: Path of the file, which ends in '.safetensors' or '.npz'.
       checkpoint: 'last', 'best' or a step.
-      dialect: whose names; None takes the network's first.
+      dialect: Code base whose parameter names are used, such as 'torchvision'; None for the first that the network has.
 
     Returns:
-      {'path', 'step', 'entries'}.
+      What was written.
 
     Raises:
-      UserError: no such run, checkpoint or dialect, or a file that cannot be written.
+      UserError: The run, the checkpoint or the dialect does not exist, or the file cannot be written.
     """
     network = load_network(store.find(name), checkpoint)
     module = network.model.module if isinstance(network.model, models.Picked) else network.model
     state = to_state_dict(module, network.variables, dialect)
     about = {"kdjax_run": name, "step": str(network.step), "model": network.manifest["model"]["name"]}
     write_weights(path, state, metadata=about)
-    return {"path": path, "step": network.step, "entries": len(state)}
+    return Exported(path, network.step, len(state))

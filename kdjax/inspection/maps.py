@@ -1,32 +1,32 @@
-"""The map that a run's classifier looks at, found among everything that its network computes."""
+"""Class-activation maps and Grad-CAM of a stored run, from the feature map that its classifier averages."""
 
 import dataclasses
 from typing import NamedTuple
 
+import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from kdjax import analysis, models
-from kdjax.data import Dataset
 from kdjax.errors import UserError, nearest
-from kdjax.inspection.predict import Loaded, Predictions, predict
+from kdjax.inspection.predict import LoadedRun, Predictions, predict
 
-# What a network may do between a layer and the mean over positions, by name.
+# Functions that a network may apply between a layer and the mean over positions.
 ACTIVATIONS = {"as it is": lambda x: x, "ReLU": lambda x: jnp.maximum(x, 0)}
-REFERENCE_CODE_BATCH = 128  # examples over which the multi-teacher paper's released code takes each mean
-PROBES = 8  # examples by which the map is told from others
-TOLERANCE = 0.01  # of the largest logit: a classifier may compute in bfloat16
+REFERENCE_CODE_BATCH = 128  # number of examples over which the code of Guo et al. takes each mean
+PROBES = 8  # number of examples on which candidate maps are tried
+TOLERANCE = 0.01  # allowed error as a share of the largest logit; a classifier may compute in bfloat16
 
 
 class Head(NamedTuple):
-    """Where a network's class-activation maps come from.
+    """Source of a network's class-activation maps.
 
     Attributes:
-      feature: path of the layer whose output, activated, is averaged over positions and classified.
-      activation: a name of ACTIVATIONS.
-      kernel: [dim, classes], of the classifier.
-      bias: [classes].
+      feature: Path of the layer whose output, after the activation, is averaged over positions and classified.
+      activation: Name of the activation, a key of ACTIVATIONS.
+      kernel: Kernel of the classifier [dim, classes].
+      bias: Bias of the classifier [classes].
     """
 
     feature: str
@@ -35,16 +35,16 @@ class Head(NamedTuple):
     bias: np.ndarray
 
 
-def find_head(name: str, run: Loaded, split: str) -> Head:
-    """Finds the map whose mean over positions gives, through the classifier, the network's own logits.
+def find_head(name: str, run: LoadedRun, split: str) -> Head:
+    """Finds the feature map from whose mean over positions the classifier computes the network's logits.
 
     Args:
-      name: of the run, for messages.
-      run: loaded.
-      split: whose first examples tell.
+      name: Name of the run, for messages.
+      run: The loaded run.
+      split: Split whose first examples are used to try the maps.
 
     Raises:
-      UserError: the network has no classifier of that name, or no such map.
+      UserError: The network has no classifier at config.model.head, or no such map.
     """
     kernel, bias = _classifier(name, run)
     rows = run.dataset.splits[split][:PROBES]
@@ -54,34 +54,34 @@ def find_head(name: str, run: Loaded, split: str) -> Head:
         outputs = _predict_rows(run, feature, rows, len(run.devices) * PROBES)
         logits = {name: f(outputs.features).mean(axis=(1, 2)) @ kernel + bias for name, f in ACTIVATIONS.items()}
         errors = {name: float(np.abs(found - outputs.logits).max()) for name, found in logits.items()}
-        activation = min(errors, key=errors.get)  # beside a large bias the others may be within the tolerance too
+        activation = min(errors, key=lambda name: errors[name])  # with a large bias, several are within the tolerance
         if errors[activation] <= TOLERANCE * np.abs(outputs.logits).max():
             return Head(feature, activation, kernel, bias)
     raise UserError(
-        f"attention: run '{name}' ({run.config.model.name}) has no map [height, width, {len(kernel)}] whose mean its "
-        f"classifier '{run.config.model.head}' reads; class-activation maps need one."
+        f"attention: run '{name}' ({run.config.model.name}) has no map [height, width, {len(kernel)}] whose mean over "
+        f"positions is the input of its classifier '{run.config.model.head}'; class-activation maps need one."
     )
 
 
 def class_activation(features: Array, head: Head, predicted: Array) -> Array:
-    """Returns class-activation maps summed over all classes, [batch, height, width], as the multi-teacher paper does.
+    """Returns class-activation maps summed over all classes [batch, height, width], as Guo et al. (2025) do.
 
     Args:
-      features: [batch, height, width, dim], what the head averages over positions.
-      head: that reads them.
-      predicted: integers [batch]; all classes count here, whatever the network says.
+      features: Feature maps that the head averages over positions [batch, height, width, dim].
+      head: The network's head.
+      predicted: Predicted classes, integers [batch]; not used, since the sum is over all classes.
     """
     del predicted
     return analysis.class_activation(features, head.kernel, head.bias)
 
 
 def grad_cam(features: Array, head: Head, predicted: Array) -> Array:
-    """Returns Grad-CAM of the class that the network itself predicts, [batch, height, width] (Selvaraju et al., 2017).
+    """Returns Grad-CAM of the class that the network predicts [batch, height, width] (Selvaraju et al., 2017).
 
     Args:
-      features: [batch, height, width, dim], what the head averages over positions.
-      head: that reads them.
-      predicted: integers [batch].
+      features: Feature maps that the head averages over positions [batch, height, width, dim].
+      head: The network's head.
+      predicted: Predicted classes, integers [batch].
     """
 
     def logits(maps: Array) -> Array:
@@ -94,13 +94,16 @@ def grad_cam(features: Array, head: Head, predicted: Array) -> Array:
 MAPS = {"class activation": class_activation, "Grad-CAM": grad_cam}
 
 
-def head_maps(run: Loaded, head: Head, rows: np.ndarray) -> dict[str, Array]:
-    """Returns a run's maps of every kind, name of MAPS -> [rows, height, width] of the feature.
+def head_maps(run: LoadedRun, head: Head, rows: np.ndarray) -> dict[str, Array]:
+    """Returns a run's maps of every kind, in the resolution of the feature.
 
     Args:
-      run: loaded.
-      head: of its network.
-      rows: examples.
+      run: The loaded run.
+      head: The head of its network.
+      rows: Indices of the examples in the full data set [rows].
+
+    Returns:
+      Kind of map, a key of MAPS -> maps [rows, height, width].
     """
     batch_size = min(run.batch_size, -(-REFERENCE_CODE_BATCH // len(run.devices)) * len(run.devices))
     outputs = _predict_rows(run, head.feature, rows, batch_size)
@@ -108,19 +111,23 @@ def head_maps(run: Loaded, head: Head, rows: np.ndarray) -> dict[str, Array]:
     return {name: make(features, head, predicted) for name, make in MAPS.items()}
 
 
-def head_regions(run: Loaded, head: Head, rows: np.ndarray, size: tuple[int, int]) -> dict[str, Array]:
-    """Returns where a run's maps are high, name of MAPS -> bool [rows, *size].
+def head_regions(run: LoadedRun, head: Head, rows: np.ndarray, size: tuple[int, int]) -> dict[str, Array]:
+    """Returns the regions in which a run's maps are above the threshold of `analysis.regions`.
 
     Args:
-      run: loaded.
-      head: of its network.
-      rows: examples.
-      size: (height, width) that maps are resized to.
+      run: The loaded run.
+      head: The head of its network.
+      rows: Indices of the examples in the full data set [rows].
+      size: Height and width that the maps are resized to.
+
+    Returns:
+      Kind of map, a key of MAPS -> regions, bool [rows, *size].
     """
     return {name: analysis.regions(maps, size) for name, maps in head_maps(run, head, rows).items()}
 
 
-def _classifier(name: str, run: Loaded) -> tuple[np.ndarray, np.ndarray]:
+def _classifier(name: str, run: LoadedRun) -> tuple[np.ndarray, np.ndarray]:
+    """Returns kernel and bias of the linear classifier."""
     params = run.network.variables["params"]
     path = getattr(_module(run), "HEAD", run.config.model.head)
     layer = params
@@ -135,16 +142,13 @@ def _classifier(name: str, run: Loaded) -> tuple[np.ndarray, np.ndarray]:
     return kernel, np.asarray(layer.get("bias", np.zeros(kernel.shape[1])), np.float32)
 
 
-def _module(run: Loaded):
+def _module(run: LoadedRun) -> nn.Module:
     model = run.network.model
     return model.module if isinstance(model, models.Picked) else model
 
 
-def _predict_rows(run: Loaded, feature: str, rows: np.ndarray, batch_size: int) -> Predictions:
-    """Outputs for some rows, in their order, with one feature."""
+def _predict_rows(run: LoadedRun, feature: str, rows: np.ndarray, batch_size: int) -> Predictions:
+    """Returns the outputs for some rows, in their order, with one feature."""
     network = run.network._replace(model=models.Picked(_module(run), (feature,)))
-    return predict(network, _only(run.dataset, rows), "rows", batch_size, run.devices, features=True)
-
-
-def _only(dataset: Dataset, rows: np.ndarray) -> Dataset:
-    return dataclasses.replace(dataset, splits={**dataset.splits, "rows": rows})
+    dataset = dataclasses.replace(run.dataset, splits={**run.dataset.splits, "rows": rows})
+    return predict(network, dataset, "rows", batch_size, run.devices, features=True)

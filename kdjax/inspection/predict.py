@@ -1,16 +1,17 @@
-"""What a run of the store says about data: scores of its splits, and its outputs example by example."""
+"""Outputs of a stored run, example by example, and its scores on each split of its data set."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import numpy as np
 from jax import lax
 from ml_collections import ConfigDict
 
 from kdjax import models
-from kdjax.data import Dataset, eval_batches, load_dataset, resolve_view
+from kdjax.data import Dataset, Stored, eval_batches, load_dataset, resolve_view
 from kdjax.data.stream import eval_stream
 from kdjax.data.views import augment
 from kdjax.errors import UserError, nearest
@@ -18,19 +19,20 @@ from kdjax.store import Store
 from kdjax.training import parallel
 from kdjax.training.evaluation import evaluate, make_batches, resident, stream_if_needed
 from kdjax.training.networks import Network, load_network
-from kdjax.types import Batch
+from kdjax.types import Array, Batch
 
 
 class Predictions(NamedTuple):
-    """A network's outputs on a split, in the order of its rows.
+    """A network's outputs on a split, in the order of the split's rows.
 
     Attributes:
-      logits: [examples, classes].
-      labels: [examples] int32.
-      soft: [examples, classes] distributions of the data, None where it has none.
-      rows: [examples] int32, indices in the full set.
-      features: [examples, height, width, channels], the last map, None unless asked for or where there is none.
-      pooled: [examples, dim], what the classifier reads, None likewise.
+      logits: Logits [examples, classes].
+      labels: Integer labels [examples].
+      soft: Target distributions of the data set [examples, classes], or None if it has none.
+      rows: Indices of the examples in the full data set [examples].
+      features: The last feature map [examples, height, width, channels]; None unless requested, or if the network has
+        no feature map.
+      pooled: The vector that the classifier reads [examples, dim]; None unless requested, or if the network has none.
     """
 
     logits: np.ndarray
@@ -42,10 +44,10 @@ class Predictions(NamedTuple):
 
 
 class _Spec(NamedTuple):
-    """What shapes the compiled pass."""
+    """Everything that determines the compiled forward pass; hashable, as the key of its cache."""
 
-    model: Any
-    stored: Any
+    model: nn.Module | models.Picked
+    stored: Stored
     view: str
     features: bool
 
@@ -62,51 +64,69 @@ def predict(
     visit: int = 0,
     features: bool = False,
 ) -> Predictions:
-    """Runs a network over a split.
+    """Runs a network over a split and returns its outputs.
 
     Args:
-      network: of a run.
-      dataset: with the split.
-      split: 'train', 'validation' or 'test'; examples whose label a protocol took away are left out.
-      batch_size: over all devices, a multiple of their number.
-      devices: of this process.
-      view: 'none' for images as evaluation sees them, else a view drawn from (seed, visit, example), without a mix.
-      seed: of the view.
-      visit: of the view.
-      features: whether to return the last map and the pooled vector too.
+      network: Network to run.
+      dataset: Data set that has the split.
+      split: 'train', 'validation' or 'test'. Examples whose label a protocol removed are left out.
+      batch_size: Size of the batch over all devices, a multiple of their number.
+      devices: Devices of this process.
+      view: 'none' for the images of evaluation; otherwise a view drawn from (seed, visit, example). A mix of examples
+        (mixup, cutmix) is left out of it.
+      seed: Seed of the view.
+      visit: Number of the visit that the view is drawn for.
+      features: Whether to return the last feature map and the pooled vector as well.
+
+    Returns:
+      The outputs for the labelled examples of the split.
     """
-    rows = dataset.splits[split]
-    rows = rows[dataset.labelled[rows]]
+    rows = labelled_rows(dataset, split)
     spec = _Spec(network.model, dataset.stored, view, features)
     run = functools.partial(_compiled(spec, tuple(devices)), network.variables, resident(dataset, devices))
     parts = [jax.device_get(run(batch)) for batch in _batches(dataset, rows, batch_size, seed, visit, devices)]
-    joined = {name: np.concatenate([part[name] for part in parts])[: len(rows)] for name in parts[0]}
+    outputs = {name: np.concatenate([part[name] for part in parts])[: len(rows)] for name in parts[0]}
     soft = None if dataset.soft is None else dataset.soft[rows]
-    return Predictions(labels=dataset.labels[rows], soft=soft, rows=rows, **joined)
+    return Predictions(labels=dataset.labels[rows], soft=soft, rows=rows, **outputs)
+
+
+def labelled_rows(dataset: Dataset, split: str) -> np.ndarray:
+    """Returns the indices [examples] of a split's examples that have labels, in the order of the split."""
+    rows = dataset.splits[split]
+    return rows[dataset.labelled[rows]]
 
 
 @functools.lru_cache(maxsize=32)
-def _compiled(spec: _Spec, devices: tuple):
+def _compiled(spec: _Spec, devices: tuple[jax.Device, ...]) -> Callable:
     return parallel.data_parallel(functools.partial(_outputs, spec=spec), devices)
 
 
-def _outputs(variables, arrays, batch_and_seed, *, spec: _Spec) -> dict:
-    """One batch's outputs, gathered from all devices."""
+def _outputs(
+    variables: Mapping[str, Any],
+    arrays: Mapping[str, Array] | None,
+    batch_and_seed: tuple[Batch, Array],
+    *,
+    spec: _Spec,
+) -> dict[str, Array]:
+    """Returns the outputs for one batch, gathered from all devices."""
     batch, seed = batch_and_seed
     images, rows, *_ = augment.materialize(arrays, batch)
     images = augment.render(
         images, rows, batch.index, batch.epoch, seed, view=spec.view, stored=spec.stored, train=spec.view != "none"
     )
     output, _ = models.call(spec.model, variables, images, train=False)
-    found = {"logits": output.logits}
+    outputs = {"logits": output.logits}
     if spec.features and output.features:
-        found["features"] = list(output.features.values())[-1]
+        outputs["features"] = list(output.features.values())[-1]
     if spec.features and output.pooled is not None:
-        found["pooled"] = output.pooled
-    return {name: lax.all_gather(value, parallel.AXIS, tiled=True) for name, value in found.items()}
+        outputs["pooled"] = output.pooled
+    return {name: lax.all_gather(value, parallel.AXIS, tiled=True) for name, value in outputs.items()}
 
 
-def _batches(dataset, rows, batch_size, seed: int, visit: int, devices) -> Iterator[tuple[Batch, np.ndarray]]:
+def _batches(
+    dataset: Dataset, rows: np.ndarray, batch_size: int, seed: int, visit: int, devices: Sequence[jax.Device]
+) -> Iterator[tuple[Batch, np.ndarray]]:
+    """Yields each batch of the rows with the view's seed, both with a leading axis of devices."""
     index, mask = eval_batches(rows, batch_size)
     stream = eval_stream(dataset, index) if dataset.streamed else None
     seeds = np.full(len(devices), seed, np.uint32)
@@ -119,21 +139,21 @@ def _batches(dataset, rows, batch_size, seed: int, visit: int, devices) -> Itera
         yield batch, seeds
 
 
-class Loaded(NamedTuple):
-    """A run of the store with its own data.
+class LoadedRun(NamedTuple):
+    """A stored run in memory: its network and its data set.
 
     Attributes:
-      network: its network.
-      config: its resolved config.
-      dataset: that its config names, with its protocols.
-      devices: of this process.
-      batch_size: of evaluation, a multiple of the devices.
+      network: The run's network at one checkpoint.
+      config: The run's resolved config.
+      dataset: The data set that the config names, with its protocols applied.
+      devices: Devices of this process.
+      batch_size: Batch size of evaluation, a multiple of the number of devices.
     """
 
     network: Network
     config: ConfigDict
     dataset: Dataset
-    devices: tuple
+    devices: tuple[jax.Device, ...]
     batch_size: int
 
 
@@ -144,29 +164,34 @@ def load_run(
     data_dir: str = "data",
     devices: Sequence[jax.Device] | None = None,
     data: ConfigDict | None = None,
-) -> Loaded:
-    """Loads a run's network and data.
+) -> LoadedRun:
+    """Loads a run's network and data set.
 
     Args:
-      store: that has the run.
-      name: of the run.
+      store: Store that holds the run.
+      name: Name of the run.
       checkpoint: 'last', 'best' or a step.
-      data_dir: where data sets that are not embedded lie.
-      devices: of this process; all of them by default.
-      data: a config.data in the place of the run's own.
+      data_dir: Directory of the data sets that do not come with kdjax.
+      devices: Devices of this process; all of them by default.
+      data: A config.data to use instead of the run's own.
+
+    Returns:
+      The loaded run.
 
     Raises:
-      UserError: no such run or checkpoint, or its data is not there.
+      UserError: The run or the checkpoint does not exist, the run has no data set, or its data set is missing.
     """
     network = load_network(store.find(name), checkpoint)
     config = ConfigDict(network.manifest["config"])
     config.data = config.data if data is None else data
     if not config.data.name:
-        raise UserError(f"run '{name}' was imported without a data set; import it with --data, as --data=cifar100.")
+        raise UserError(
+            f"run '{name}' was imported without a data set; import it with --data to name one, such as --data=cifar100."
+        )
     devices = tuple(devices or jax.local_devices())
     dataset = stream_if_needed(load_dataset(config.data, data_dir), config.data.stream, devices)
     batch_size = -(-config.eval_batch_size // len(devices)) * len(devices)
-    return Loaded(network, config, dataset, devices, batch_size)
+    return LoadedRun(network, config, dataset, devices, batch_size)
 
 
 def predict_run(
@@ -185,21 +210,34 @@ def predict_run(
     """Returns a run's outputs on a split of its own data set.
 
     Args:
-      store, name, checkpoint, data_dir, devices, data: as `load_run` takes them.
+      store: Store that holds the run.
+      name: Name of the run.
       split: 'train', 'validation' or 'test'.
-      view: 'none', a view's name, or 'own' for the one that the run was trained on.
-      visit: of the view, which with the run's seed keys it.
-      features: whether to return the last map and the pooled vector too.
+      checkpoint: 'last', 'best' or a step.
+      data_dir: Directory of the data sets that do not come with kdjax.
+      devices: Devices of this process; all of them by default.
+      data: A config.data to use instead of the run's own.
+      view: 'none', the name of a view, or 'own' for the view that the run was trained on.
+      visit: Number of the visit; the view is drawn from it and the run's seed.
+      features: Whether to return the last feature map and the pooled vector as well.
+
+    Returns:
+      The outputs for the labelled examples of the split.
 
     Raises:
-      UserError: as `load_run`, or the data has no such split.
+      UserError: The run, the checkpoint, the data set or the split does not exist.
     """
     run = load_run(store, name, checkpoint, data_dir, devices, data)
+    check_split(name, run, split)
+    view = resolve_view(run.dataset, run.config.data.view if view == "own" else view)
+    options = {"view": view, "seed": run.config.seed, "visit": visit, "features": features}
+    return predict(run.network, run.dataset, split, run.batch_size, run.devices, **options)
+
+
+def check_split(name: str, run: LoadedRun, split: str) -> None:
+    """Raises a UserError if the data set of run `name` has no such split."""
     if split not in run.dataset.splits:
         raise UserError(f"run '{name}' has no split '{split}'.{nearest(split, run.dataset.splits)}")
-    shown = resolve_view(run.dataset, run.config.data.view if view == "own" else view)
-    options = {"view": shown, "seed": run.config.seed, "visit": visit, "features": features}
-    return predict(run.network, run.dataset, split, run.batch_size, run.devices, **options)
 
 
 def score_run(
@@ -209,13 +247,21 @@ def score_run(
     data_dir: str = "data",
     devices: Sequence[jax.Device] | None = None,
 ) -> dict:
-    """Returns {'run', 'step', split: {'loss', 'accuracy', 'top5'}} of a run on the splits of its own data set.
+    """Returns a run's scores on every split of its own data set.
 
     Args:
-      store, name, checkpoint, data_dir, devices: as `load_run` takes them.
+      store: Store that holds the run.
+      name: Name of the run.
+      checkpoint: 'last', 'best' or a step.
+      data_dir: Directory of the data sets that do not come with kdjax.
+      devices: Devices of this process; all of them by default.
+
+    Returns:
+      {'run': name, 'step': step of the checkpoint, split: {'loss', 'accuracy', 'top5'}}; 'top5' is missing for five
+      classes or fewer.
 
     Raises:
-      UserError: no such run or checkpoint, or its data is not there.
+      UserError: The run, the checkpoint or its data set does not exist.
     """
     run = load_run(store, name, checkpoint, data_dir, devices)
     splits = [split for split in ("train", "validation", "test") if split in run.dataset.splits]

@@ -14,7 +14,9 @@ from ml_collections import ConfigDict
 from kdjax import analysis
 from kdjax.config import default_run_name
 from kdjax.errors import UserError, nearest
-from kdjax.inspection.analyze import Seen, attention, result_gap
+from kdjax.inspection.affinity import result_gap
+from kdjax.inspection.attention import attention
+from kdjax.inspection.inspected_run import InspectedRun
 from kdjax.inspection.predict import predict
 from kdjax.store import Store
 from kdjax.studies.cross import Job, run_jobs
@@ -57,12 +59,14 @@ def run(study: ConfigDict, store: Store, data_dir: str, counter: Callable[[int],
     teachers = {(job.seed, job.teacher): job.name for job in jobs if not job.student}
     for seed in study.seeds:
         seen = {
-            label: Seen(store, name, "test", "last", data_dir) for (s, label), name in teachers.items() if s == seed
+            label: InspectedRun(store, name, "test", "last", data_dir)
+            for (s, label), name in teachers.items()
+            if s == seed
         }
         for job, result in zip(jobs, results, strict=True):
             if job.student and job.seed == seed:
                 team = [seen[label] for label in members(job.teacher)]
-                own = Seen(store, job.name, "test", "last", data_dir)
+                own = InspectedRun(store, job.name, "test", "last", data_dir)
                 scores = {**_of_result(result), **_answers(own, team), **_looks(own, team)}
                 students.append(Student(job.teacher, job.student, seed, scores))
     return students
@@ -118,11 +122,11 @@ def _of_result(result: dict) -> dict[str, float]:
     return {**{name: scores["accuracy"] for name, scores in accuracies.items()}, "gap": result_gap(result)}
 
 
-def _answers(student: Seen, team: Sequence[Seen]) -> dict[str, float]:
+def _answers(student: InspectedRun, team: Sequence[InspectedRun]) -> dict[str, float]:
     """Agreements and information on clean images, and on the very same augmented ones."""
     found = {}
     for suffix, view in (("", "none"), ("_in_view", student.view)) if team else ():
-        own, *taught = (_logits(run, view, student.run.config.seed) for run in (student, *team))
+        own, *taught = (_logits(run, view, student.loaded.config.seed) for run in (student, *team))
         scores = analysis.fidelity_scores(analysis.ensemble(taught), own)
         found |= {f"agreement{suffix}": scores["agreement"], f"information{suffix}": scores["mutual_information"]}
         if len(taught) > 1:
@@ -132,18 +136,18 @@ def _answers(student: Seen, team: Sequence[Seen]) -> dict[str, float]:
     return found
 
 
-def _logits(run: Seen, view: str, seed: int) -> np.ndarray:
+def _logits(run: InspectedRun, view: str, seed: int) -> np.ndarray:
     """Under a view that `seed` draws for whatever run: networks are compared on the same images."""
-    options = {"view": view, "seed": seed}
-    return predict(run.run.network, run.run.dataset, run.split, run.run.batch_size, run.run.devices, **options).logits
+    options, own = {"view": view, "seed": seed}, run.loaded
+    return predict(own.network, own.dataset, run.split, own.batch_size, own.devices, **options).logits
 
 
-def _looks(student: Seen, team: Sequence[Seen]) -> dict[str, float]:
+def _looks(student: InspectedRun, team: Sequence[InspectedRun]) -> dict[str, float]:
     """Mean overlaps of the student with each teacher, and of teachers with each other."""
     found: dict[str, list] = {}
-    for row in attention([student, *team])["overlaps"] if team else ():
-        if len(row["runs"]) == 2:
-            who = "" if student.name in row["runs"] else "teachers_"
-            kind = "grad_cam_iou" if row["map"] == "Grad-CAM" else "iou"
-            found.setdefault(who + kind, []).append(row["iou"])
+    for row in attention([student, *team]).overlaps if team else ():
+        if len(row.runs) == 2:
+            who = "" if student.name in row.runs else "teachers_"
+            kind = "grad_cam_iou" if row.map == "Grad-CAM" else "iou"
+            found.setdefault(who + kind, []).append(row.iou)
     return {name: float(np.mean(values)) for name, values in found.items()}

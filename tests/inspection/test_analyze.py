@@ -11,11 +11,14 @@ from sklearn.metrics import mutual_info_score
 from kdjax import analysis, models
 from kdjax.config import defaults
 from kdjax.errors import UserError
-from kdjax.inspection import analyze as study
+from kdjax.inspection import analyze as analyses
+from kdjax.inspection import attention as attention_analysis
 from kdjax.inspection import maps
-from kdjax.inspection.analyze import WHAT, analyze
+from kdjax.inspection.affinity import affinity
+from kdjax.inspection.analyze import ANALYSES, analyze
 from kdjax.inspection.exchange import export_weights, import_weights
-from kdjax.inspection.predict import Loaded, load_run, predict_run, score_run
+from kdjax.inspection.inspected_run import InspectedRun
+from kdjax.inspection.predict import LoadedRun, load_run, predict_run, score_run
 from kdjax.reporting.analysis import report
 from kdjax.store import Store
 from kdjax.training.loop import train
@@ -85,10 +88,10 @@ def test_a_split_that_soft_labels_left_with_labels_alone_has_no_posterior(tmp_pa
 
 @pytest.mark.parametrize("own", [{"protocols": {"soft_labels": {}}}, {"args": {"labels": "counts.npy"}}, {}])
 def test_noise_of_raters_is_taken_off_where_their_number_is_known(store, monkeypatch, own):
-    monkeypatch.setattr(study, "RATERS", {"arrays": 5})
-    seen = study.Seen(store, "a", "test", "last", "data")
-    seen.run.config.data.update(own)
-    row = study.posterior([seen])[0]
+    monkeypatch.setattr(analyses, "RATERS", {"arrays": 5})
+    run = InspectedRun(store, "a", "test", "last", "data")
+    run.loaded.config.data.update(own)
+    row = analyses.posterior([run])[0]
     assert ("squared_distance_corrected" in row) == (not own)  # a user's own file is of nobody knows how many
 
 
@@ -113,7 +116,7 @@ def test_fidelity_of_pairs_and_of_each_against_the_mean_of_the_others(store):
 
 
 def test_the_reference_codes_variants_are_means_of_batches(store, monkeypatch):
-    monkeypatch.setattr(study, "REFERENCE_CODE_BATCH", 20)  # of 48: two whole batches and a part
+    monkeypatch.setattr(analyses, "REFERENCE_CODE_BATCH", 20)  # of 48: two whole batches and a part
     found = analyze(store, ["a", "b"], ["fidelity"])["fidelity"]["pairs"][0]
     first, second = (predict_run(store, name).logits for name in "ab")
     p, q = softmax(first), softmax(second)
@@ -126,7 +129,7 @@ def test_the_reference_codes_variants_are_means_of_batches(store, monkeypatch):
 
 @pytest.mark.parametrize("kind", maps.MAPS)
 def test_attention_is_the_overlap_of_plain_numpys_maps(store, kind, monkeypatch):
-    monkeypatch.setattr(study, "REFERENCE_CODE_BATCH", 20)
+    monkeypatch.setattr(attention_analysis, "REFERENCE_CODE_BATCH", 20)
     found = analyze(store, ["a", "b", "a"], ["attention"])["attention"]
     overlaps = {tuple(row["runs"]): row for row in found["overlaps"] if row["map"] == kind}
     assert (
@@ -173,7 +176,7 @@ def test_the_map_that_the_classifier_reads_is_found(store, model, args, one_devi
     config = ConfigDict(run.config.to_dict())
     config.model.name = model
     network = run.network._replace(model=module, variables=variables)
-    head = maps.find_head("x", Loaded(network, config, run.dataset, one_device, 16), "test")
+    head = maps.find_head("x", LoadedRun(network, config, run.dataset, one_device, 16), "test")
     assert head.kernel.shape[1] == 4 and head.activation in maps.ACTIVATIONS
 
 
@@ -220,8 +223,8 @@ def test_diversity_is_the_loss_under_the_own_view_over_that_of_clean_training(st
     rows = {(row["run"], row["view"]): row for row in analyze(store, ["a", "b", "c"], ["affinity"])["affinity"]}
     loss = {}
     for name, view in (("a", "crop_flip"), ("c", "none")):
-        seen = predict_run(store, name, "train", view=view)
-        loss[name] = -np.mean(np.log(softmax(seen.logits)[np.arange(len(seen.labels)), seen.labels]))
+        outputs = predict_run(store, name, "train", view=view)
+        loss[name] = -np.mean(np.log(softmax(outputs.logits)[np.arange(len(outputs.labels)), outputs.labels]))
     assert rows["a", "crop_flip"]["diversity"] == pytest.approx(loss["a"] / loss["c"], rel=1e-4)
     assert rows["a", "none"]["diversity"] is None and rows["c", "crop_flip"]["diversity"] is None
     assert rows["c", "none"]["diversity"] == 1
@@ -230,10 +233,10 @@ def test_diversity_is_the_loss_under_the_own_view_over_that_of_clean_training(st
 
 
 def test_diversity_needs_a_clean_run_of_the_same_recipe(store):
-    seen = [study.Seen(store, name, "test", "last", "data") for name in ("a", "c")]
-    assert study.affinity(seen)[0]["diversity"] is not None
-    seen[1].run.config.optimizer.weight_decay = 0.1
-    assert study.affinity(seen)[0]["diversity"] is None
+    runs = [InspectedRun(store, name, "test", "last", "data") for name in ("a", "c")]
+    assert affinity(runs)[0].diversity is not None
+    runs[1].loaded.config.optimizer.weight_decay = 0.1
+    assert affinity(runs)[0].diversity is None
 
 
 @pytest.mark.parametrize(
@@ -268,11 +271,11 @@ def test_a_split_that_is_not_there(store):
 
 
 def test_every_analysis_has_its_table(store):
-    found = analyze(store, ["a", "b", "c"], list(WHAT))
-    assert set(found) == {"runs", "split", "checkpoint", "notes", *WHAT} and not found["notes"]
+    found = analyze(store, ["a", "b", "c"], list(ANALYSES))
+    assert set(found) == {"runs", "split", "checkpoint", "notes", *ANALYSES} and not found["notes"]
     shown = report(found)
     assert all(
-        f"## {name}\n\n| run" in shown or f"## {name}\n\n| first" in shown or name == "attention" for name in WHAT
+        f"## {name}\n\n| run" in shown or f"## {name}\n\n| first" in shown or name == "attention" for name in ANALYSES
     )
     assert "## attention\n\n| map" in shown and "| Grad-CAM" in shown and "diversity" in shown
     assert "those of the validation split" in shown.partition("## affinity")[2]  # not of the split in the first line

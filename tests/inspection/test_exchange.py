@@ -48,7 +48,7 @@ def test_export_then_import_gives_the_same_bits(form, state, store, tmp_path):
     write_weights(tmp_path / "a.npz", state)
     name, _ = import_weights(str(tmp_path / "a.npz"), "resnet8", store, args=ARGS)
     written = export_weights(store, name, str(tmp_path / f"b.{form}"))
-    assert written["entries"] == len(state) and written["step"] == 0
+    assert written.entries == len(state) and written.step == 0
     back = read_weights(tmp_path / f"b.{form}")
     assert set(back) == set(state)
     for key, value in state.items():

@@ -173,7 +173,7 @@ def test_a_set_of_another_shape_is_refused_in_one_line(trained):
     study, _, store = trained
     data = ConfigDict(study.alone.data.to_dict())
     data.name, data.args = "digits", {}
-    with pytest.raises(UserError, match="cannot see data set 'digits'"):
+    with pytest.raises(UserError, match="cannot take the images of data set 'digits'"):
         probe(store, generations.make_jobs(study)[0].name, data)
 
 

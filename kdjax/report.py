@@ -23,15 +23,16 @@ def main() -> None:
     from kdjax.store import Store
 
     flag, store = cli.FLAGS, Store(cli.FLAGS.store)
-    found = selection.candidates(rows := collect.collect(store, flag.runs), flag.select, flag.checkpoint)
+    records = collect.collect(store, flag.runs)
+    groups = selection.select_groups(records, flag.select, flag.checkpoint)
     options = {"baseline": flag.baseline, "interval": flag.interval, "checkpoint": flag.checkpoint}
     formats.check(flag.format)
-    comparison.compare(found, **options)  # refuses what it cannot compare before any network runs
+    comparison.compare(groups, **options)  # refuses what it cannot compare before any network runs
     examples = 0 if flag.format else EXAMPLES
-    evidence = gather(store, report.networks_of(found, flag.networks), flag.data_dir, examples)
+    evidence = gather(store, report.choose_networks(groups, flag.networks), flag.data_dir, examples)
     if flag.format:
-        return print(formats.as_text(report.lines_of(found, evidence, **options), flag.format), end="")
-    page = report.make_page(store, rows, found, evidence, title=flag.title, **options)
+        return print(formats.as_text(report.table_rows(groups, evidence, **options), flag.format), end="")
+    page = report.make_page(store, records, groups, evidence, title=flag.title, **options)
     print(*report.write(page, flag.out), sep="\n")
 
 

@@ -1,29 +1,29 @@
-"""What an analysis found, as tables in Markdown."""
+"""The results of `kdjax.analyze` as tables in Markdown."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 from kdjax.reporting.tables import markdown
 
+Row = Mapping[str, object]  # column -> value
 
-def report(found: Mapping[str, Any]) -> str:
+
+def report(results: Mapping) -> str:
     """Returns a table for each analysis.
 
     Args:
-      found: what `studies.analysis.analyze` returned.
+      results: Results that `inspection.analyze.analyze` returned, or the JSON file that the command wrote.
     """
-    parts = [f"## {name}\n\n{function(found[name])}" for name, function in TABLES.items() if name in found]
-    head = (
-        f"{len(found['runs'])} runs, split '{found['split']}', checkpoint '{found['checkpoint']}'; entropies in nats."
-    )
-    return "\n\n".join([head, *found["notes"], *parts])
+    runs, split, checkpoint = (results[field] for field in ("runs", "split", "checkpoint"))
+    head = f"{len(runs)} runs, split '{split}', checkpoint '{checkpoint}'; entropies and divergences in nats."
+    tables = [f"## {name}\n\n{table(results[name])}" for name, table in TABLES.items() if name in results]
+    return "\n\n".join([head, *results["notes"], *tables])
 
 
-def posterior_table(rows: Sequence[Mapping]) -> str:
-    """Distances to p*."""
+def posterior_table(rows: Sequence[Row]) -> str:
+    """Returns the table of the runs' distances to p*."""
     columns = {
         "squared distance": "squared_distance",
-        "less raters' noise": "squared_distance_corrected",
+        "squared distance without raters' noise": "squared_distance_corrected",
         "KL(p*, q)": "kl_posterior_network",
         "KL(q, p*)": "kl_network_posterior",
         "cross-entropy": "cross_entropy",
@@ -35,16 +35,16 @@ def posterior_table(rows: Sequence[Mapping]) -> str:
 
 
 def fidelity_table(found: Mapping) -> str:
-    """Pairs of runs, then each run against the mean of the others."""
+    """Returns the table of the pairs of runs, then of each run against the mean of the others."""
     columns = {
         "agreement": "agreement",
         "KL(first, second)": "kl_first_second",
         "KL(second, first)": "kl_second_first",
         "total variation": "total_variation",
         "mutual information": "mutual_information",
-        "Miller-Madow": "mutual_information_miller_madow",
+        "mutual information, Miller-Madow": "mutual_information_miller_madow",
         "reference code: 10 KL(second, first)": "reference_code_kl",
-        "reference code: information": "reference_code_mutual_information",
+        "reference code: mutual information": "reference_code_mutual_information",
         "entropy, first": "entropy_first",
         "entropy, second": "entropy_second",
     }
@@ -52,42 +52,42 @@ def fidelity_table(found: Mapping) -> str:
 
 
 def attention_table(found: Mapping) -> str:
-    """Overlaps of two and of three runs, by every kind of map."""
+    """Returns the table of the overlaps of two and of three runs, for each kind of map."""
     rows = [{**row, "names": ", ".join(row["runs"])} for row in found["overlaps"]]
     columns = {
         "IoU": "iou",
         "pooled IoU": "pooled_iou",
         "reference code: IoU": "reference_code_iou",
-        "without a region": "empty",
+        "images without a region": "empty",
     }
     return _columns(rows, {"map": "map", "runs": "names"}, columns)
 
 
 def calibration_table(rows: Sequence[Mapping]) -> str:
-    """Each run as it is, and with its temperature."""
-    lines = []
+    """Returns the table of each run as it is, and with the temperature that was fitted on validation."""
+    lines: list[Row] = []
     for row in rows:
         lines.append({**row, "temperature": 1.0, **_brier(row)})
         if "tempered" in row:
             tempered = row["tempered"]
             lines.append({**tempered, "run": row["run"], "temperature": row["temperature"], **_brier(tempered)})
     columns = {
-        "T": "temperature",
+        "temperature": "temperature",
         "accuracy": "accuracy",
         "NLL": "nll",
         "Brier": "brier",
-        "reliability": "brier_reliability",
-        "resolution": "brier_resolution",
+        "Brier reliability": "brier_reliability",
+        "Brier resolution": "brier_resolution",
         "ECE": "ece",
-        "reference code: ECE, bins alike": "reference_code_ece",
-        "adaptive": "ece_adaptive",
-        "classwise": "ece_classwise",
+        "reference code: ECE, unweighted bins": "reference_code_ece",
+        "adaptive ECE": "ece_adaptive",
+        "classwise ECE": "ece_classwise",
     }
     return _columns(lines, {"run": "run"}, columns)
 
 
-def affinity_table(rows: Sequence[Mapping]) -> str:
-    """Each run under each view."""
+def affinity_table(rows: Sequence[Row]) -> str:
+    """Returns the table of each run under each view."""
     columns = {
         "accuracy": "accuracy",
         "clean": "accuracy_clean",
@@ -98,15 +98,21 @@ def affinity_table(rows: Sequence[Mapping]) -> str:
         "over-fitting gap": "overfit_gap",
     }
     table = _columns(rows, {"run": "run", "trained on": "trained_on", "view": "view"}, columns)
-    return f"{table}\n\nAccuracies are those of the validation split, whatever split the other tables are of."
+    return f"{table}\n\nThese accuracies are measured on the validation split, for any --split."
 
 
-def _brier(row: Mapping) -> dict:
+def _brier(row: Mapping) -> dict[str, float]:
     return {f"brier_{name}": value for name, value in row["brier_decomposition"].items()}
 
 
-def _columns(rows: Sequence[Mapping], words: Mapping[str, str], numbers: Mapping[str, str]) -> str:
-    """A table of the columns that some row has."""
+def _columns(rows: Sequence[Row], words: Mapping[str, str], numbers: Mapping[str, str]) -> str:
+    """Returns a table without the columns of numbers that no row has.
+
+    Args:
+      rows: Values of each row.
+      words: Title -> key of the columns of words.
+      numbers: Title -> key of the columns of numbers.
+    """
     numbers = {title: key for title, key in numbers.items() if any(row.get(key) is not None for row in rows)}
     lines = [
         [*(row[key] for key in words.values()), *(_number(row.get(key)) for key in numbers.values())] for row in rows
@@ -114,12 +120,12 @@ def _columns(rows: Sequence[Mapping], words: Mapping[str, str], numbers: Mapping
     return markdown((*words, *numbers), lines)
 
 
-def _number(value: float | None) -> str:
+def _number(value: object) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-# Analysis -> its table.
-TABLES = {
+# Name of an analysis -> function that returns its table.
+TABLES: dict[str, Callable[..., str]] = {
     "posterior": posterior_table,
     "fidelity": fidelity_table,
     "attention": attention_table,

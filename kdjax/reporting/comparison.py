@@ -1,4 +1,4 @@
-"""The report's table: a row for each group of runs, with what it gains over a baseline and what that claim rests on."""
+"""The report's table: one row for each group of runs, with its difference to a baseline and the evidence for it."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,202 +8,209 @@ import numpy as np
 
 from kdjax.errors import UserError, nearest
 from kdjax.reporting import statistics
-from kdjax.reporting.collect import Row
-from kdjax.reporting.selection import Candidate, validation_score
+from kdjax.reporting.published import Published
+from kdjax.reporting.run_record import RunRecord
+from kdjax.reporting.selection import RunGroup, validation_score
 from kdjax.reporting.statistics import Interval
+from kdjax.reporting.table_row import MeanStd, TableRow
 
 SMOOTHING = "losses.cross_entropy.label_smoothing"
+Correct = Mapping[str, np.ndarray]  # run -> whether its prediction is right, bool [test examples]
 
 
-class Line(NamedTuple):
-    """A row of the table; accuracies and differences in %.
+class Difference(NamedTuple):
+    """A row's difference to its baseline.
 
     Attributes:
-      number: of the row, from 1.
-      data, network, method, loss, teacher, setting: what it is of.
-      runs: how many.
-      teachers: how many different teachers, or sets of teachers, they had.
-      last, best: (mean, standard deviation or None) of test accuracy, None where a checkpoint is not there.
-      validation: mean validation accuracy of the last checkpoint, or None.
-      published: accuracy that a paper prints, or None.
-      against: number of the baseline's row, or None.
-      difference: to it, of the last checkpoint, or None.
-      pairs: how many differences that is the mean of, 0 where the rows have no split and seed in common.
-      over: what the interval is over.
-      verdict: 'gain', 'loss', 'within noise', 'cannot tell', or ''.
-      test_error: standard error that stems from the test set.
-      test_error_by: 'bootstrap', 'binomial', or 'unknown' where no manifest says how large the test set is.
-      tried: settings of the method.
-      examples, teacher_examples: training examples processed by one run, or None.
-      unequal: whether settings tried or examples differ from the baseline's.
-      note: on how the setting was chosen.
+      interval: Mean difference with its interval, or None without a baseline.
+      pairs: Number of paired differences.
+      over: Unit of replication of the interval, in words.
     """
 
-    number: int
-    data: str
-    network: str
-    method: str
-    loss: str
-    teacher: str
-    setting: str
-    runs: int
-    teachers: int
-    last: tuple[float, float | None]
-    best: tuple[float, float | None] | None
-    validation: float | None
-    published: float | None
-    against: int | None
-    difference: Interval | None
+    interval: Interval | None
     pairs: int
     over: str
-    verdict: str
-    test_error: float
-    test_error_by: str
-    tried: int
-    examples: int | None
-    teacher_examples: int | None
-    unequal: bool
-    note: str
 
 
 def compare(
-    found: Sequence[Candidate],
+    groups: Sequence[RunGroup],
     *,
     baseline: str = "",
     interval: str = "t",
     checkpoint: str = "last",
-    correct: Mapping[str, np.ndarray] | None = None,
-) -> list[Line]:
-    """Returns the table's rows.
+    correct: Correct | None = None,
+) -> list[TableRow]:
+    """Returns the rows of the table.
 
     Args:
-      found: of `selection.candidates`.
-      baseline: method, or its losses joined by ' + ', that every row is compared with on its own data and network,
-        from the same teacher if it has one; '' for plain cross-entropy without a teacher.
-      interval: a name of `statistics.INTERVALS`.
-      checkpoint: 'last' or 'best', of which the differences are.
-      correct: run -> [test examples] whether it is right, of runs that were looked at.
+      groups: Groups of `selection.select_groups`.
+      baseline: Name of a method, or its losses joined by ' + '. Each row is compared with the row of that method on the
+        same data set and network, from the same teacher if it has one. '' for cross-entropy without a teacher.
+      interval: Kind of interval, a key of `statistics.INTERVALS`.
+      checkpoint: Checkpoint whose accuracies are compared, 'last' or 'best'.
+      correct: Run -> whether its predictions are right [test examples], for the runs that were evaluated.
 
     Raises:
-      UserError: no row is the baseline, an unknown interval, or a run keeps no such checkpoint.
+      UserError: No run has finished, no method has the name of the baseline, the interval is unknown, or a run has no
+        such checkpoint.
     """
-    if interval not in statistics.INTERVALS:
-        raise UserError(f"--interval='{interval}' is none.{nearest(interval, statistics.INTERVALS)}")
-    if not found:
-        raise UserError("None of the runs is finished; the commands that began them go on, see the README.")
-    names = {name for candidate in found for name in _names(candidate.rows[0])}
-    if baseline and baseline not in names:
-        raise UserError(f"--baseline='{baseline}': no method has that name.{nearest(baseline, names)}")
-    for row in (row for candidate in found for row in candidate.rows):
-        if row.score(checkpoint) is None:
-            raise UserError(
-                f"--checkpoint={checkpoint}: run '{row.name}' has no such result; --checkpoint=last is in all."
-            )
-    places = [_baseline(candidate, found, baseline) for candidate in found]
+    _check_options(groups, baseline, interval, checkpoint)
+    places = [_find_baseline(group, groups, baseline) for group in groups]
     return [
-        _line(number, candidate, place, found, interval, checkpoint, correct or {})
-        for number, (candidate, place) in enumerate(zip(found, places, strict=True), 1)
+        _row(number, group, place, groups, interval, checkpoint, correct or {})
+        for number, (group, place) in enumerate(zip(groups, places, strict=True), 1)
     ]
 
 
-def _names(row: Row) -> tuple[str, str]:
-    return row.method, " + ".join(row.losses)
+def _check_options(groups: Sequence[RunGroup], baseline: str, interval: str, checkpoint: str) -> None:
+    if interval not in statistics.INTERVALS:
+        raise UserError(f"unknown --interval '{interval}'.{nearest(interval, statistics.INTERVALS)}")
+    if not groups:
+        raise UserError("No run has finished. Repeat a run's command to resume it.")
+    names = {name for group in groups for name in _names(group.runs[0])}
+    if baseline and baseline not in names:
+        raise UserError(f"--baseline='{baseline}': no method has that name.{nearest(baseline, names)}")
+    for run in (run for group in groups for run in group.runs):
+        if run.score(checkpoint) is None:
+            raise UserError(
+                f"--checkpoint={checkpoint}: run '{run.name}' has no such result; every run has --checkpoint=last."
+            )
 
 
-def _baseline(candidate: Candidate, found: Sequence[Candidate], name: str) -> int | None:
-    """The row that a row is compared with: of several that fit the one of the same settings, else of most runs."""
-    own = candidate.rows[0]
-    fitting = []
-    for place, other in enumerate(found):
-        row = other.rows[0]
-        named = name in _names(row) if name else row.losses == ("cross_entropy",) and not row.teachers
-        if named and (row.data, row.network) == (own.data, own.network) and row.generation in (None, own.generation):
-            teacher = 0 if row.teachers == own.teachers else 1 if not row.teachers else 2
-            if teacher < 2 or not own.teachers:
-                changed = sum(own.settings.get(field) != value for field, value in row.settings.items())
-                smoothed = not name and bool(row.settings.get(SMOOTHING))  # a method, itself compared with plain labels
-                fitting.append(((smoothed, teacher, changed, -len(other.rows), place), place))
-    return min(fitting)[1] if fitting else None
+def _names(run: RunRecord) -> tuple[str, str]:
+    return run.method, " + ".join(run.losses)
 
 
-def _line(
+def _find_baseline(group: RunGroup, groups: Sequence[RunGroup], name: str) -> int | None:
+    """Returns the index of the group that a group is compared with.
+
+    Of several candidates it is the one without label smoothing, from the same teacher, with the fewest other settings
+    that differ, with the most runs: in this order. Smoothed labels are a method, which is itself compared with plain
+    ones.
+    """
+    own = group.runs[0]
+    candidates = []
+    for place, other in enumerate(groups):
+        base = other.runs[0]
+        named = name in _names(base) if name else base.losses == ("cross_entropy",) and not base.teachers
+        if not named or not _is_comparable(own, base):
+            continue
+        changed = sum(own.settings.get(field) != value for field, value in base.settings.items())
+        smoothed = not name and bool(base.settings.get(SMOOTHING))
+        candidates.append((smoothed, _teacher_rank(own, base), changed, -len(other.runs), place))
+    return min(candidates)[-1] if candidates else None
+
+
+def _is_comparable(own: RunRecord, base: RunRecord) -> bool:
+    """Whether two runs have the same data set and network, and the baseline no teacher that the run does not have."""
+    same_task = (base.data, base.network) == (own.data, own.network)
+    return (
+        same_task and base.generation in (None, own.generation) and (_teacher_rank(own, base) < 2 or not own.teachers)
+    )
+
+
+def _teacher_rank(own: RunRecord, base: RunRecord) -> int:
+    """Returns 0 for a baseline from the same teachers, 1 for one without teachers, 2 for one from other teachers."""
+    return 0 if base.teachers == own.teachers else 1 if not base.teachers else 2
+
+
+def _row(
     number: int,
-    own: Candidate,
+    group: RunGroup,
     place: int | None,
-    found: Sequence[Candidate],
+    groups: Sequence[RunGroup],
     interval: str,
     checkpoint: str,
-    correct: Mapping[str, np.ndarray],
-) -> Line:
-    first, rows = own.rows[0], own.rows
-    base = None if place is None or found[place] is own else found[place]
-    difference, pairs, over = _difference(rows, base.rows if base else None, interval, checkpoint)
-    error, by = _test_error(rows, correct)
-    noise = 0.0 if base is None else _difference_error(rows, base.rows, correct)
-    published = {row.published for row in rows}
-    return Line(
+    correct: Correct,
+) -> TableRow:
+    """Returns the row of a group, whose baseline is at `place` in the groups."""
+    first, runs = group.runs[0], group.runs
+    base = None if place is None or groups[place] is group else groups[place]
+    difference = _difference(runs, base.runs if base else None, interval, checkpoint)
+    test_error, test_error_by = _test_error(runs, correct)
+    return TableRow(
         number=number,
         data=first.data,
         network=first.network,
         method="{} generation {}".format(*first.generation) if first.generation else first.method,
         loss=" + ".join(first.losses),
         teacher="; ".join(f"{network}: {losses}" for network, losses in first.teachers),
-        setting=own.setting,
-        runs=len(rows),
-        teachers=len({row.teacher_runs for row in rows if row.teacher_runs}),
-        last=statistics.mean_std([_percent(row, "last") for row in rows]),
-        best=_best(rows),
-        validation=None if validation_score(rows) == -math.inf else 100 * validation_score(rows),
-        published=published.pop() if len(published) == 1 else None,
-        against=None if base is None else place + 1,
-        difference=difference,
-        pairs=pairs,
-        over=over,
-        verdict=statistics.verdict(difference, noise, statistics.FEWEST[interval]) if difference else "",
-        test_error=error,
-        test_error_by=by,
-        tried=own.tried,
+        setting=group.setting,
+        runs=len(runs),
+        teachers=len({run.teacher_runs for run in runs if run.teacher_runs}),
+        last=statistics.mean_std([_percent(run, "last") for run in runs]),
+        best=_best(runs),
+        validation=None if validation_score(runs) == -math.inf else 100 * validation_score(runs),
+        published=_published(runs),
+        against=None if base is None or place is None else place + 1,
+        difference=difference.interval,
+        pairs=difference.pairs,
+        over=difference.over,
+        verdict=_verdict(difference, runs, base, interval, correct),
+        test_error=test_error,
+        test_error_by=test_error_by,
+        tried=group.tried,
         examples=first.examples,
         teacher_examples=first.teacher_examples,
-        unequal=base is not None and (own.tried, first.examples) != (base.tried, base.rows[0].examples),
-        note=own.note,
+        unequal=base is not None and (group.tried, first.examples) != (base.tried, base.runs[0].examples),
+        note=group.note,
     )
 
 
-def _percent(row: Row, checkpoint: str) -> float:
-    return 100 * row.score(checkpoint)
+def _percent(run: RunRecord, checkpoint: str) -> float:
+    score = run.score(checkpoint)
+    return math.nan if score is None else 100 * score
 
 
-def _best(rows: Sequence[Row]) -> tuple[float, float | None] | None:
-    if any(row.score("best") is None for row in rows):
+def _best(runs: Sequence[RunRecord]) -> MeanStd | None:
+    if any(run.score("best") is None for run in runs):
         return None
-    return statistics.mean_std([_percent(row, "best") for row in rows])
+    return statistics.mean_std([_percent(run, "best") for run in runs])
+
+
+def _published(runs: Sequence[RunRecord]) -> Published | None:
+    """Returns the published accuracy if all runs have the same, with the provenance of the newest kind of config."""
+    published = [run.published for run in runs if run.published]
+    if len(published) < len(runs) or len({number.accuracy for number in published}) > 1:
+        return None
+    return max(published, key=lambda number: (bool(number.selection), len(number.provenance)))
+
+
+def _verdict(
+    difference: Difference, runs: Sequence[RunRecord], base: RunGroup | None, interval: str, correct: Correct
+) -> str:
+    if base is None or difference.interval is None:
+        return ""
+    test_error = _difference_error(runs, base.runs, correct)
+    return statistics.verdict(difference.interval, test_error, statistics.FEWEST[interval])
 
 
 def _difference(
-    own: Sequence[Row], base: Sequence[Row] | None, interval: str, checkpoint: str
-) -> tuple[Interval | None, int, str]:
-    """The difference, how many pairs it has, and in words what its interval is over."""
+    own: Sequence[RunRecord], base: Sequence[RunRecord] | None, interval: str, checkpoint: str
+) -> Difference:
     if base is None:
-        return None, 0, "one teacher" if _is_one_teacher(own) else ""
-    values, others = ({row.key: _percent(row, checkpoint) for row in rows} for rows in (own, base))
+        return Difference(None, 0, "one teacher" if _has_one_teacher(own) else "")
+    values, others = ({run.key: _percent(run, checkpoint) for run in runs} for runs in (own, base))
     differences = statistics.paired_differences(values, others)
     if differences:
-        found, words = _paired(differences, bool(own[0].teachers) != bool(base[0].teachers), interval)
+        shared = bool(own[0].teachers) != bool(base[0].teachers)
+        found, over = _paired(differences, shared, interval)
     else:
         (units, level), (base_units, base_level) = map(statistics.nested_units, (values, others))
         found = statistics.UNPAIRED[interval](units, base_units)
-        words = f"unpaired, {_units(units, level)} and {_units(base_units, base_level)}"
-    one = _is_one_teacher(own) or _is_one_teacher(base)
-    return found, len(differences), f"one teacher, {words}" if one else words
+        over = f"unpaired, {_units(units, level)} and {_units(base_units, base_level)}"
+    if _has_one_teacher(own) or _has_one_teacher(base):
+        over = f"one teacher, {over}"
+    return Difference(found, len(differences), over)
 
 
 def _paired(differences: Mapping[tuple, float], shared: bool, interval: str) -> tuple[Interval, str]:
-    """The interval, and what it is over.
+    """Returns the interval of paired differences, and its unit of replication.
 
-    Where students of several teachers stand beside the same runs without a teacher (`shared`), the chance in these is
-    in all teachers' differences alike, and does not show between them: the interval over their seeds may be wider.
-    The wider of the two is taken. Of 5 teachers and 5 seeds that vary alike it covers 94 %, of many as few as 83 %.
+    If students of several teachers are compared with the same runs without a teacher (`shared`), the chance in these
+    runs is the same in all teachers' differences and does not show between them, so the interval over seeds may be
+    wider than the one over teachers. The wider of the two is returned. For 5 teachers and 5 seeds that vary equally it
+    covers 94 %; for many, as little as 83 %.
     """
     units, level = statistics.nested_units(differences)
     over_teachers = statistics.INTERVALS[interval](units)
@@ -215,40 +222,47 @@ def _paired(differences: Mapping[tuple, float], shared: bool, interval: str) -> 
     return over_teachers, _units(units, level)
 
 
-def _is_one_teacher(rows: Sequence[Row]) -> bool:
-    return len({row.teacher_runs for row in rows}) == 1 and bool(rows[0].teacher_runs)
+def _has_one_teacher(runs: Sequence[RunRecord]) -> bool:
+    return len({run.teacher_runs for run in runs}) == 1 and bool(runs[0].teacher_runs)
 
 
 def _units(units: Sequence[float], level: int) -> str:
     return f"{len(units)} {statistics.LEVELS[level]}" if len(units) > 1 else "one run"
 
 
-def _test_error(rows: Sequence[Row], correct: Mapping[str, np.ndarray]) -> tuple[float, str]:
-    """Standard error of the mean accuracy in %, and how it was found."""
-    sizes = [row.test[1] for row in rows if row.test]
-    seen = [row for row in rows if row.name in correct]
-    if seen:
-        errors = [statistics.bootstrap_error(correct[row.name][None]) for row in seen]
-        return 100 * float(np.mean(errors)) * _of_several_sets(rows), "bootstrap"
+def _test_error(runs: Sequence[RunRecord], correct: Correct) -> tuple[float, str]:
+    """Returns the standard error of the mean accuracy in % due to the test set, and how it was estimated."""
+    sizes = [run.test.size for run in runs if run.test]
+    evaluated = [run for run in runs if run.name in correct]
+    if evaluated:
+        errors = [statistics.bootstrap_error(correct[run.name][None]) for run in evaluated]
+        return 100 * float(np.mean(errors)) * _of_several_splits(runs), "bootstrap"
     if not sizes:
         return 0.0, "unknown"
-    accuracy = statistics.mean_std([row.score("last") for row in rows])[0]
-    return 100 * statistics.binomial_error(accuracy, float(np.mean(sizes))) * _of_several_sets(rows), "binomial"
+    accuracy = statistics.mean_std([score for run in runs if (score := run.score("last")) is not None])[0]
+    return 100 * statistics.binomial_error(accuracy, float(np.mean(sizes))) * _of_several_splits(runs), "binomial"
 
 
-def _of_several_sets(rows: Sequence[Row]) -> float:
-    """What several splits' test sets leave of one's error: drawn from the same examples, they share a part of these."""
-    sets = {row.test for row in rows if row.test}
-    share = float(np.mean([row.held_out for row in rows]))
-    return math.sqrt((1 + (len(sets) - 1) * share) / len(sets)) if sets else 1.0
+def _of_several_splits(runs: Sequence[RunRecord]) -> float:
+    """Returns the standard error of a mean over the splits' test sets, as a multiple of that of one test set.
+
+    The test sets are drawn from the same examples, so that they share some of them.
+    """
+    splits = {run.test for run in runs if run.test}
+    share = float(np.mean([run.held_out for run in runs]))
+    return math.sqrt((1 + (len(splits) - 1) * share) / len(splits)) if splits else 1.0
 
 
-def _difference_error(own: Sequence[Row], base: Sequence[Row], correct: Mapping[str, np.ndarray]) -> float:
-    """In %: bootstrap over examples that both runs of a pair saw, else as if the two test sets were independent."""
-    partners = {(row.split, row.seed): row for row in base if row.name in correct}
-    for row in own:
-        partner = partners.get((row.split, row.seed))
-        if row.name in correct and partner and row.test == partner.test:
-            gained = correct[row.name].astype(float) - correct[partner.name]
-            return 100 * statistics.bootstrap_error(gained[None]) * _of_several_sets(own)
+def _difference_error(own: Sequence[RunRecord], base: Sequence[RunRecord], correct: Correct) -> float:
+    """Returns the standard error of a difference in % due to the test set.
+
+    It is by bootstrap over test examples if two runs of the same split and seed were evaluated; otherwise the two rows
+    are treated as having independent test sets.
+    """
+    partners = {(run.split, run.seed): run for run in base if run.name in correct}
+    for run in own:
+        partner = partners.get((run.split, run.seed))
+        if run.name in correct and partner and run.test == partner.test:
+            gain = correct[run.name].astype(float) - correct[partner.name]
+            return 100 * statistics.bootstrap_error(gain[None]) * _of_several_splits(own)
     return math.hypot(_test_error(own, {})[0], _test_error(base, {})[0])

@@ -1,6 +1,7 @@
-"""A picture of a config's views: what the networks are shown, image by image and visit by visit."""
+"""A contact sheet of a config's views: images as the networks receive them, example by example and visit by visit."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -12,24 +13,28 @@ from kdjax.data.stream import make_reader
 from kdjax.data.views import augment
 from kdjax.data.views import names as view_names
 
-GAP, LEAST_SIDE = 2, 64  # pixels between images, and to which small ones are magnified
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+GAP = 2  # pixels between images
+LEAST_SIDE = 64  # height in pixels to which smaller images are magnified
 
 
-def contact_sheet(dataset: Dataset, views: Sequence[str], seed: int, images: int = 8, visits: int = 6):
-    """Returns a Pillow image: a row an example; the image as evaluation sees it, then each view at several visits.
+def contact_sheet(dataset: Dataset, views: Sequence[str], seed: int, images: int = 8, visits: int = 6) -> "Image":
+    """Draws one row for each example: the image of evaluation, then each view at several visits.
 
     Args:
-      dataset: of images.
-      views: names, one band of columns each.
-      seed: of the run whose views these are.
-      images: rows, from the beginning of the training split.
-      visits: columns a view.
+      dataset: Data set of images.
+      views: Names of views.
+      seed: Seed of the run whose views are drawn.
+      images: Number of rows, spread evenly over the training split.
+      visits: Number of columns for each view.
     """
     from PIL import Image
 
     rows = dataset.splits["train"][np.linspace(0, len(dataset.splits["train"]) - 1, images).astype(int)]
-    columns = [shown(dataset, rows, 0, seed, "none", train=False)]
-    columns += [shown(dataset, rows, visit, seed, view, train=True) for view in views for visit in range(visits)]
+    columns = [view_images(dataset, rows, 0, seed, "none", train=False)]
+    columns += [view_images(dataset, rows, visit, seed, view, train=True) for view in views for visit in range(visits)]
     grid = np.stack(columns, axis=1)  # [images, columns, height, width, channels]
     factor = max(1, -(-LEAST_SIDE // grid.shape[2]))
     grid = grid.repeat(factor, axis=2).repeat(factor, axis=3)
@@ -39,33 +44,40 @@ def contact_sheet(dataset: Dataset, views: Sequence[str], seed: int, images: int
     return Image.fromarray(sheet.squeeze(-1) if sheet.shape[-1] == 1 else sheet)
 
 
-def shown(dataset: Dataset, rows: np.ndarray, visit: int, seed: int, view: str, train: bool) -> np.ndarray:
-    """Returns what a network is shown, taken back to what a screen shows: [images, height, width, channels] uint8.
+def view_images(dataset: Dataset, rows: np.ndarray, visit: int, seed: int, view: str, train: bool) -> np.ndarray:
+    """Returns images under a view, converted back to pixels, uint8 [images, height, width, channels].
 
     Args:
-      dataset: of images.
-      rows: [images], indices in the full set.
-      visit: of the view.
-      seed: of the view.
-      view: its name, 'none' for images as evaluation sees them.
-      train: whether the view is drawn.
+      dataset: Data set of images.
+      rows: Indices of the images in the full data set [images].
+      visit: Number of the visit that the view is drawn for.
+      seed: Seed of the view.
+      view: Name of the view, 'none' for the images of evaluation.
+      train: Whether the view is drawn, as in training.
     """
-    parsed, stored = view_names.parse(view), dataset.stored
+    return _pixels(dataset, _network_inputs(dataset, rows, visit, seed, view, train))
+
+
+def _network_inputs(dataset: Dataset, rows: np.ndarray, visit: int, seed: int, view: str, train: bool) -> np.ndarray:
+    """Returns the images as a network receives them."""
+    parsed, options = view_names.parse(view), {"view": view, "stored": dataset.stored}
     reader = make_reader(dataset, parsed.smallest if train and parsed.crop == "resized" else 0.0)
     visits = np.full(len(rows), visit, np.int32) if train else None
     here = jnp.arange(len(rows))
-    held = jnp.asarray(reader.read(rows, visits, seed).images)
-    options = {"view": view, "stored": stored}
-    if parsed.mix:
-        partner = randomness.partners(dataset.splits["train"], rows, visits, seed)
-        both = jnp.concatenate([held, jnp.asarray(reader.read(partner, visits, seed).images)])
-        mixed = jax.jit(lambda *args: augment.mixed(*args, **options)[0])
-        seen = mixed(both, (here, rows), (here + len(rows), partner), visit, np.uint32(seed))
-    else:
+    images = jnp.asarray(reader.read(rows, visits, seed).images)
+    if not parsed.mix:
         render = jax.jit(lambda *args: augment.render(*args, train=train, **options))
-        seen = render(held, here, rows, visit, np.uint32(seed))
-    values = (np.asarray(seen) * stored.std + stored.mean) / stored.scale
-    if dataset.dtype == np.uint8 and stored.scale == 1 / 255:
+        return np.asarray(render(images, here, rows, visit, np.uint32(seed)))
+    partner = randomness.partners(dataset.splits["train"], rows, visits, seed)
+    both = jnp.concatenate([images, jnp.asarray(reader.read(partner, visits, seed).images)])
+    mixed = jax.jit(lambda *args: augment.mixed(*args, **options)[0])
+    return np.asarray(mixed(both, (here, rows), (here + len(rows), partner), visit, np.uint32(seed)))
+
+
+def _pixels(dataset: Dataset, images: np.ndarray) -> np.ndarray:
+    """Reverts the normalisation; values that are not bytes in the data set are rescaled to its range."""
+    values = (images * dataset.stored.std + dataset.stored.mean) / dataset.stored.scale
+    if dataset.dtype == np.uint8 and dataset.stored.scale == 1 / 255:
         return np.clip(np.rint(values), 0, 255).astype(np.uint8)
     low, high = float(dataset.images.min()), float(dataset.images.max())
     return np.clip(255 * (values - low) / max(high - low, 1e-12), 0, 255).astype(np.uint8)

@@ -1,14 +1,14 @@
-"""The report's table as text: for people in Markdown, for programs as CSV and JSON, for papers in LaTeX."""
+"""The report's table as text: Markdown, CSV, JSON and LaTeX."""
 
 import csv
 import io
 import json
-import math
 import re
 from collections.abc import Sequence
 
 from kdjax.errors import UserError, nearest
-from kdjax.reporting.comparison import Line
+from kdjax.reporting.published import Published
+from kdjax.reporting.table_row import TableRow
 from kdjax.reporting.tables import markdown
 from kdjax.store.files import plain
 
@@ -21,120 +21,123 @@ HEADER = (
 )
 
 
-def cells(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
-    """Returns header and rows for people; columns in which no row has anything are left out."""
-    rows = [_cells(line) for line in lines]
-    kept = [i for i, title in enumerate(HEADER) if title in ("#", "runs", "last") or any(row[i] for row in rows)]
-    return [HEADER[i] for i in kept], [[row[i] for i in kept] for row in rows]
+def cells(rows: Sequence[TableRow]) -> tuple[list[str], list[list[str]]]:
+    """Returns the header and the cells of each row, without the columns that are empty in all rows."""
+    every = [_cells(row) for row in rows]
+    shown = [i for i, title in enumerate(HEADER) if title in ("#", "runs", "last") or any(row[i] for row in every)]
+    return [HEADER[i] for i in shown], [[row[i] for i in shown] for row in every]
 
 
-def _cells(line: Line) -> list[str]:
-    published = "" if line.published is None else f"{line.published:.2f}"
-    setting = "; ".join(filter(None, (line.setting, line.note)))
-    method = "" if line.method == line.loss else line.method  # a config without a name of its own
+def _cells(row: TableRow) -> list[str]:
+    setting = "; ".join(filter(None, (row.setting, row.note)))
+    method = "" if row.method == row.loss else row.method  # a config without a name of its own
     return [
-        *(str(line.number), line.data, line.network, " ".join(method.split()), line.loss, line.teacher, setting),
-        *(str(line.runs), spread(line.last), spread(line.best), published, difference(line), line.over, line.verdict),
-        f"{line.test_error:.2f} {line.test_error_by}",
-        *(str(line.tried) + ("*" if line.unequal else ""), _count(line.examples), _count(line.teacher_examples)),
+        *(str(row.number), row.data, row.network, " ".join(method.split()), row.loss, row.teacher, setting),
+        *(str(row.runs), spread(row.last), spread(row.best), published(row.published)),
+        *(difference(row), row.over, row.verdict, f"{row.test_error:.2f} {row.test_error_by}"),
+        *(str(row.tried) + ("*" if row.unequal else ""), _count(row.examples), _count(row.teacher_examples)),
     ]
 
 
 def spread(value: tuple[float, float | None] | None) -> str:
-    """Shows a mean and, of several runs, its standard deviation."""
+    """Formats a mean with its standard deviation, which is None for a single run."""
     if value is None:
         return ""
     mean, std = value
     return f"{mean:.2f}" if std is None else f"{mean:.2f} ± {std:.2f}"
 
 
-def difference(line: Line) -> str:
-    """Shows a row's difference with its interval, and the row that it is to."""
-    if line.difference is None:
+def published(number: Published | None) -> str:
+    """Formats a published accuracy with its source and epoch."""
+    if number is None:
         return ""
-    mean, low, high, units = line.difference
+    return f"{number.accuracy:.2f}" + (f" ({number.origin})" if number.origin else "")
+
+
+def difference(row: TableRow) -> str:
+    """Formats a row's difference with its interval and the number of the baseline's row."""
+    if row.difference is None:
+        return ""
+    mean, low, high, units = row.difference
     bounds = f" [{low:+.2f}, {high:+.2f}]" if units > 1 else ""
-    return f"{mean:+.2f}{bounds} to #{line.against}"
+    return f"{mean:+.2f}{bounds} to #{row.against}"
 
 
 def _count(number: int | None) -> str:
     return "?" if number is None else f"{number:,}"
 
 
-def markdown_table(lines: Sequence[Line]) -> str:
+def markdown_table(rows: Sequence[TableRow]) -> str:
     """Returns the table in Markdown."""
-    return markdown_cells(*cells(lines))
+    return markdown_cells(*cells(rows))
 
 
 def markdown_cells(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Returns what `cells` returned in Markdown."""
+    """Returns a header and cells of `cells` as a Markdown table."""
     return markdown(header, [[markdown_escape(cell) for cell in row] for row in rows])
 
 
 def markdown_escape(text: str) -> str:
-    """Returns text that stays in its cell and is no HTML."""
+    """Returns text in which no character ends a cell or begins HTML."""
     return re.sub(r"([\\|<])", r"\\\1", text)
 
 
-def records(lines: Sequence[Line]) -> list[dict]:
-    """Returns a flat mapping for each row, of JSON's types; None where there is nothing."""
-    return [_record(line) for line in lines]
+def records(rows: Sequence[TableRow]) -> list[dict[str, object]]:
+    """Returns a flat mapping of JSON's types for each row; a missing value is None."""
+    return [_record(row) for row in rows]
 
 
-def _record(line: Line) -> dict:
-    record = line._asdict()
-    for name in ("last", "best"):
-        mean, std = record.pop(name) or (None, None)
-        record |= {f"{name}_mean": mean, f"{name}_std": std}
-    found = record.pop("difference")
-    bounds = (None, None, None) if found is None else found[:3]
-    record |= dict(zip(("difference", "difference_low", "difference_high"), bounds, strict=True))
+def _record(row: TableRow) -> dict[str, object]:
+    record: dict[str, object] = row._asdict()
+    for name in ("last", "best", "difference"):
+        del record[name]
+    record["published"] = row.published and row.published.accuracy
+    record["published_from"] = row.published.provenance if row.published else ""
+    for name, value in (("last", row.last), ("best", row.best)):
+        record[f"{name}_mean"], record[f"{name}_std"] = value or (None, None)
+    bounds = (None, None, None) if row.difference is None else row.difference[:3]
+    record["difference"], record["difference_low"], record["difference_high"] = bounds
     return plain(record)
 
 
-def csv_text(lines: Sequence[Line]) -> str:
+def csv_text(rows: Sequence[TableRow]) -> str:
     """Returns the table as comma-separated values with a header."""
-    rows = records(lines)
+    lines = records(rows)
     file = io.StringIO()
-    writer = csv.DictWriter(file, fieldnames=list(rows[0]) if rows else ["number"], lineterminator="\n")
+    writer = csv.DictWriter(file, fieldnames=list(lines[0]) if lines else ["number"], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(lines)
     return file.getvalue()
 
 
-def json_text(lines: Sequence[Line]) -> str:
+def json_text(rows: Sequence[TableRow]) -> str:
     """Returns the table as a JSON list."""
-    return json.dumps(records(lines), indent=2) + "\n"
+    return json.dumps(records(rows), indent=2) + "\n"
 
 
-def latex_text(lines: Sequence[Line]) -> str:
-    """Returns the table as a LaTeX tabular for the booktabs package."""
-    header, rows = cells(lines)
-    body = [" & ".join(map(latex_escape, row)) + r" \\" for row in rows]
-    top = [rf"\begin{{tabular}}{{{'l' * len(header)}}}", r"\toprule", " & ".join(map(latex_escape, header)) + r" \\"]
-    return "\n".join([*top, r"\midrule", *body, r"\bottomrule", r"\end{tabular}", ""])
+def latex_text(rows: Sequence[TableRow]) -> str:
+    """Returns the table as a LaTeX tabular that needs the package booktabs."""
+    header, body = cells(rows)
+    lines = [" & ".join(map(latex_escape, row)) + r" \\" for row in [header, *body]]
+    top = [rf"\begin{{tabular}}{{{'l' * len(header)}}}", r"\toprule", lines[0]]
+    return "\n".join([*top, r"\midrule", *lines[1:], r"\bottomrule", r"\end{tabular}", ""])
 
 
 def latex_escape(text: str) -> str:
-    """Returns text in which no character means anything to LaTeX."""
+    """Returns text in which no character has a meaning to LaTeX."""
     return "".join(LATEX.get(character, character) for character in text)
 
 
-def number(value: float, digits: int = 2) -> str:
-    """Shows a number, '-' for one that is not finite."""
-    return f"{value:.{digits}f}" if math.isfinite(value) else "-"
-
-
-# What --format may name -> (lines) -> text.
+# Value of --format -> function that returns the table as text.
 FORMATS = {"csv": csv_text, "json": json_text, "latex": latex_text}
 
 
 def check(name: str) -> None:
-    """Raises UserError for what --format may not name; it may be empty."""
+    """Raises a UserError for an unknown value of --format; '' is allowed."""
     if name and name not in FORMATS:
-        raise UserError(f"--format='{name}' is none.{nearest(name, FORMATS)}")
+        raise UserError(f"unknown --format '{name}'.{nearest(name, FORMATS)}")
 
 
-def as_text(lines: Sequence[Line], name: str) -> str:
+def as_text(rows: Sequence[TableRow], name: str) -> str:
     """Returns the table in a format of FORMATS."""
-    return FORMATS[name](lines)
+    return FORMATS[name](rows)

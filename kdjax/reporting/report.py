@@ -1,4 +1,4 @@
-"""The report of a store: a table of its runs, and figures of how they learned, what they say and where they look."""
+"""The report of a store: a table of its runs, figures, and notes on how to read them, as HTML and Markdown."""
 
 import errno
 import itertools
@@ -6,47 +6,57 @@ import os
 import pathlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from kdjax.inspection.evidence import Evidence
 from kdjax.reporting import formats, sections
-from kdjax.reporting.collect import Row, is_unfinished
-from kdjax.reporting.comparison import Line, compare
+from kdjax.reporting.comparison import compare
 from kdjax.reporting.figures import Figure
 from kdjax.reporting.figures import write as write_figures
-from kdjax.reporting.selection import Candidate, validation_score
+from kdjax.reporting.run_record import RunRecord, TestSplit
+from kdjax.reporting.selection import RunGroup, validation_score
+from kdjax.reporting.table_row import TableRow
 from kdjax.store import Store
 from kdjax.store.files import disk_error, write_atomic
 
-WHAT_THE_COLUMNS_SAY = {
-    "last, best": "test accuracy in %, mean ± standard deviation over runs, of the last checkpoint and of the best one "
-    "on validation.",
-    "difference": "to the baseline's row (#), of the last checkpoint unless the best was asked for, between runs of "
-    "one split, seed and teacher, with a 95 % interval ([ ]); 'unpaired' where the rows have no seeds in common.",
-    "over": "what that interval is over: the outermost of data splits, teachers and seeds that there are several of, "
-    "the inner ones averaged; of seeds beside teachers, where students of several teachers are compared with the same "
-    "runs without a teacher and the seeds vary more. 'one teacher' says nothing of other teachers.",
-    "test set ±": "standard error that stems from the test set's own examples, which more seeds do not lessen: by "
-    "bootstrap over the examples of a run that was looked at, else binomial, of last checkpoints; of several splits "
-    "that of all their test sets, which share examples.",
-    "verdict": "a gain or loss if the interval leaves out zero and the difference is above 1.96 of its standard errors "
-    "from the test set: by bootstrap over examples where runs of one seed were looked at in both rows, else as if each "
-    "row had a test set of its own; 'cannot tell' of a single value, and of fewer than six by bootstrap.",
-    "tried": "settings of the method in the store; * marks a budget (settings or examples) unlike the baseline's.",
-    "examples": "training examples processed by one run, and by the run whose weights it began from; teachers' "
-    "examples: by its teachers and theirs.",
+# Notes under the table: columns -> what they are.
+COLUMNS = {
+    "last, best": "Test accuracy in % of the last checkpoint, and of the checkpoint with the best validation accuracy: "
+    "mean ± standard deviation over runs.",
+    "published": "Test accuracy in % that a paper reports for this method and these networks, with its source. 'last "
+    "epoch': measured after the last epoch, as 'last' is. 'best epoch': the highest test accuracy of all epochs, which "
+    "was selected on the test set and is biased upwards; do not compare it with 'last' or 'best'.",
+    "difference": "Difference to the baseline's row (#), of the last checkpoint unless --checkpoint=best was given, "
+    "with a 95 % interval in brackets. Runs are paired by split, seed and, if both rows have teachers, teacher.",
+    "over": "Unit of replication: the outermost of split, teacher, seed with more than one value; inner levels are "
+    "averaged first. 'seeds beside teachers': the students of several teachers are compared with the same runs without "
+    "a teacher, and vary more over seeds than over teachers. 'one teacher': the interval says nothing about other "
+    "teachers. 'unpaired': the two rows have no split and seed in common.",
+    "test set ±": "Standard error due to the finite test set, of the last checkpoint; more seeds do not reduce it. "
+    "'bootstrap' is over the test examples of an evaluated run, 'binomial' follows from the accuracy and the number of "
+    "test examples. For several splits it is the error over all their test sets, which share examples.",
+    "verdict": "'gain' or 'loss' if the interval leaves out zero and the difference exceeds 1.96 times its standard "
+    "error due to the test set, else 'within noise'. That error is by bootstrap over test examples if runs of the same "
+    "split and seed were evaluated in both rows; otherwise the rows are treated as having independent test sets. "
+    "'cannot tell': there is a single value, or fewer than six with --interval=bootstrap.",
+    "tried": "Number of the method's settings in the store. * marks a budget (settings or examples) that differs from "
+    "the baseline's.",
+    "examples": "Training examples that one run processed, including those of the run whose weights it started from. "
+    "teachers' examples: those that its teachers and their teachers processed.",
 }
 
 
 class Page(NamedTuple):
-    """What a report shows.
+    """The contents of a report.
 
     Attributes:
-      title: of the page.
-      lead: sentences on top.
-      header, table: of the main table.
-      columns: column -> what it says.
-      figures: those that there are.
-      missing: why something is not shown, a line each.
+      title: Title of the page.
+      lead: Sentences at the top.
+      header: Titles of the table's columns.
+      table: Cells of each row of the table.
+      columns: Columns -> note on what they are.
+      figures: Figures that are shown.
+      missing: Reasons why something is not shown, one sentence each.
     """
 
     title: str
@@ -58,59 +68,72 @@ class Page(NamedTuple):
     missing: list[str]
 
 
-def networks_of(found: Sequence[Candidate], most: int) -> dict[str, list[str]]:
-    """Returns the runs that a report looks at: test set -> names, one of each method, students and others in turn.
+def choose_networks(groups: Sequence[RunGroup], most: int) -> dict[str, list[str]]:
+    """Chooses the runs that are evaluated for the figures.
 
-    Of a method it is the run that taught a test set's first student, or else one of its best setting by validation.
+    They are one run of each method: the run that taught the first student of a test set, or else a run of the method's
+    best setting by validation.
 
     Args:
-      found: of `selection.candidates`.
-      most: runs for each test set; on other examples nothing can be compared.
+      groups: Groups of `selection.select_groups`.
+      most: Largest number of runs for each test set. Only runs with the same test set can be compared.
+
+    Returns:
+      Label of a test set -> names of runs, students and others in turn; {} if `most` is 0.
     """
-    sets: dict[str, dict[Any, list[Row]]] = {}
-    for row in _one_of_each_method(found):
-        sets.setdefault(row.data, {}).setdefault(row.test, []).append(row)
+    test_sets: dict[str, dict[TestSplit | None, list[RunRecord]]] = {}
+    for run in _one_of_each_method(groups):
+        test_sets.setdefault(run.data, {}).setdefault(run.test, []).append(run)
     names = {}
-    for data, of_data in sets.items():
-        for number, rows in enumerate(of_data.values(), 1):
+    for data, of_data in test_sets.items():
+        for number, runs in enumerate(of_data.values(), 1):
             label = f"{data} (test set {number})" if len(of_data) > 1 else data
-            names[label] = _in_turn(rows)[:most]
+            names[label] = _in_turn(runs)[:most]
     return names if most else {}
 
 
-def _in_turn(rows: Sequence[Row]) -> list[str]:
-    """Students and others in turn, of these the first student's teachers first."""
-    students, others = ([row for row in rows if bool(row.teachers) is told] for told in (True, False))
-    taught_by = students[0].teacher_runs if students else ()
-    others.sort(key=lambda row: row.name not in taught_by)
+def _in_turn(runs: Sequence[RunRecord]) -> list[str]:
+    """Returns the names of students and other runs in turn, the teachers of the first student first."""
+    students, others = ([run for run in runs if bool(run.teachers) is has_teacher] for has_teacher in (True, False))
+    first_teachers = students[0].teacher_runs if students else ()
+    others.sort(key=lambda run: run.name not in first_teachers)
     turns = itertools.chain.from_iterable(itertools.zip_longest(students, others))
-    return [row.name for row in turns if row is not None]
+    return [run.name for run in turns if run is not None]
 
 
-def _one_of_each_method(found: Sequence[Candidate]) -> list[Row]:
-    methods: dict[str, list[Candidate]] = {}
-    for candidate in found:
-        methods.setdefault(candidate.rows[0].family, []).append(candidate)
-    best = [max(group, key=lambda candidate: validation_score(candidate.rows)).rows for group in methods.values()]
-    common = Counter(place for rows in best for place in {(row.data, row.test) for row in rows})
-    chosen = [max(rows, key=lambda row: common[row.data, row.test]) for rows in best]
-    first_students = {(row.data, row.test): row for row in reversed(chosen) if row.teachers}
-    taught_by = {name for student in first_students.values() for name in student.teacher_runs}
-    every = [[row for candidate in group for row in candidate.rows] for group in methods.values()]
-    return [next((row for row in rows if row.name in taught_by), own) for rows, own in zip(every, chosen, strict=True)]
+def _one_of_each_method(groups: Sequence[RunGroup]) -> list[RunRecord]:
+    methods: dict[str, list[RunGroup]] = {}
+    for group in groups:
+        methods.setdefault(group.runs[0].family, []).append(group)
+    best = [max(settings, key=lambda group: validation_score(group.runs)).runs for settings in methods.values()]
+    methods_on = Counter(test_set for runs in best for test_set in {(run.data, run.test) for run in runs})
+    chosen = [max(runs, key=lambda run: methods_on[run.data, run.test]) for runs in best]
+    first_students = {(run.data, run.test): run for run in reversed(chosen) if run.teachers}
+    teachers = {name for student in first_students.values() for name in student.teacher_runs}
+    every = [[run for group in settings for run in group.runs] for settings in methods.values()]
+    return [next((run for run in runs if run.name in teachers), own) for runs, own in zip(every, chosen, strict=True)]
 
 
-def lines_of(found: Sequence[Candidate], evidence: Mapping[str, Any], **options: str) -> list[Line]:
-    """Returns the table's rows, as `compare` does, with what the networks that were looked at have right."""
-    correct = {name: right for seen in evidence.values() for name, right in seen.correct.items()}
-    return compare(found, correct=correct, **options)
+def table_rows(groups: Sequence[RunGroup], evidence: Mapping[str, Evidence], **options: str) -> list[TableRow]:
+    """Returns the rows of the table, as `comparison.compare` does, with the errors of the evaluated runs by bootstrap.
+
+    Args:
+      groups: Groups of `selection.select_groups`.
+      evidence: Label of a test set -> what its networks computed.
+      options: Arguments baseline, interval and checkpoint of `comparison.compare`.
+
+    Raises:
+      UserError: The groups cannot be compared.
+    """
+    correct = {name: right for own in evidence.values() for name, right in own.correct.items()}
+    return compare(groups, correct=correct, **options)
 
 
 def make_page(
     store: Store,
-    rows: Sequence[Row],
-    found: Sequence[Candidate],
-    evidence: Mapping[str, Any],
+    records: Sequence[RunRecord],
+    groups: Sequence[RunGroup],
+    evidence: Mapping[str, Evidence],
     *,
     title: str = "Runs",
     **options: str,
@@ -118,46 +141,73 @@ def make_page(
     """Makes the report.
 
     Args:
-      store: that has the runs.
-      rows: of `collect`.
-      found: of `selection.candidates`, which are reported.
-      evidence: test set -> `studies.evidence.Evidence` of the runs of `networks_of`.
-      title: of the page.
-      options: baseline, interval and checkpoint, as `comparison.compare` takes them.
+      store: Store that holds the runs.
+      records: Records of `collect.collect`.
+      groups: Groups of `selection.select_groups`, which are reported.
+      evidence: Label of a test set -> what the runs of `choose_networks` computed.
+      title: Title of the page.
+      options: Arguments baseline, interval and checkpoint of `comparison.compare`.
 
     Raises:
-      UserError: as `compare`.
+      UserError: The groups cannot be compared.
     """
-    lines = lines_of(found, evidence, **options)
-    numbers = {row.name: line for line, candidate in zip(lines, found, strict=True) for row in candidate.rows}
-    drawn = [*sections.learning(store, lines, found), *sections.generations(found), *sections.distances(found)]
-    drawn += sections.networks(evidence, numbers, {row.name: row.teacher_runs for row in rows})
-    missing = [f"{figure.title}: {figure.caption}" for figure in drawn if not figure.svg]
-    missing += [line for seen in evidence.values() for line in seen.skipped]
-    methods, looked = len({own.rows[0].family for own in found}), sum(len(seen.outputs) for seen in evidence.values())
-    missing += [f"{methods - looked} of {methods} methods were not run for figures."] if looked < methods else []
-    unfinished = [row.name for row in rows if is_unfinished(row)]
-    lead = [f"{len(rows)} runs, of which {len(rows) - len(unfinished)} are finished, in {len(lines)} rows."]
-    lead += (
-        [f"Not finished: {', '.join(unfinished[:10])}{' ...' if len(unfinished) > 10 else ''}."] if unfinished else []
+    rows = table_rows(groups, evidence, **options)
+    row_of = {run.name: row for row, group in zip(rows, groups, strict=True) for run in group.runs}
+    drawn = [*sections.learning(store, rows, groups), *sections.generations(groups), *sections.distances(groups)]
+    drawn += sections.networks(evidence, row_of, {record.name: record.teacher_runs for record in records})
+    header, table = formats.cells(rows)
+    return Page(
+        title=title,
+        lead=_lead(records, rows),
+        header=header,
+        table=table,
+        columns=_columns(rows),
+        figures=[figure for figure in drawn if figure.svg],
+        missing=_missing(drawn, groups, evidence),
     )
-    header, table = formats.cells(lines)
-    shown = [figure for figure in drawn if figure.svg]
-    return Page(title, lead, header, table, WHAT_THE_COLUMNS_SAY, shown, missing)
+
+
+def _lead(records: Sequence[RunRecord], rows: Sequence[TableRow]) -> list[str]:
+    unfinished = [record.name for record in records if record.is_unfinished]
+    lead = [f"{len(records)} runs, of which {len(records) - len(unfinished)} are finished, in {len(rows)} rows."]
+    if unfinished:
+        lead.append(f"Not finished: {', '.join(unfinished[:10])}{' ...' if len(unfinished) > 10 else ''}.")
+    return lead
+
+
+def _columns(rows: Sequence[TableRow]) -> dict[str, str]:
+    """Returns the notes on the columns, with the provenance of the published accuracies."""
+    numbers: dict[str, list[str]] = {}
+    for row in rows:
+        if row.published:
+            numbers.setdefault(row.published.provenance or "no source stated", []).append(f"#{row.number}")
+    if not numbers:
+        return {column: note for column, note in COLUMNS.items() if column != "published"}
+    listed = "; ".join(f"{', '.join(own)}: {provenance}" for provenance, own in numbers.items())
+    return {**COLUMNS, "published": f"{COLUMNS['published']} {listed}."}
+
+
+def _missing(drawn: Sequence[Figure], groups: Sequence[RunGroup], evidence: Mapping[str, Evidence]) -> list[str]:
+    missing = [f"{figure.title}: {figure.caption}" for figure in drawn if not figure.svg]
+    missing += [line for own in evidence.values() for line in own.skipped]
+    methods, evaluated = len({group.runs[0].family for group in groups}), sum(len(e.outputs) for e in evidence.values())
+    if evaluated < methods:
+        missing.append(f"{methods - evaluated} of {methods} methods were not evaluated for the figures.")
+    return missing
 
 
 def write(page: Page, out: pathlib.Path | str) -> list[pathlib.Path]:
-    """Writes `report.html`, which is whole in itself, `report.md`, and the figures that it shows.
+    """Writes `report.html`, which needs no other file, `report.md`, and the figures that the latter shows.
 
     Args:
-      page: to write.
-      out: folder, made where it is not there.
+      page: Contents of the report.
+      out: Folder of the files, which is made if it does not exist.
 
     Returns:
-      The two files.
+      The paths of `report.html` and `report.md`.
 
     Raises:
-      UserError: it cannot be written.
+      UserError: A file cannot be written.
     """
     import jinja2
 
@@ -181,7 +231,7 @@ def write(page: Page, out: pathlib.Path | str) -> list[pathlib.Path]:
 
 
 def _refuse_folders(paths: Sequence[pathlib.Path]) -> None:
-    """A folder that stands where a file should be is found before the first file is written."""
+    """Refuses, before any file is written, a path at which there is a folder."""
     for path in paths:
         if path.is_dir():
             raise disk_error(path, IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)), flag="--out")

@@ -1,232 +1,264 @@
-"""The sections of a report that are figures: what runs of a store, and networks that were looked at, have to show."""
+"""The figures of a report: what the results of the runs show, and what the evaluated networks show."""
 
 import itertools
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 from jax.nn import softmax
 
 from kdjax import analysis
+from kdjax.inspection.evidence import Evidence
 from kdjax.reporting import figures, statistics
-from kdjax.reporting.comparison import Line
-from kdjax.reporting.contact_sheet import shown
-from kdjax.reporting.figures import Example, Figure, Series
-from kdjax.reporting.selection import Candidate
+from kdjax.reporting.contact_sheet import view_images
+from kdjax.reporting.examples import Example, example_sheet
+from kdjax.reporting.figures import Figure, Series
+from kdjax.reporting.selection import RunGroup
+from kdjax.reporting.table_row import TableRow
 from kdjax.store import Store
 
-DISTANCE = "A teacher's distance and its students"
-LONGEST_LABEL = 40  # characters that fit beside a figure
+T = TypeVar("T")
+Log = Sequence[Mapping]  # metrics of a run, a mapping for each epoch
+Points = tuple[list[float], list[float]]  # x and y of each point
+Chain = dict[int, list[float]]  # number of a generation -> accuracy of each run
+
+DISTANCE = "Teacher's distance to p* and students' accuracy"
+LONGEST_LABEL = 40  # number of characters that fit beside a figure
 
 
-def label_of(line: Line) -> str:
-    """Returns a short name of a row for legends and axes: number, method and what its teachers were trained with."""
-    losses = "; ".join(teacher.rpartition(": ")[2] for teacher in filter(None, line.teacher.split("; ")))
-    name = f"#{line.number} {line.method}" + (f" from {losses}" if losses and " generation " not in line.method else "")
-    return name if len(name) <= LONGEST_LABEL else name[: LONGEST_LABEL - 3] + "..."
+def label_of(row: TableRow) -> str:
+    """Returns a short name of a row for legends and axes: number, method and the losses of its teachers."""
+    losses = "; ".join(teacher.rpartition(": ")[2] for teacher in filter(None, row.teacher.split("; ")))
+    label = f"#{row.number} {row.method}" + (f" from {losses}" if losses and " generation " not in row.method else "")
+    return label if len(label) <= LONGEST_LABEL else label[: LONGEST_LABEL - 3] + "..."
 
 
-def learning(store: Store, lines: Sequence[Line], found: Sequence[Candidate]) -> list[Figure]:
-    """Curves of every row, those of one data set and network together, as many to a figure as can be told apart."""
-    groups: dict[tuple[str, str], list] = {}
-    for line, candidate in zip(lines, found, strict=True):
-        logs = [store.run(row.name).metrics() for row in candidate.rows]
+def learning(store: Store, rows: Sequence[TableRow], groups: Sequence[RunGroup]) -> list[Figure]:
+    """Draws the learning curves of every row; the rows of one data set and network share figures.
+
+    Args:
+      store: Store that holds the runs.
+      rows: Rows of the table.
+      groups: The group of each row.
+    """
+    of_network: dict[tuple[str, str], list[tuple[str, list[Log]]]] = {}
+    for row, group in zip(rows, groups, strict=True):
+        logs: list[Log] = [store.run(run.name).metrics() for run in group.runs]
         if any(logs):
-            groups.setdefault((line.data, line.network), []).append((label_of(line), logs))
-    drawn = []
-    for (data, network), rows in groups.items():
-        for part in _batched(rows):
-            name = f"learning-{len(drawn) + 1}"
-            caption = f"{network} on {data}; a band is the standard deviation over runs."
-            caption += " The steep beginning of long curves, their first eighth, may lie outside the axes."
-            drawn.append(figures.curves(name, "How they learned", caption, _panels(part)))
+            of_network.setdefault((row.data, row.network), []).append((label_of(row), logs))
+    drawn: list[Figure] = []
+    for (data, network), labelled in of_network.items():
+        for part in _batched(labelled):
+            caption = (
+                f"{network} on {data}: mean over runs, with a band of one standard deviation. The first eighth of a "
+                "long curve may lie outside the axes."
+            )
+            drawn.append(figures.curves(f"learning-{len(drawn) + 1}", "Learning curves", caption, _panels(part)))
     return drawn
 
 
-def _batched(rows: Sequence) -> list[Sequence]:
-    return [rows[start : start + figures.MOST] for start in range(0, len(rows), figures.MOST)]
+def _batched(items: Sequence[T]) -> list[Sequence[T]]:
+    """Splits items into as many as one figure can show."""
+    return [items[start : start + figures.MOST] for start in range(0, len(items), figures.MOST)]
 
 
-def _panels(rows: Sequence[tuple[str, list]]) -> dict[tuple[str, str], list[Series]]:
-    split = "validation" if any("validation" in line for _, logs in rows for log in logs for line in log) else "test"
-    wanted = {
+def _panels(labelled: Sequence[tuple[str, list[Log]]]) -> dict[tuple[str, str], list[Series]]:
+    lines = [line for _, logs in labelled for log in logs for line in log]
+    split = "validation" if any("validation" in line for line in lines) else "test"
+    panels = {
         "training accuracy [%]": ("train", "accuracy", 100),
         f"{split} accuracy [%]": (split, "accuracy", 100),
         f"{split} cross-entropy [nats]": (split, "loss", 1),
     }
-    return {("epoch", title): [_series(label, logs, *place) for label, logs in rows] for title, place in wanted.items()}
+    return {
+        ("epoch", title): [_series(label, logs, *place) for label, logs in labelled] for title, place in panels.items()
+    }
 
 
-def _series(label: str, logs: Sequence[Sequence[Mapping]], split: str, what: str, scale: float) -> Series:
-    """What every run's log has of it, by epoch."""
+def _series(label: str, logs: Sequence[Log], split: str, measure: str, scale: float) -> Series:
+    """Collects a measure from the logs of several runs, by epoch."""
     values: dict[int, list[float]] = {}
-    for log in logs:
-        for line in log:
-            if (line.get(split) or {}).get(what) is not None:  # what was not finite is null
-                values.setdefault(line["epoch"], []).append(scale * line[split][what])
+    for line in (line for log in logs for line in log):
+        if (line.get(split) or {}).get(measure) is not None:  # a value that was not finite is null
+            values.setdefault(line["epoch"], []).append(scale * line[split][measure])
     epochs = sorted(values)
     return Series(label, epochs, [values[epoch] for epoch in epochs])
 
 
-def generations(found: Sequence[Candidate]) -> list[Figure]:
-    """Accuracy of each chain by generation; none where the store has no generations."""
-    chains: dict[str, dict[str, dict[int, list[float]]]] = {}
-    for candidate in found:
-        first = candidate.rows[0]
+def generations(groups: Sequence[RunGroup]) -> list[Figure]:
+    """Draws the accuracy of each chain by generation; returns no figure if there are no generations."""
+    chains: dict[str, dict[str, Chain]] = {}
+    for group in groups:
+        first = group.runs[0]
         if first.generation:
-            number = first.generation[1]
+            number = first.generation.number
             chain = first.name.rpartition(f"-gen{number}-")[0]
-            scores = [100 * row.score("last") for row in candidate.rows]
+            scores = [100 * score for run in group.runs if (score := run.score("last")) is not None]
             chains.setdefault(first.data, {}).setdefault(chain, {})[number] = scores
-    return [
-        figures.curves(
-            f"generations-{number}",
-            "Generations",
-            f"Test accuracy of the last checkpoint on {data}; generation 0 is the patriarch, a band the standard "
-            "deviation over seeds.",
-            {("generation", "test accuracy [%]"): [Series(label, *_by_number(c)) for label, c in of_data.items()]},
-        )
-        for number, (data, of_data) in enumerate(((data, _shortened(own)) for data, own in chains.items()), 1)
-    ]
+    return [_generations(f"generations-{n}", data, _shortened(own)) for n, (data, own) in enumerate(chains.items(), 1)]
 
 
-def _shortened(chains: Mapping[str, dict]) -> dict[str, dict]:
-    """Chains by the last part of their path, or by all of it where folders have chains of one name."""
+def _generations(name: str, data: str, chains: Mapping[str, Chain]) -> Figure:
+    caption = (
+        f"Test accuracy of the last checkpoint on {data}: mean over seeds, with a band of one standard deviation. "
+        "Generation 0 is the first teacher, the patriarch."
+    )
+    series = [Series(label, sorted(chain), [chain[n] for n in sorted(chain)]) for label, chain in chains.items()]
+    return figures.curves(name, "Generations", caption, {("generation", "test accuracy [%]"): series})
+
+
+def _shortened(chains: Mapping[str, Chain]) -> dict[str, Chain]:
+    """Names chains by the last part of their path, or by the whole path if several folders have a chain of a name."""
     short = {path: path.rpartition("/")[2] for path in chains}
     shared = {name for name, times in Counter(short.values()).items() if times > 1}
     return {path if short[path] in shared else short[path]: chain for path, chain in chains.items()}
 
 
-def _by_number(chain: Mapping[int, list[float]]) -> tuple[list[int], list[list[float]]]:
-    return sorted(chain), [chain[number] for number in sorted(chain)]
-
-
-def distances(found: Sequence[Candidate]) -> list[Figure]:
-    """Students' accuracy against how far their teacher is from p*, a point a student; a figure a data set."""
-    points: dict[str, dict[str, tuple[list, list]]] = {}
+def distances(groups: Sequence[RunGroup]) -> list[Figure]:
+    """Draws students' accuracy against their teachers' distance to p*, a figure for each data set."""
+    points: dict[str, dict[str, Points]] = {}
     unknown: Counter[str] = Counter()
-    for row in (row for candidate in found for row in candidate.rows if row.teachers):
-        if None not in row.teacher_distances:
-            xs, ys = points.setdefault(row.data, {}).setdefault(f"{row.method} ({row.network})", ([], []))
-            xs.append(float(np.mean(row.teacher_distances)))
-            ys.append(100 * row.score("last"))
-        elif row.score("last", what="distance") is not None:
-            unknown[row.data] += 1
-    parts = [(data, dict(part)) for data, of_data in points.items() for part in _batched(list(of_data.items()))]
+    for run in (run for group in groups for run in group.runs if run.teachers):
+        known, accuracy = [distance for distance in run.teacher_distances if distance is not None], run.score("last")
+        if accuracy is not None and len(known) == len(run.teacher_distances):
+            xs, ys = points.setdefault(run.data, {}).setdefault(f"{run.method} ({run.network})", ([], []))
+            xs.append(float(np.mean(known)))
+            ys.append(100 * accuracy)
+        elif run.score("last", measure="distance") is not None:
+            unknown[run.data] += 1
+    parts = [(data, dict(part)) for data, methods in points.items() for part in _batched(list(methods.items()))]
     if not parts:
-        why = _not_shown(unknown.total()) or "no student here has a teacher whose data has distributions p*."
+        why = _left_out(unknown.total()) or "no student has a teacher whose data set has distributions p*."
         return [Figure("distance", DISTANCE, "", why.strip())]
     return [_distance(f"distance-{n}", data, part, unknown[data]) for n, (data, part) in enumerate(parts, 1)]
 
 
-def _distance(name: str, data: str, points: Mapping[str, tuple[list, list]], unknown: int) -> Figure:
+def _distance(name: str, data: str, points: Mapping[str, Points], unknown: int) -> Figure:
     caption = (
-        f"Each point is a student on {data}, at its last checkpoint; across: ‖q − p*‖² of its teacher (the mean of "
-        "several) at the checkpoint that it learnt from, summed over classes, mean over the test set."
+        f"Each point is a student on {data}, at its last checkpoint. The x axis is ‖q − p*‖² of its teacher (the mean "
+        "of several teachers) at the checkpoint that the student learned from: summed over classes, averaged over the "
+        "test set."
     )
     rhos = {method: statistics.spearman(*xy) for method, xy in points.items()}
-    said = ", ".join(f"{method} {rho:+.2f}" for method, rho in rhos.items() if np.isfinite(rho))
-    caption += f" Spearman's ρ within a method: {said}." if said else ""
-    caption += _not_shown(unknown)
+    listed = ", ".join(f"{method} {rho:+.2f}" for method, rho in rhos.items() if np.isfinite(rho))
+    caption += f" Spearman's ρ within a method: {listed}." if listed else ""
+    caption += _left_out(unknown)
     labels = ("teacher's squared distance to p*", "student's test accuracy [%]")
     return figures.scatter(name, DISTANCE, caption, labels, [Series(method, *xy) for method, xy in points.items()])
 
 
-def _not_shown(students: int) -> str:
+def _left_out(students: int) -> str:
     if not students:
         return ""
     return (
-        f" Not shown: {students} students whose teacher's distance nobody measured: of imported weights, at a step of "
-        "its training, or as read with a temperature, columns or an output of its own."
+        f" Not shown: {students} students of teachers whose distance was not measured: imported weights, a checkpoint "
+        "that is neither the last nor the best, or outputs that are read with a temperature, a selection of columns or "
+        "clipping."
     )
 
 
 def networks(
-    evidence: Mapping[str, Any], numbers: Mapping[str, Line], teachers: Mapping[str, Sequence[str]]
+    evidence: Mapping[str, Evidence], rows: Mapping[str, TableRow], teachers: Mapping[str, Sequence[str]]
 ) -> list[Figure]:
-    """What looked-at networks of each test set say.
+    """Draws the figures of the evaluated networks of each test set.
 
     Args:
-      evidence: name of a test set -> `studies.evidence.Evidence`.
-      numbers: run -> its row of the table.
-      teachers: run -> runs that it learnt from.
+      evidence: Label of a test set -> what its networks computed.
+      rows: Run -> its row of the table.
+      teachers: Run -> runs that it learned from.
     """
     drawn = []
-    for number, (data, seen) in enumerate(evidence.items(), 1):
-        if seen.outputs:
-            order = sorted(seen.outputs, key=lambda run: numbers[run].number)
-            names = {run: label_of(numbers[run]) for run in order}
-            drawn += [part(f"{name}-{number}", data, seen, names) for name, part in OF_NETWORKS.items()]
-            told = {run: names[run] for run in _student_and_teacher(order, numbers, teachers)}
-            drawn.append(_examples(f"examples-{number}", data, seen, told))
+    for number, (data, own) in enumerate(evidence.items(), 1):
+        if own.outputs:
+            order = sorted(own.outputs, key=lambda run: rows[run].number)
+            labels = {run: label_of(rows[run]) for run in order}
+            drawn += [section(f"{name}-{number}", data, own, labels) for name, section in OF_NETWORKS.items()]
+            compared = {run: labels[run] for run in _student_and_teacher(order, rows, teachers)}
+            drawn.append(_examples(f"examples-{number}", data, own, compared))
     return drawn
 
 
 def _student_and_teacher(
-    runs: Sequence[str], numbers: Mapping[str, Line], teachers: Mapping[str, Sequence[str]]
+    runs: Sequence[str], rows: Mapping[str, TableRow], teachers: Mapping[str, Sequence[str]]
 ) -> list[str]:
-    """A teacher, the student alone, and the teacher's student, as far as they were looked at; else the first three."""
+    """Returns a teacher, the student alone and the teacher's student, those that were evaluated; else three runs."""
     students = [run for run in runs if teachers[run]]
     if not students:
         return list(runs[:3])
-    student = min(students, key=lambda run: not set(teachers[run]) & set(runs))  # the first whose teacher is here
-    taught_by = [run for run in runs if run in teachers[student]]
-    alone = [run for run in runs if numbers[run].number == numbers[student].against]
-    return list(dict.fromkeys([*taught_by[:1], *alone, student]))
+    student = min(students, key=lambda run: not set(teachers[run]) & set(runs))  # the first with its teacher
+    teacher = [run for run in runs if run in teachers[student]][:1]
+    alone = [run for run in runs if rows[run].number == rows[student].against]
+    return list(dict.fromkeys([*teacher, *alone, student]))
 
 
-def _reliability(name: str, data: str, seen: Any, names: Mapping[str, str]) -> Figure:
+def _reliability(name: str, data: str, evidence: Evidence, labels: Mapping[str, str]) -> Figure:
+    outputs = {label: evidence.outputs[run] for run, label in labels.items()}
     tables = {
-        name: analysis.reliability(analysis.reliability_sums(seen.outputs[run].logits, seen.outputs[run].labels))
-        for run, name in names.items()
+        label: analysis.reliability(analysis.reliability_sums(own.logits, own.labels)) for label, own in outputs.items()
     }
-    caption = f"On the test set of {data}; on the dashed line confidence is accuracy. One run of each row."
+    caption = (
+        f"Accuracy against confidence on the test set of {data}, for one run of each row. On the dashed line, accuracy "
+        "equals confidence."
+    )
     return figures.reliability_diagrams(name, "Reliability", caption, tables)
 
 
-def _agreement(name: str, data: str, seen: Any, names: Mapping[str, str]) -> Figure:
-    votes = [seen.outputs[run].logits.argmax(axis=1) for run in names]
-    values = np.array([[np.mean(a == b) for b in votes] for a in votes])
-    caption = f"Share of the test set of {data} of which two runs say the same class. One run of each row."
-    if len(votes) < 2:
-        return Figure(name, "Agreement", "", "one network agrees with itself only.")
-    return figures.matrix(name, "Agreement", caption, list(names.values()), values, "agreement")
+def _agreement(name: str, data: str, evidence: Evidence, labels: Mapping[str, str]) -> Figure:
+    predictions = [evidence.outputs[run].logits.argmax(axis=1) for run in labels]
+    values = np.array([[np.mean(a == b) for b in predictions] for a in predictions])
+    caption = f"Share of the test set of {data} for which two runs predict the same class, for one run of each row."
+    if len(predictions) < 2:
+        return Figure(name, "Agreement of predictions", "", "only one network was evaluated.")
+    return figures.matrix(name, "Agreement of predictions", caption, list(labels.values()), values, "agreement")
 
 
-def _overlap(name: str, data: str, seen: Any, names: Mapping[str, str]) -> Figure:
-    runs = [run for run in names if any(run in pair for pair in seen.overlaps)]
+def _overlap(name: str, data: str, evidence: Evidence, labels: Mapping[str, str]) -> Figure:
+    title, overlaps = "Overlap of class-activation maps", evidence.overlaps
+    runs = [run for run in labels if any(run in pair for pair in overlaps)]
     if not runs:
-        return Figure(name, "Attention", "", f"fewer than two networks on {data} have class-activation maps.")
+        return Figure(name, title, "", f"fewer than two networks on {data} have class-activation maps.")
     values = np.eye(len(runs))
     for (i, a), (j, b) in itertools.permutations(enumerate(runs), 2):
-        values[i, j] = seen.overlaps.get((a, b), seen.overlaps.get((b, a), np.nan))
+        values[i, j] = overlaps.get((a, b), overlaps.get((b, a), np.nan))
     caption = (
-        "Overlap (IoU) of the regions in which the class-activation maps of two runs, summed over classes and taken to "
-        f"[0, 1], are above 0.4; mean over the test set of {data}. One run of each row."
+        "Intersection over union of the regions in which the class-activation maps of two runs (summed over classes, "
+        f"rescaled to [0, 1]) are above 0.4: mean over the test set of {data}, for one run of each row."
     )
-    return figures.matrix(name, "Attention", caption, [names[run] for run in runs], values, "IoU")
+    return figures.matrix(name, title, caption, [labels[run] for run in runs], values, "IoU")
 
 
-def _examples(name: str, data: str, seen: Any, names: Mapping[str, str]) -> Figure:
-    """Some images with what a few networks say and where they look."""
-    outputs, images = next(iter(seen.outputs.values())), None
-    if len(seen.dataset.stored_shape) == 3:
-        images = shown(seen.dataset, outputs.rows[seen.examples], 0, 0, "none", train=False)
-    classes = [str(c) for c in seen.dataset.class_names or range(seen.dataset.num_classes)]
+def _examples(name: str, data: str, evidence: Evidence, labels: Mapping[str, str]) -> Figure:
+    """Draws some examples with the predicted distributions and the class-activation maps of a few networks."""
+    outputs, dataset = next(iter(evidence.outputs.values())), evidence.dataset
+    if dataset is None:
+        return Figure(name, "Examples", "", "no network was evaluated.")
+    images = None
+    if len(dataset.stored_shape) == 3:
+        images = view_images(dataset, outputs.rows[evidence.examples], 0, 0, "none", train=False)
+    classes = [str(c) for c in dataset.class_names or range(dataset.num_classes)]
     examples = []
-    for place, i in enumerate(seen.examples):
-        said = {label: np.asarray(softmax(seen.outputs[run].logits[i])) for run, label in names.items()}
+    for place, i in enumerate(evidence.examples):
+        predicted = {label: np.asarray(softmax(evidence.outputs[run].logits[i])) for run, label in labels.items()}
         truth = {} if outputs.soft is None else {"p*": outputs.soft[i]}
-        maps = {label: seen.maps[run][place] for run, label in names.items() if run in seen.maps}
+        maps = {label: evidence.maps[run][place] for run, label in labels.items() if run in evidence.maps}
         image = None if images is None else images[place]
-        examples.append(Example(image, classes[outputs.labels[i]], {**truth, **said}, maps))
-    caption = f"Of the test set of {data}: the first of some classes, then those on which the networks differ most."
-    caption += " Of last checkpoints."
+        examples.append(Example(image, classes[outputs.labels[i]], {**truth, **predicted}, maps))
+    caption = (
+        f"Test examples of {data}: the first of some classes, then those on which the networks' probabilities differ "
+        "most; last checkpoints."
+    )
     if examples[0].maps:
-        caption += " Bright: where a class-activation map, summed over classes and taken to [0, 1], is high; line: 0.4."
-    return figures.example_sheet(name, "Examples", caption, examples, classes)
+        caption += (
+            " A map is bright where the class-activation map (summed over classes, rescaled to [0, 1]) is high; the "
+            "line is at 0.4."
+        )
+    return example_sheet(name, "Examples", caption, examples, classes)
 
 
-# Name -> (name, data, evidence, run -> label) -> a figure of all networks that were looked at.
-OF_NETWORKS = {"reliability": _reliability, "agreement": _agreement, "overlap": _overlap}
+# Name -> function of (name of the figure, data set, evidence, run -> label) that draws all evaluated networks.
+OF_NETWORKS: dict[str, Callable[[str, str, Evidence, Mapping[str, str]], Figure]] = {
+    "reliability": _reliability,
+    "agreement": _agreement,
+    "overlap": _overlap,
+}

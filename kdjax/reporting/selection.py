@@ -1,137 +1,155 @@
-"""Runs that differ in their seeds alone as candidates of a report, and the choice among a method's settings."""
+"""Groups of runs that differ only in their seeds, and the selection of each method's setting by validation."""
 
 import itertools
 import json
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from kdjax.errors import UserError
-from kdjax.reporting.collect import Row, groups_of
+from kdjax.reporting.collect import group_by_setting
+from kdjax.reporting.run_record import RunRecord
+
+CHECKPOINTS = ("last", "best")
 
 
-class Candidate(NamedTuple):
-    """Runs that are alike but for their seeds.
+class RunGroup(NamedTuple):
+    """Runs of one setting of one method, which differ only in their seeds.
 
     Attributes:
-      rows: that are reported.
-      setting: what tells it from the method's other settings, '' for the only one.
-      tried: how many settings the method has.
-      note: how it was chosen, or why it could not be.
+      runs: The runs that are reported.
+      setting: The fields in which it differs from the method's other settings, '' for the only setting.
+      tried: Number of settings of the method.
+      note: How the setting was selected, or why it could not be.
     """
 
-    rows: list[Row]
+    runs: list[RunRecord]
     setting: str
     tried: int
     note: str = ""
 
 
-def candidates(rows: Sequence[Row], select: str = "", checkpoint: str = "last") -> list[Candidate]:
-    """Returns the groups of a store's runs.
+class Choice(NamedTuple):
+    """The setting of a method that was selected, or all of its settings, and the seeds that it was selected on."""
+
+    groups: list[RunGroup]
+    seeds: set
+
+
+def select_groups(records: Sequence[RunRecord], select: str = "", checkpoint: str = "last") -> list[RunGroup]:
+    """Returns the groups of runs that are reported.
 
     Args:
-      rows: of `collect`.
-      select: '' for all settings of every method, or 'validation' for the one of the best mean validation accuracy on
-        the seeds that most of them have (half of these where it has no others), reported by its runs of other seeds.
-      checkpoint: 'last' or 'best', whose validation accuracy that is.
+      records: Records of `collect`.
+      select: '' for all settings of every method. 'validation' for the setting with the best mean validation accuracy
+        on the seeds that most settings have (on half of these seeds, if the setting has no others); its runs of other
+        seeds are reported.
+      checkpoint: Checkpoint whose validation accuracy is used, 'last' or 'best'.
 
     Raises:
-      UserError: another way to select, or another checkpoint.
+      UserError: Another value of `select` or `checkpoint`.
     """
-    if checkpoint not in ("last", "best"):
-        raise UserError(f"--checkpoint='{checkpoint}' is none; say 'last' or 'best'.")
+    if checkpoint not in CHECKPOINTS:
+        raise UserError(f"unknown --checkpoint '{checkpoint}'; use 'last' or 'best'.")
     if select not in ("", "validation"):
-        raise UserError(f"--select='{select}' is none; say 'validation', or leave it out for all settings.")
-    methods: dict[str, list[list[Row]]] = {}
-    for group in groups_of(rows):
-        methods.setdefault(group[0].family, []).append(group)
-    found = [
-        [Candidate(group, _setting(group, groups), len(groups)) for group in groups] for groups in methods.values()
+        raise UserError(f"unknown --select '{select}'; use 'validation', or leave it out for all settings.")
+    families: dict[str, list[list[RunRecord]]] = {}
+    for runs in group_by_setting(records):
+        families.setdefault(runs[0].family, []).append(runs)
+    methods = [
+        [RunGroup(runs, _setting(runs, settings), len(settings)) for runs in settings] for settings in families.values()
     ]
     if not select:
-        return list(itertools.chain.from_iterable(found))
-    of_data = itertools.groupby(found, key=lambda every: every[0].rows[0].data)  # groups come by data
-    return [chosen for _, every in of_data for chosen in _selected(list(every), checkpoint)]
+        return list(itertools.chain.from_iterable(methods))
+    of_data = itertools.groupby(methods, key=lambda groups: groups[0].runs[0].data)  # methods are ordered by data set
+    return [group for _, of_set in of_data for group in _select(list(of_set), checkpoint)]
 
 
-def _setting(group: Sequence[Row], groups: Sequence[Sequence[Row]]) -> str:
-    """The fields in which a method's settings differ, at the group's values."""
-    every = [other[0].settings for other in groups]
-    fields = sorted({field for settings in every for field in settings})
-    varied = [field for field in fields if len({json.dumps(settings.get(field)) for settings in every}) > 1]
-    return ", ".join(f"{field} = {_short(group[0].settings.get(field))}" for field in varied)
+def _setting(runs: Sequence[RunRecord], settings: Sequence[Sequence[RunRecord]]) -> str:
+    """Returns the fields in which a method's settings differ, with the values of the runs."""
+    every = [other[0].settings for other in settings]
+    fields = sorted({field for values in every for field in values})
+    varied = [field for field in fields if len({json.dumps(values.get(field)) for values in every}) > 1]
+    return ", ".join(f"{field} = {_short(runs[0].settings.get(field))}" for field in varied)
 
 
-def _short(value: Any) -> Any:
+def _short(value: object) -> object:
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
-def _selected(methods: Sequence[list[Candidate]], checkpoint: str) -> list[Candidate]:
-    """The best setting of each method on a data set, told on seeds that chose for none of the methods."""
-    several = len({row.seed for every in methods for own in every for row in own.rows}) > 1
-    level = "seed" if several else "split"
-    picks = [_choose(every, level, checkpoint) for every in methods]
-    spent = set().union(*(chose for _, chose in picks))
-    return [_on_others(candidate, level, chose, spent) for kept, chose in picks for candidate in kept]
+def _select(methods: Sequence[list[RunGroup]], checkpoint: str) -> list[RunGroup]:
+    """Returns the best setting of each method on a data set, with runs of seeds that selected none of the methods."""
+    several_seeds = len({run.seed for groups in methods for group in groups for run in group.runs}) > 1
+    level = "seed" if several_seeds else "split"
+    choices = [_choose(groups, level, checkpoint) for groups in methods]
+    used = set().union(*(choice.seeds for choice in choices))
+    return [_on_other_seeds(group, level, choice.seeds, used) for choice in choices for group in choice.groups]
 
 
-def _choose(every: list[Candidate], level: str, checkpoint: str) -> tuple[list[Candidate], set]:
-    """A method's best setting, and the seeds that chose it: those that most settings have, or the first half of them.
+def _choose(groups: list[RunGroup], level: str, checkpoint: str) -> Choice:
+    """Selects a method's best setting.
 
-    Half of them, where the best has no others to be told on. Where nothing tells settings apart all of them stay.
+    It is selected on the seeds that most settings have, or on the first half of them if the best setting then has no
+    other seeds to report. All settings are kept if none has a validation accuracy.
     """
-    if len(every) == 1:
-        return every, set()
-    if all(validation_score(own.rows, checkpoint) == -math.inf for own in every):
-        return [own._replace(note="no validation accuracy: nothing was chosen") for own in every], set()
-    having = Counter(seed for own in every for seed in _places(own.rows, level))
-    most = max(having.values())
-    common = sorted(seed for seed, settings in having.items() if settings == most > 1)
+    if len(groups) == 1:
+        return Choice(groups, set())
+    if all(validation_score(group.runs, checkpoint) == -math.inf for group in groups):
+        note = "no validation accuracy: no setting was selected"
+        return Choice([group._replace(note=note) for group in groups], set())
+    settings_of = Counter(seed for group in groups for seed in _values(group.runs, level))
+    most = max(settings_of.values())
+    common = sorted(seed for seed, settings in settings_of.items() if settings == most > 1)
     for seeds in (set(common), set(common[: len(common) // 2])):
-        best = _best_on(every, level, seeds, checkpoint)
-        if seeds and _places(best.rows, level) - seeds:
-            among = f" among {most} settings" if most < len(every) else ""
-            return [best._replace(note=f"{level}s {_listed(seeds)} chose{among}")], seeds
-    best = _best_on(every, level, set(common) or set(having), checkpoint)
-    why = f"no {level} that nothing was chosen by" if common else f"no {level} that two settings have"
-    return [best._replace(note=f"{why}: chosen and reported on the same")], set()
+        best = _best_on(groups, level, seeds, checkpoint)
+        if seeds and _values(best.runs, level) - seeds:
+            among = f" among {most} settings" if most < len(groups) else ""
+            return Choice([best._replace(note=f"selected on {level}s {_listed(seeds)}{among}")], seeds)
+    best = _best_on(groups, level, set(common) or set(settings_of), checkpoint)
+    why = f"no {level} was left out of the selection" if common else f"no {level} that two settings have"
+    return Choice([best._replace(note=f"{why}: selected and reported on the same {level}s")], set())
 
 
-def _best_on(every: Sequence[Candidate], level: str, seeds: set, checkpoint: str) -> Candidate:
-    """Of several equal ones the first."""
-    scores = [validation_score([row for row in own.rows if getattr(row, level) in seeds], checkpoint) for own in every]
-    return every[scores.index(max(scores))]
+def _best_on(groups: Sequence[RunGroup], level: str, seeds: set, checkpoint: str) -> RunGroup:
+    """Returns the group with the best validation accuracy on some seeds, the first of several."""
+    runs = [[run for run in group.runs if getattr(run, level) in seeds] for group in groups]
+    scores = [validation_score(own, checkpoint) for own in runs]
+    return groups[scores.index(max(scores))]
 
 
-def _on_others(candidate: Candidate, level: str, chose: set, spent: set) -> Candidate:
-    """A setting without the seeds that chose: its own never, those of other methods where it has more."""
-    if candidate.note and not chose:
-        return candidate  # told on what chose it
-    others = [row for row in candidate.rows if getattr(row, level) not in spent]
+def _on_other_seeds(group: RunGroup, level: str, own: set, used: set) -> RunGroup:
+    """Returns a group without the runs of the seeds that selected it.
+
+    Seeds that selected other methods are left out as well if other runs remain.
+    """
+    if group.note and not own:
+        return group  # selected and reported on the same seeds
+    others = [run for run in group.runs if getattr(run, level) not in used]
     if not others:
-        return candidate._replace(rows=[row for row in candidate.rows if getattr(row, level) not in chose])
-    dropped = _places(candidate.rows, level) & spent
-    note = candidate.note or (f"{level}s {_listed(dropped)} left out" if dropped else "")
-    return candidate._replace(rows=others, note=note)
+        return group._replace(runs=[run for run in group.runs if getattr(run, level) not in own])
+    dropped = _values(group.runs, level) & used
+    note = group.note or (f"{level}s {_listed(dropped)} left out" if dropped else "")
+    return group._replace(runs=others, note=note)
 
 
-def _places(rows: Sequence[Row], level: str) -> set:
-    return {getattr(row, level) for row in rows}
+def _values(runs: Sequence[RunRecord], level: str) -> set:
+    return {getattr(run, level) for run in runs}
 
 
-def validation_score(rows: Sequence[Row], checkpoint: str = "last") -> float:
-    """Returns the mean validation accuracy of runs in [0, 1], -inf where one of them has none.
+def validation_score(runs: Sequence[RunRecord], checkpoint: str = "last") -> float:
+    """Returns the mean validation accuracy of runs in [0, 1], or -inf if one of them has none.
 
     Args:
-      rows: any number.
+      runs: Any number of runs.
       checkpoint: 'last' or 'best'.
     """
-    scores = [row.score(checkpoint, "validation") for row in rows]
-    return -math.inf if not scores or None in scores else float(np.mean(scores))
+    scores = [run.score(checkpoint, "validation") for run in runs]
+    known = [score for score in scores if score is not None]
+    return float(np.mean(known)) if known and len(known) == len(scores) else -math.inf
 
 
-def _listed(numbers: set) -> str:
-    return ", ".join(map(str, sorted(numbers)))
+def _listed(seeds: set) -> str:
+    return ", ".join(map(str, sorted(seeds)))

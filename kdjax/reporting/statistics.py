@@ -1,4 +1,4 @@
-"""Statistics of replicated runs: means, paired differences, nested replication, a test set's error. Pure functions."""
+"""Statistics of replicated runs: intervals, paired differences, nested replication, the error of a finite test set."""
 
 import math
 import warnings
@@ -7,17 +7,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-LEVELS = ("splits", "teachers", "seeds")  # of replication, from the outside in
+LEVELS = ("splits", "teachers", "seeds")  # levels of nested replication, the outermost first
 
 
 class Interval(NamedTuple):
-    """A mean and where it lies with 95 % confidence; infinite bounds where there is but one value.
+    """A mean with its 95 % confidence interval; the bounds are infinite for a single value.
 
     Attributes:
-      mean: of the values.
-      low: lower bound.
-      high: upper bound.
-      units: how many values there are.
+      mean: Mean of the values.
+      low: Lower bound.
+      high: Upper bound.
+      units: Number of values.
     """
 
     mean: float
@@ -27,16 +27,16 @@ class Interval(NamedTuple):
 
 
 def mean_std(values: Sequence[float]) -> tuple[float, float | None]:
-    """Returns the mean and the standard deviation (n - 1), None of a single value."""
+    """Returns the mean and the standard deviation (with n - 1), which is None for a single value."""
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
 def t_interval(values: Sequence[float], level: float = 0.95) -> Interval:
-    """Student's t interval of the mean of independent values.
+    """Returns Student's t interval of the mean of independent values.
 
     Args:
-      values: at least one.
-      level: of confidence, in (0, 1).
+      values: Independent values, at least one.
+      level: Confidence level, in (0, 1).
     """
     mean, std = mean_std(values)
     if std is None:
@@ -48,15 +48,16 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> Interval:
 
 
 def bootstrap_interval(values: Sequence[float], level: float = 0.95, *, draws: int = 10_000, seed: int = 0) -> Interval:
-    """Percentile bootstrap of the mean (Efron 1979), expanded as few values need it (Hesterberg 2015).
+    """Returns the percentile bootstrap interval of the mean (Efron 1979), expanded for few values (Hesterberg 2015).
 
-    No expansion helps fewer than six values: in over 5 % of all cases they are all on one side of the truth.
+    Expansion does not help with fewer than six values: in more than 5 % of all cases they all lie on one side of the
+    true mean.
 
     Args:
-      values: independent ones, at least one.
-      level: of confidence, in (0, 1).
-      draws: with replacement, of as many values as there are.
-      seed: of the draws: the same values give the same interval.
+      values: Independent values, at least one.
+      level: Confidence level, in (0, 1).
+      draws: Number of bootstrap samples.
+      seed: Seed of the samples, so that the same values give the same interval.
     """
     values = np.asarray(values, np.float64)
     mean = float(values.mean())
@@ -68,7 +69,11 @@ def bootstrap_interval(values: Sequence[float], level: float = 0.95, *, draws: i
 
 
 def _expanded(units: int, level: float) -> tuple[float, float]:
-    """Quantiles as far out as Student's t is from the normal, and the sample's variance from its plug-in estimate."""
+    """Returns the quantiles of the expanded percentile interval (Hesterberg 2015).
+
+    They are further out than those of `level`, as Student's t is wider than the normal distribution and the unbiased
+    variance is larger than the plug-in estimate.
+    """
     from scipy.stats import norm, t
 
     tail = float(norm.cdf(math.sqrt(units / (units - 1)) * t.ppf(0.5 - level / 2, units - 1)))
@@ -76,25 +81,26 @@ def _expanded(units: int, level: float) -> tuple[float, float]:
 
 
 def welch_interval(own: Sequence[float], base: Sequence[float], level: float = 0.95) -> Interval:
-    """Welch's t interval (1947) of the difference of two means of independent values, with their own variances.
+    """Returns Welch's t interval (1947) of the difference of two means, without assuming equal variances.
 
     Args:
-      own: at least one.
-      base: at least one.
-      level: of confidence, in (0, 1).
+      own: Independent values, at least one.
+      base: Independent values to compare with, at least one.
+      level: Confidence level, in (0, 1).
 
     Returns:
-      The interval of mean(own) - mean(base), `units` those of the fewer; infinite where either has but one value.
+      The interval of mean(own) - mean(base). `units` is the smaller number of values; the bounds are infinite if it
+      is 1.
     """
     mean, units = float(np.mean(own) - np.mean(base)), min(len(own), len(base))
     if units < 2:
         return Interval(mean, -math.inf, math.inf, units)
-    if np.ptp(own) == np.ptp(base) == 0:  # no freedom to speak of
+    if np.ptp(own) == np.ptp(base) == 0:  # Welch's degrees of freedom are 0 / 0
         return Interval(mean, mean, mean, units)
     from scipy.stats import ttest_ind
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of values that are nearly alike
+        warnings.simplefilter("ignore", RuntimeWarning)  # about values that are nearly equal
         low, high = ttest_ind(own, base, equal_var=False).confidence_interval(level)
     return Interval(mean, float(low), float(high), units)
 
@@ -102,11 +108,17 @@ def welch_interval(own: Sequence[float], base: Sequence[float], level: float = 0
 def unpaired_bootstrap(
     own: Sequence[float], base: Sequence[float], level: float = 0.95, *, draws: int = 10_000, seed: int = 0
 ) -> Interval:
-    """Percentile bootstrap of the difference of two means; either side is drawn on its own, both expanded as the fewer.
+    """Returns the percentile bootstrap interval of the difference of two means, whose samples are independent.
 
     Args:
-      own, base, level: as `welch_interval` takes them.
-      draws, seed: as `bootstrap_interval` takes them.
+      own: Independent values, at least one.
+      base: Independent values to compare with, at least one.
+      level: Confidence level, in (0, 1).
+      draws: Number of bootstrap samples.
+      seed: Seed of the samples.
+
+    Returns:
+      The interval of mean(own) - mean(base), expanded for the smaller number of values.
     """
     mean, units = float(np.mean(own) - np.mean(base)), min(len(own), len(base))
     if units < 2:
@@ -120,34 +132,42 @@ def unpaired_bootstrap(
     return Interval(mean, float(low), float(high), units)
 
 
-# What --interval may name -> (values) -> Interval, and of two rows without a seed in common (own, base) -> Interval.
+# Value of --interval -> function of paired differences, and function of two rows without a seed in common.
 INTERVALS = {"t": t_interval, "bootstrap": bootstrap_interval}
 UNPAIRED = {"t": welch_interval, "bootstrap": unpaired_bootstrap}
-# Fewest values of which an interval bounds anything: by chance six have one sign in 3 % of all cases, five in 6 %.
+# Smallest number of values for a valid interval. Six values have the same sign by chance in 3 % of all cases, five in
+# 6 %, and then a bootstrap interval excludes zero.
 FEWEST = {"t": 2, "bootstrap": 6}
 
 
 def nested_units(values: Mapping[tuple, float]) -> tuple[list[float], int]:
-    """Takes nested replication to independent values: means of means at the outermost level with several places.
+    """Reduces nested replication to independent values: means at the outermost level that varies.
 
-    Runs below one place share it and are no independent draws: students of one teacher, teachers of one data split.
+    Runs that share a teacher or a data split are not independent; their mean is taken first, level by level.
 
     Args:
-      values: (outermost, ..., innermost) -> value, keys of one length.
+      values: Key (outermost level, ..., innermost level) -> value; all keys have the same length.
 
     Returns:
-      The values, and the level that they are of, counted from 0, the outermost.
+      The independent values, and the level that they are at, 0 for the outermost.
+
+    Raises:
+      ValueError: The keys are empty.
     """
     depth = len(next(iter(values)))
     for level in range(depth):
         places = list(dict.fromkeys(key[level] for key in values))
         if len(places) > 1 or level == depth - 1:
             return [_nested_mean(_below(values, level, place), level + 1) for place in places], level
-    raise ValueError("keys of nested values need one part at least.")
+    raise ValueError("the keys of nested values need at least one level.")
 
 
 def seed_means(values: Mapping[tuple, float]) -> list[float]:
-    """Means over all splits and teachers of each seed, of (split, teachers' seeds, seed) -> value."""
+    """Returns the mean over splits and teachers for each seed.
+
+    Args:
+      values: Key (split, seeds of the teachers, seed) -> value.
+    """
     seeds = dict.fromkeys(seed for _, _, seed in values)
     return [float(np.mean([value for key, value in values.items() if key[2] == seed])) for seed in seeds]
 
@@ -164,14 +184,15 @@ def _nested_mean(values: Mapping[tuple, float], level: int) -> float:
 
 
 def paired_differences(own: Mapping[tuple, float], base: Mapping[tuple, float]) -> dict[tuple, float]:
-    """Differences between runs that share data split, seed (initial weights, order) and, where both have any, teachers.
+    """Returns the differences between runs that share data split, seed and, if both have teachers, teachers.
 
     Args:
-      own: (split, teachers' seeds, seed) -> value; () for teachers' seeds without teachers.
-      base: likewise; where one side has no teachers, its run of that split and seed stands beside all of the other's.
+      own: Key (split, seeds of the teachers, seed) -> value; the second is () for a run without teachers.
+      base: Values to subtract, with the same keys. If one side has no teachers, its run of a split and seed is paired
+        with every run of the other side of that split and seed.
 
     Returns:
-      A difference for every pair, by the teachers of the side that has some.
+      Key -> difference for every pair; the key has the teachers of the side that has some.
     """
     return {
         (split, teachers or t, seed): value - other
@@ -182,12 +203,12 @@ def paired_differences(own: Mapping[tuple, float], base: Mapping[tuple, float]) 
 
 
 def verdict(interval: Interval, test_error: float = 0.0, fewest: int = 2) -> str:
-    """Returns 'gain', 'loss', 'within noise', or 'cannot tell' where nothing measures the noise.
+    """Returns 'gain', 'loss', 'within noise', or 'cannot tell' if there is no estimate of the noise.
 
     Args:
-      interval: of a difference.
-      test_error: its standard error that stems from the test set; 1.96 times as much is no gain either.
-      fewest: values that such an interval needs, see FEWEST.
+      interval: Interval of a difference.
+      test_error: Standard error of the difference due to the test set; a difference within 1.96 of it is noise too.
+      fewest: Smallest number of values for such an interval, see FEWEST.
     """
     mean, low, high, units = interval
     if units < fewest or math.isclose(low, high, abs_tol=1e-9) or not math.isfinite(mean + test_error):
@@ -198,26 +219,26 @@ def verdict(interval: Interval, test_error: float = 0.0, fewest: int = 2) -> str
 
 
 def binomial_error(accuracy: float, examples: float) -> float:
-    """Standard error of an accuracy in [0, 1] that was measured on so many independent examples."""
+    """Returns the standard error of an accuracy in [0, 1] that was measured on a number of independent examples."""
     return math.sqrt(accuracy * (1 - accuracy) / examples)
 
 
 def bootstrap_error(correct: np.ndarray, *, draws: int = 1000, seed: int = 0) -> float:
-    """Standard error of a mean over a test set's examples, which are drawn with replacement, all runs together.
+    """Returns the standard error of a mean over test examples, by bootstrap over the examples.
 
     Args:
-      correct: [runs, examples], whether each run is right, or what each run gains over another.
-      draws: of as many examples as there are.
-      seed: of the draws.
+      correct: Whether each run is right, or its gain over another run [runs, examples].
+      draws: Number of bootstrap samples; a sample draws the same examples for all runs.
+      seed: Seed of the samples.
     """
     per_example = np.asarray(correct, np.float64).mean(axis=0)
-    values, counts = np.unique(per_example, return_counts=True)  # examples that are alike are drawn together
+    values, counts = np.unique(per_example, return_counts=True)  # equal values are drawn together, which is faster
     picked = np.random.default_rng(seed).multinomial(len(per_example), counts / len(per_example), draws)
     return float(np.std(picked @ values / len(per_example), ddof=1))
 
 
 def spearman(x: Sequence[float], y: Sequence[float]) -> float:
-    """Returns Spearman's rank correlation, NaN where either does not vary or there are fewer than three."""
+    """Returns Spearman's rank correlation, NaN if either does not vary or there are fewer than three values."""
     if len(x) < 3 or len(set(x)) < 2 or len(set(y)) < 2:
         return math.nan
     from scipy.stats import spearmanr

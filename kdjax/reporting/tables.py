@@ -1,18 +1,29 @@
-"""Tables in Markdown, from what runs left in the store."""
+"""Tables in Markdown: of any cells, of the scores of a run, of a network's layers."""
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from kdjax.reporting.statistics import mean_std
+
+if TYPE_CHECKING:
+    from kdjax.models import Description
 
 SPLITS = ("train", "validation", "test")
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Returns a Markdown table with aligned columns; raises ValueError for a row of another length than the header."""
+    """Returns a Markdown table with aligned columns.
+
+    Args:
+      header: Titles of the columns.
+      rows: Cells of each row.
+
+    Raises:
+      ValueError: A row has more or fewer cells than the header.
+    """
     if any(len(row) != len(header) for row in rows):
-        raise ValueError(f"every row needs {len(header)} cells, as the header {tuple(header)} has.")
+        raise ValueError(f"every row needs {len(header)} cells, one for each title of {tuple(header)}.")
     cells = [[str(cell) for cell in row] for row in [header, *rows]]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     lines = [
@@ -23,26 +34,26 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:
-    """Shows a mean and, of several values, their standard deviation (n - 1); '' for none."""
+    """Formats the mean of some values with their standard deviation (n - 1), if there are several; '' for no values."""
     if not values:
         return ""
     mean, std = mean_std(values)
     return f"{mean:.{digits}f}" if std is None else f"{mean:.{digits}f} ± {std:.{digits}f}"
 
 
-def result_table(result: dict) -> str:
-    """Shows a result.json: last and best on every split."""
-    rows = [_score_row(name, result[name]) for name in ("last", "best") if name in result]
+def result_table(result: Mapping) -> str:
+    """Returns a table of a run's result: the scores of the last and the best checkpoint on every split."""
+    rows = [_score_rows(name, result[name]) for name in ("last", "best") if name in result]
     return markdown(("checkpoint", "step", "split", "loss", "top-1", "top-5"), [row for group in rows for row in group])
 
 
-def score_table(scores: dict) -> str:
-    """Shows what `score_run` returned."""
-    rows = _score_row(scores["run"], scores)
+def score_table(scores: Mapping) -> str:
+    """Returns a table of the scores that `inspection.predict.score_run` returned."""
+    rows = _score_rows(scores["run"], scores)
     return markdown(("run", "step", "split", "loss", "top-1", "top-5"), rows)
 
 
-def _score_row(name: str, scores: dict) -> list[tuple]:
+def _score_rows(name: str, scores: Mapping) -> list[tuple[str, int, str, str, str, str]]:
     rows = []
     for split in SPLITS:
         if split in scores:
@@ -52,9 +63,16 @@ def _score_row(name: str, scores: dict) -> list[tuple]:
     return rows
 
 
-def description_text(name: str, image_shape: Sequence[int], description: Any, *, inner: bool = False) -> str:
-    """Shows what `models.describe` returned: parameters by layer, features, cost; `inner` adds the submodules."""
-    layers: dict[str, list] = {}
+def description_text(name: str, image_shape: Sequence[int], description: "Description", *, inner: bool = False) -> str:
+    """Returns tables of a network's parameters by layer, its features and its cost.
+
+    Args:
+      name: Name of the network.
+      image_shape: Shape of one image.
+      description: Description that `models.describe` returned.
+      inner: Whether to list the outputs of submodules as well.
+    """
+    layers: dict[str, list[tuple[str, tuple[int, ...]]]] = {}
     for path, shape in description.parameters:
         layers.setdefault(path.rpartition("/")[0] or path, []).append((path.rpartition("/")[2], shape))
     rows = [

@@ -278,8 +278,8 @@ def test_every_analysis_has_its_table(store):
         f"## {name}\n\n| run" in shown or f"## {name}\n\n| first" in shown or name == "attention" for name in ANALYSES
     )
     assert "## attention\n\n| map" in shown and "| Grad-CAM" in shown and "diversity" in shown
-    assert "those of the validation split" in shown.partition("## affinity")[2]  # not of the split in the first line
-    for title in ("10 KL(second, first)", "information", "IoU", "ECE, bins alike", "affinity"):
+    assert "measured on the validation split" in shown.partition("## affinity")[2]  # not of the split in the first line
+    for title in ("10 KL(second, first)", "mutual information", "IoU", "ECE, unweighted bins", "affinity"):
         assert f"| reference code: {title}" in shown
 
 

@@ -65,7 +65,7 @@ def add(
 
 
 def lines_of(store, select="", **options):
-    return comparison.compare(selection.candidates(collect(store), select), **options)
+    return comparison.compare(selection.select_groups(collect(store), select), **options)
 
 
 @pytest.fixture
@@ -152,7 +152,56 @@ def test_what_a_paper_prints_stands_beside_runs_of_its_own_teachers(store):
     add(store, "mse-s0", MSE, 0.9)
     for teacher in ("ce-s0", "mse-s0", "not-here-s0"):
         add(store, f"kd-{teacher}", KD, 0.8, teacher=teacher, **printed)
-    assert [line.published for line in lines_of(store) if line.teacher] == [73.33, None, None]
+    published = [line.published for line in lines_of(store) if line.teacher]
+    assert [number and number.accuracy for number in published] == [73.33, None, None]
+
+
+BEST = {"source": "DKD, Zhao et al. 2022", "selection": "best epoch", "epochs": 240, "view": "crop_flip", "runs": 5}
+OLDER = {"source": "Zheng & Yang 2024", "protocol": "last epoch, test split"}  # what older versions wrote
+
+
+@pytest.mark.parametrize(
+    "given, cell, provenance",
+    [
+        (
+            BEST,
+            "76.32 (DKD, Zhao et al. 2022, best epoch of 240)",
+            "DKD, Zhao et al. 2022, best epoch of 240, view crop_flip, mean of 5 runs",
+        ),
+        (OLDER, "76.32 (Zheng & Yang 2024, last epoch, test split)", "Zheng & Yang 2024, last epoch, test split"),
+        (
+            {"source": "A paper", "selection": "", "epochs": 0, "runs": 1},
+            "76.32 (A paper, epoch not stated)",
+            "A paper, epoch not stated, one run",
+        ),
+        ({}, "76.32", ""),
+    ],
+)
+def test_a_published_accuracy_is_shown_with_its_source_and_its_epoch(store, given, cell, provenance):
+    add(store, "ce-s0", CE, 0.9)
+    own = {f"published__{field}": value for field, value in {"accuracy": 76.32, **given}.items()}
+    add(store, "kd-s0", KD, 0.8, teacher="ce-s0", **own)
+    rows = collect(store)
+    page = report.make_page(store, rows, selection.select_groups(rows), {})
+    assert [row[page.header.index("published")] for row in page.table] == ["", cell]
+    assert f"#2: {provenance or 'no source stated'}." in page.columns["published"]
+    record = json.loads(formats.as_text(lines_of(store), "json"))[1]
+    assert (record["published"], record["published_from"]) == (76.32, provenance)
+
+
+def test_runs_of_older_versions_take_the_provenance_of_newer_ones(store):
+    add(store, "ce-s0", CE, 0.9)
+    for seed, given in enumerate((OLDER, BEST)):
+        own = {f"published__{field}": value for field, value in {"accuracy": 76.32, **given}.items()}
+        add(store, f"kd-s{seed}", KD, 0.8, teacher="ce-s0", seed=seed, **own)
+    _, line = lines_of(store)
+    assert line.runs == 2 and line.published.origin == "DKD, Zhao et al. 2022, best epoch of 240"
+
+
+def test_without_a_published_accuracy_no_note_speaks_of_one(nested):
+    rows = collect(nested)
+    page = report.make_page(nested, rows, selection.select_groups(rows), {})
+    assert "published" not in page.header and "published" not in page.columns and "verdict" in page.columns
 
 
 def test_one_teacher_is_said(nested):
@@ -216,9 +265,9 @@ def test_the_baseline_may_be_named_and_a_misspelt_one_is_not_taken(nested):
     assert lines[1].against is None and lines[0].against == 2
     with pytest.raises(UserError, match="Did you mean 'softmax_mse'"):
         lines_of(nested, baseline="softmax_mes")
-    with pytest.raises(UserError, match="--interval='z' is none"):
+    with pytest.raises(UserError, match="unknown --interval 'z'"):
         lines_of(nested, interval="z")
-    with pytest.raises(UserError, match="--select='test' is none"):
+    with pytest.raises(UserError, match="unknown --select 'test'"):
         lines_of(nested, select="test")
 
 
@@ -241,7 +290,7 @@ def test_the_setting_is_chosen_on_other_seeds_than_it_is_told_on(store):
     every, (chosen,) = lines_of(store), lines_of(store, select="validation")
     assert [line.setting for line in every] == ["optimizer.learning_rate = 0.1", "optimizer.learning_rate = 0.2"]
     assert chosen.setting == "optimizer.learning_rate = 0.2" and chosen.tried == 2 and chosen.runs == 2
-    assert chosen.last[0] == pytest.approx(82.5) and chosen.note == "seeds 0, 1 chose"
+    assert chosen.last[0] == pytest.approx(82.5) and chosen.note == "selected on seeds 0, 1"
 
 
 def test_settings_are_compared_on_the_seeds_that_most_of_them_have(store):
@@ -251,11 +300,11 @@ def test_settings_are_compared_on_the_seeds_that_most_of_them_have(store):
     for seed in range(4):
         add(store, f"a-s{seed}", CE, 0.80 + 0.01 * seed, seed=seed, validation=0.1, optimizer__learning_rate=0.2)
     (line,) = lines_of(store, select="validation")
-    assert (line.setting, line.note, line.runs) == ("optimizer.learning_rate = 0.2", "seeds 100 chose", 4)
+    assert (line.setting, line.note, line.runs) == ("optimizer.learning_rate = 0.2", "selected on seeds 100", 4)
     assert line.last[0] == pytest.approx(81.5)
     add(store, "b-s9", CE, 0.9, seed=9, validation=0.95, optimizer__learning_rate=0.4)
     (line,) = lines_of(store, select="validation")
-    assert (line.setting, line.note) == ("optimizer.learning_rate = 0.2", "seeds 100 chose among 3 settings")
+    assert (line.setting, line.note) == ("optimizer.learning_rate = 0.2", "selected on seeds 100 among 3 settings")
     assert line.tried == 4 and line.runs == 4
 
 
@@ -263,7 +312,7 @@ def test_settings_without_a_seed_in_common_are_told_on_what_chose(store):
     for seed, rate in enumerate((0.1, 0.2, 0.3)):
         add(store, f"a-s{seed}", CE, 0.8, seed=seed, validation=rate, optimizer__learning_rate=rate)
     (line,) = lines_of(store, select="validation")
-    assert line.note == "no seed that two settings have: chosen and reported on the same"
+    assert line.note == "no seed that two settings have: selected and reported on the same seeds"
     assert line.setting == "optimizer.learning_rate = 0.3" and line.tried == 3
 
 
@@ -275,7 +324,7 @@ def test_without_a_validation_accuracy_no_setting_is_chosen(store):
         run.write_result(result)
     lines = lines_of(store, select="validation")
     assert [(line.runs, line.tried, line.note) for line in lines] == [
-        (4, 2, "no validation accuracy: nothing was chosen")
+        (4, 2, "no validation accuracy: no setting was selected")
     ] * 2
 
 
@@ -286,8 +335,8 @@ def test_differences_are_of_the_checkpoint_that_is_asked_for(store):
     last, best = (lines_of(store, checkpoint=name)[1] for name in ("last", "best"))
     assert last.difference.mean == pytest.approx(10) and last.verdict == "cannot tell"
     assert best.difference.mean == pytest.approx(-10) and best.verdict == "loss"
-    with pytest.raises(UserError, match="--checkpoint='first' is none"):
-        selection.candidates(collect(store), "", "first")
+    with pytest.raises(UserError, match="unknown --checkpoint 'first'"):
+        selection.select_groups(collect(store), "", "first")
 
 
 def test_unequal_budgets_are_marked(store):
@@ -342,8 +391,8 @@ def test_a_store_of_results_alone_has_a_table_curves_and_the_distance(nested, tm
     add(nested, "chain-gen1-s0", KD, 0.8, teacher="chain-gen0-s0")
     nested.run("begun").begin({"config": {**defaults().to_dict(), "losses": CE}})
     rows = collect(nested)
-    found = selection.candidates(rows)
-    evidence = gather(nested, report.networks_of(found, 2))
+    found = selection.select_groups(rows)
+    evidence = gather(nested, report.choose_networks(found, 2))
     page = report.make_page(nested, rows, found, evidence, title="<Known> results")
     names = [figure.name for figure in page.figures]
     assert names == ["learning-1", "generations-1", "distance-1"]
@@ -369,11 +418,13 @@ def test_a_teachers_distance_is_of_what_the_student_learnt_from(store):
         add(store, f"other-{number}-s0", KD, 0.8, teachers={"a": taught}, distance=0.1, data__name="gaussian")
     rows = [row for row in collect(store) if row.teachers]
     assert [row.teacher_distances for row in rows] == 2 * [(0.5,), (0.25,), *4 * [(None,)]]
-    drawn = sections.distances(selection.candidates(rows))
+    drawn = sections.distances(selection.select_groups(rows))
     assert [figure.name for figure in drawn] == ["distance-1", "distance-2"]
     assert "on digits" in drawn[0].caption and "on gaussian" in drawn[1].caption
     assert all("Not shown: 4 students" in figure.caption for figure in drawn)
-    (none,) = sections.distances([own for own in selection.candidates(rows) if None in own.rows[0].teacher_distances])
+    (none,) = sections.distances(
+        [own for own in selection.select_groups(rows) if None in own.runs[0].teacher_distances]
+    )
     assert not none.svg and none.caption.startswith("Not shown: 8 students")
 
 
@@ -383,11 +434,11 @@ def test_a_name_may_have_any_character(store, tmp_path):
     config = {**run.manifest["config"], "name": name}
     (run.path / "manifest.json").write_text(json.dumps({**run.manifest, "config": config}))
     rows = collect(store)
-    page = report.make_page(store, rows, selection.candidates(rows), {})
+    page = report.make_page(store, rows, selection.select_groups(rows), {})
     html, markdown = report.write(page, tmp_path / "out")
     row = markdown.read_text().split("\n")[6]
     assert r"| a $x^{$ \| \<b> & 5% _ \\ new line |" in row and "<b>" not in html.read_text()
-    latex = formats.as_text(comparison.compare(selection.candidates(rows)), "latex")
+    latex = formats.as_text(comparison.compare(selection.select_groups(rows)), "latex")
     assert r"\$x\textasciicircum{}\{\$ \textbar{} \textless{}b\textgreater{} \& 5\% \_" in latex
 
 
@@ -396,10 +447,10 @@ def test_chains_of_one_name_in_several_folders_are_several_curves(store):
         for m in range(1, 3):
             losses = {"kd": {"weight": 1.0, "temperature": 100 * gained}}
             add(store, f"{folder}/chain-gen{m}-s0", losses, 0.8 + m * gained, teacher=f"x/chain-gen{m - 1}-s0")
-    (figure,) = sections.generations(selection.candidates(collect(store)))
+    (figure,) = sections.generations(selection.select_groups(collect(store)))
     assert ">a/chain<" in figure.svg and ">b/chain<" in figure.svg
     shutil.rmtree(store.root / "b")
-    (figure,) = sections.generations(selection.candidates(collect(store)))
+    (figure,) = sections.generations(selection.select_groups(collect(store)))
     assert ">chain<" in figure.svg
 
 
@@ -407,7 +458,7 @@ def test_chains_of_one_name_in_several_folders_are_several_curves(store):
 def test_a_folder_in_the_way_is_found_before_anything_is_written(store, tmp_path, taken):
     add(store, "a", CE, 0.9)
     rows = collect(store)
-    page = report.make_page(store, rows, selection.candidates(rows), {})
+    page = report.make_page(store, rows, selection.select_groups(rows), {})
     (tmp_path / "out" / taken).mkdir(parents=True)
     with pytest.raises(UserError, match="a folder stands where a file should be.*--out"):
         report.write(page, tmp_path / "out")
@@ -427,7 +478,7 @@ def test_a_loss_that_was_not_finite_leaves_a_gap_in_the_curve(store):
     run.append_metrics({"epoch": 3, "train": {"accuracy": 1.0}, "validation": {"accuracy": 0.9, "loss": math.inf}})
     run.append_metrics({"epoch": 4, "train": None, "validation": {"accuracy": 0.9, "loss": 1.0}})
     rows = collect(store)
-    page = report.make_page(store, rows, selection.candidates(rows), {})
+    page = report.make_page(store, rows, selection.select_groups(rows), {})
     assert [figure.name for figure in page.figures] == ["learning-1"]
 
 
@@ -460,8 +511,8 @@ def trained(tmp_path_factory):
             config.teachers = {"a": {"run": teacher, "weight": 1.0}}
         train(config, store, name=name, devices=jax.local_devices()[:1], show=False)
     rows = collect(store)
-    found = selection.candidates(rows)
-    evidence = gather(store, report.networks_of(found, 8))
+    found = selection.select_groups(rows)
+    evidence = gather(store, report.choose_networks(found, 8))
     page = report.make_page(store, rows, found, evidence)
     return evidence, page, report.write(page, out)[0], store
 
@@ -475,7 +526,7 @@ def test_a_page_of_networks_shows_what_they_say_and_where_they_look(trained):
     assert set(seen.maps) == {"ce", "alone", "kd"} and len(seen.overlaps) == 3
     assert all(0 <= m.min() and m.max() <= 1 and m.shape == (4, 6, 6) for m in seen.maps.values())
     examples = page.figures[-1].svg
-    assert all(word in examples for word in ("p*", "label 0", "where #", "probability"))
+    assert all(word in examples for word in ("p*", "label 0", "map of #", "probability"))
     agreement = page.figures[3].svg
     votes = [outputs.logits.argmax(axis=1) for outputs in seen.outputs.values()]
     for a, b in ((0, 1), (0, 2), (1, 2)):
@@ -486,14 +537,14 @@ def test_a_student_is_shown_beside_the_run_that_taught_it(trained):
     """Not beside another of the same loss and network, such as the student alone."""
     evidence, page, _, store = trained
     rows = collect(store)
-    found = selection.candidates(rows)
-    assert report.networks_of(found, 8)["arrays"][:2] == ["kd", "ce"]
-    numbers = {row.name: line for line, own in zip(comparison.compare(found), found) for row in own.rows}
+    found = selection.select_groups(rows)
+    assert report.choose_networks(found, 8)["arrays"][:2] == ["kd", "ce"]
+    numbers = {row.name: line for line, own in zip(comparison.compare(found), found) for row in own.runs}
     teachers = {row.name: row.teacher_runs for row in rows}
     assert sections._student_and_teacher(["alone", "ce", "kd"], numbers, teachers) == ["ce", "alone", "kd"]
     assert sections._student_and_teacher(["alone", "kd"], numbers, teachers) == ["alone", "kd"]
     for who in ("ce", "alone", "kd"):
-        assert f"where #{numbers[who].number} looks" in page.figures[-1].svg
+        assert f"map of #{numbers[who].number}<" in page.figures[-1].svg
 
 
 def test_of_a_method_that_run_is_looked_at_which_taught_the_student(store):
@@ -501,7 +552,7 @@ def test_of_a_method_that_run_is_looked_at_which_taught_the_student(store):
         rate = {"optimizer__learning_rate": 0.1 * (seed + 1)}
         add(store, f"mse-s{seed}", MSE, accuracy, seed=seed, **rate)
     add(store, "kd-s0", KD, 0.8, teacher="mse-s1")
-    assert report.networks_of(selection.candidates(collect(store)), 8) == {"digits": ["kd-s0", "mse-s1"]}
+    assert report.choose_networks(selection.select_groups(collect(store)), 8) == {"digits": ["kd-s0", "mse-s1"]}
 
 
 def test_every_test_set_has_its_networks(store):
@@ -510,7 +561,7 @@ def test_every_test_set_has_its_networks(store):
         add(store, f"ce-split{split}", CE, 0.9, split=split)
     add(store, "mse-split1", MSE, 0.9, split=1)
     add(store, "elsewhere", {"cross_entropy": {"weight": 1.0}, **MSE}, 0.9, split=2)
-    assert report.networks_of(selection.candidates(collect(store)), 8) == {
+    assert report.choose_networks(selection.select_groups(collect(store)), 8) == {
         "digits (test set 1)": ["ce-split1", "mse-split1"],
         "digits (test set 2)": ["elsewhere"],
     }
@@ -518,8 +569,8 @@ def test_every_test_set_has_its_networks(store):
 
 def test_a_short_curve_is_in_sight_beside_long_ones():
     long, short = (figures.Series("", range(n), [level] * n) for n, level in ((20, 90.0), (4, 50.0)))
-    low, high = figures._reach([long, short])
-    assert low < 50 and high > 90 and figures._reach([short]) is None
+    low, high = figures._y_limits([long, short])
+    assert low < 50 and high > 90 and figures._y_limits([short]) is None
 
 
 def test_a_network_that_is_not_the_results_is_not_looked_at(trained, tmp_path):

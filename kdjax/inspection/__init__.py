@@ -1,1 +1,1 @@
-"""Looking at stored runs: their outputs, analyses, maps, and their weights into a store and out of it."""
+"""Inspection of stored runs: outputs, analyses, class-activation maps, and weights from files and to files."""

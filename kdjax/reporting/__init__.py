@@ -1,1 +1,1 @@
-"""Results -> tables and figures."""
+"""Reports of many runs: collecting, comparing, statistics, tables, figures and the page."""

@@ -4,7 +4,7 @@ import contextlib
 import io
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -45,7 +45,7 @@ class Drawing:
 
 
 @contextlib.contextmanager
-def drawing(name: str, figsize: tuple[float, float], **options: object) -> Iterator[Drawing]:
+def drawing(name: str, figsize: tuple[float, float], **options: Any) -> Iterator[Drawing]:
     """Gives the axes of a new figure, and turns them into SVG at the end of the block.
 
     Args:

@@ -11,6 +11,8 @@ from kdjax.reporting.figures import Figure
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+SHADES = ("#ffffff", "#bbbbbb", "#666666")
+
 
 class Example(NamedTuple):
     """One example, with the distributions and the class-activation maps of several networks.
@@ -76,8 +78,9 @@ def _bars(axis: "Axes", example: Example, classes: Sequence[str], most: int) -> 
     likely = np.sort(np.argsort(-table.max(axis=0), kind="stable")[:most])
     width = 0.8 / len(table)
     for i, (name, values) in enumerate(example.distributions.items()):
-        shades = {"facecolor": ("#ffffff", "#bbbbbb", "#666666")[i % 3], "hatch": HATCHES[i % len(HATCHES)]}
         places = np.arange(len(likely)) + (i - (len(table) - 1) / 2) * width
-        axis.bar(places, values[likely], width, label=name, edgecolor="#000000", linewidth=0.7, **shades)
+        shade, hatch = SHADES[i % len(SHADES)], HATCHES[i % len(HATCHES)]
+        bars = {"label": name, "facecolor": shade, "hatch": hatch, "edgecolor": "#000000", "linewidth": 0.7}
+        axis.bar(places, values[likely], width, **bars)
     axis.set_xticks(range(len(likely)), [classes[k] for k in likely], fontsize=7)
     axis.set(ylim=(0, 1), ylabel="probability" if example.image is not None else f"label {example.label}\nprobability")

@@ -115,7 +115,8 @@ def _y_limits(series: Sequence[Series]) -> tuple[float, float] | None:
     if all(len(each.y) < LONG for each in series):
         return None
     settled = [y for each in series for y in each.y[len(each.y) // LONG :]]  # all points of a short curve
-    low, high = np.min([np.mean(y) - _std(y) for y in settled]), np.max([np.mean(y) + _std(y) for y in settled])
+    low = float(np.min([np.mean(y) - _std(y) for y in settled]))
+    high = float(np.max([np.mean(y) + _std(y) for y in settled]))
     margin = 0.08 * (high - low) or 0.5
     return low - margin, high + margin
 

@@ -59,13 +59,13 @@ def bootstrap_interval(values: Sequence[float], level: float = 0.95, *, draws: i
       draws: Number of bootstrap samples.
       seed: Seed of the samples, so that the same values give the same interval.
     """
-    values = np.asarray(values, np.float64)
-    mean = float(values.mean())
-    if len(values) < 2:
+    sample = np.asarray(values, np.float64)
+    mean, units = float(sample.mean()), len(sample)
+    if units < 2:
         return Interval(mean, -math.inf, math.inf, 1)
-    picked = np.random.default_rng(seed).integers(0, len(values), (draws, len(values)))
-    low, high = np.quantile(values[picked].mean(axis=1), _expanded(len(values), level))
-    return Interval(mean, float(low), float(high), len(values))
+    picked = np.random.default_rng(seed).integers(0, units, (draws, units))
+    low, high = np.quantile(sample[picked].mean(axis=1), _expanded(units, level))
+    return Interval(mean, float(low), float(high), units)
 
 
 def _expanded(units: int, level: float) -> tuple[float, float]:

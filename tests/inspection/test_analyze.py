@@ -1,4 +1,4 @@
-"""Analysis of runs: numbers of plain NumPy on their outputs, a run against itself, and what is refused."""
+"""Analyses of runs, against NumPy on their outputs; a run against itself; errors."""
 
 import json
 
@@ -65,7 +65,7 @@ def softmax(logits):
     return e / e.sum(axis=1, keepdims=True)
 
 
-def test_posterior_is_the_distance_to_the_datas_distributions(store):
+def test_posterior_measures_the_distance_to_the_data_sets_distributions(store):
     outputs = predict_run(store, "a")
     found = analyze(store, ["a", "b"], ["posterior"])["posterior"][0]
     q, p = softmax(outputs.logits), outputs.soft
@@ -75,7 +75,7 @@ def test_posterior_is_the_distance_to_the_datas_distributions(store):
     assert found["reference_code_distance"] == pytest.approx(np.sqrt(np.sum((q - p) ** 2)), rel=1e-5)
 
 
-def test_a_split_that_soft_labels_left_with_labels_alone_has_no_posterior(tmp_path):
+def test_a_split_without_soft_labels_has_no_posterior(tmp_path):
     np.save(tmp_path / "soft.npy", np.random.default_rng(0).dirichlet(np.ones(10), 1797))
     config, store = _config(0), Store(tmp_path / "runs")
     config.epochs, config.model.args = 1, {"hidden": (4,)}
@@ -87,12 +87,12 @@ def test_a_split_that_soft_labels_left_with_labels_alone_has_no_posterior(tmp_pa
 
 
 @pytest.mark.parametrize("own", [{"protocols": {"soft_labels": {}}}, {"args": {"labels": "counts.npy"}}, {}])
-def test_noise_of_raters_is_taken_off_where_their_number_is_known(store, monkeypatch, own):
+def test_the_raters_noise_is_subtracted_if_their_number_is_known(store, monkeypatch, own):
     monkeypatch.setattr(analyses, "RATERS", {"arrays": 5})
     run = InspectedRun(store, "a", "test", "last", "data")
     run.loaded.config.data.update(own)
     row = analyses.posterior([run])[0]
-    assert ("squared_distance_corrected" in row) == (not own)  # a user's own file is of nobody knows how many
+    assert ("squared_distance_corrected" in row) == (not own)  # the number is not known for a user's own file
 
 
 def test_fidelity_of_pairs_and_of_each_against_the_mean_of_the_others(store):
@@ -110,12 +110,12 @@ def test_fidelity_of_pairs_and_of_each_against_the_mean_of_the_others(store):
     itself = pairs["a", "a"]
     assert itself["agreement"] == 1 and itself["kl_first_second"] == pytest.approx(0, abs=1e-7)
     assert len(found["against_mean"]) == 4
-    mean = np.mean([outputs[name].logits for name in "aca"], axis=0)  # what stands beside b
+    mean = np.mean([outputs[name].logits for name in "aca"], axis=0)  # the others of b
     agreement = np.mean(mean.argmax(axis=1) == outputs["b"].logits.argmax(axis=1))
     assert found["against_mean"][1]["agreement"] == pytest.approx(agreement)
 
 
-def test_the_reference_codes_variants_are_means_of_batches(store, monkeypatch):
+def test_the_reference_codes_values_are_means_of_batches(store, monkeypatch):
     monkeypatch.setattr(analyses, "REFERENCE_CODE_BATCH", 20)  # of 48: two whole batches and a part
     found = analyze(store, ["a", "b"], ["fidelity"])["fidelity"]["pairs"][0]
     first, second = (predict_run(store, name).logits for name in "ab")
@@ -124,11 +124,12 @@ def test_the_reference_codes_variants_are_means_of_batches(store, monkeypatch):
     answers, sizes = np.stack([p.argmax(axis=1), q.argmax(axis=1)]), (20, 20, 8)
     information = [mutual_info_score(*part) for part in np.split(answers, [20, 40], axis=1)]
     assert found["reference_code_mutual_information"] == pytest.approx(np.average(information, weights=sizes))
-    assert found["reference_code_mutual_information"] > found["mutual_information"]  # few examples say too much
+    # The plug-in estimate of few examples is biased upwards.
+    assert found["reference_code_mutual_information"] > found["mutual_information"]
 
 
 @pytest.mark.parametrize("kind", maps.MAPS)
-def test_attention_is_the_overlap_of_plain_numpys_maps(store, kind, monkeypatch):
+def test_attention_is_the_overlap_of_maps_in_numpy(store, kind, monkeypatch):
     monkeypatch.setattr(attention_analysis, "REFERENCE_CODE_BATCH", 20)
     found = analyze(store, ["a", "b", "a"], ["attention"])["attention"]
     overlaps = {tuple(row["runs"]): row for row in found["overlaps"] if row["map"] == kind}
@@ -145,7 +146,7 @@ def test_attention_is_the_overlap_of_plain_numpys_maps(store, kind, monkeypatch)
     assert overlaps["a", "b", "a"] == {**overlaps["a", "b"], "runs": ["a", "b", "a"]}
 
 
-def test_grad_cam_of_a_mean_and_a_linear_head_is_the_classs_own_activation_map():
+def test_grad_cam_of_a_linear_head_is_the_activation_map_of_the_predicted_class():
     rng = np.random.default_rng(0)
     features, predicted = rng.normal(size=(3, 4, 5, 6)).astype(np.float32), np.array([1, 0, 1])
     head = maps.Head("", "as it is", rng.normal(size=(6, 2)).astype(np.float32), np.zeros(2, np.float32))
@@ -154,14 +155,14 @@ def test_grad_cam_of_a_mean_and_a_linear_head_is_the_classs_own_activation_map()
 
 
 def _regions(store: Store, name: str, kind: str) -> np.ndarray:
-    """High parts of the map at 8 x 8, from 2 x 2 by half-pixel centres."""
+    """Returns the regions above 0.4 of a 2 x 2 map that is resized to 8 x 8 with half-pixel centres."""
     outputs, fc = predict_run(store, name, features=True), store.find(name).restore_variables("last")[0]["params"]["fc"]
     features, kernel = np.maximum(outputs.features, 0), np.asarray(fc["kernel"])
     np.testing.assert_allclose(features.mean(axis=(1, 2)) @ kernel + fc["bias"], outputs.logits, atol=1e-4)
     by_class = features @ kernel
     predicted = by_class[np.arange(len(features)), :, :, outputs.logits.argmax(axis=1)]
     cam = {"class activation": by_class.sum(axis=-1), "Grad-CAM": np.maximum(predicted, 0) / 4}[kind]
-    at = np.clip((np.arange(8) + 0.5) / 4 - 0.5, 0, 1)  # what the second row or column counts
+    at = np.clip((np.arange(8) + 0.5) / 4 - 0.5, 0, 1)  # weight of the second row or column
     weights = np.stack([1 - at, at], axis=1)
     cam = np.einsum("ip,npq,jq->nij", weights, cam, weights)
     low, high = cam.min(axis=(1, 2), keepdims=True), cam.max(axis=(1, 2), keepdims=True)
@@ -169,7 +170,7 @@ def _regions(store: Store, name: str, kind: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("model, args", [("wrn", {"depth": 10, "width": 1}), ("vgg8", {}), ("mobilenetv2_half", {})])
-def test_the_map_that_the_classifier_reads_is_found(store, model, args, one_device):
+def test_the_feature_map_of_the_classifier_is_found(store, model, args, one_device):
     run = load_run(store, "a", devices=one_device)
     module = models.create_model(model, 4, **args)
     variables = models.init_variables(module, (1, 8, 8, 3), 0)
@@ -180,7 +181,7 @@ def test_the_map_that_the_classifier_reads_is_found(store, model, args, one_devi
     assert head.kernel.shape[1] == 4 and head.activation in maps.ACTIVATIONS
 
 
-def test_a_large_bias_does_not_hide_what_is_done_to_the_map(store, one_device):
+def test_a_large_bias_does_not_hide_the_activation(store, one_device):
     run = load_run(store, "a", devices=one_device)
     params = dict(run.network.variables["params"])
     params["fc"] = {**params["fc"], "bias": np.asarray(params["fc"]["bias"]) + np.float32(1e4)}
@@ -189,7 +190,7 @@ def test_a_large_bias_does_not_hide_what_is_done_to_the_map(store, one_device):
     assert (found.feature, found.activation) == (plain.feature, plain.activation) == ("stage3_preact", "ReLU")
 
 
-def test_calibration_and_the_temperature_of_validation(store):
+def test_calibration_and_the_temperature_fitted_on_validation(store):
     row = analyze(store, ["a"], ["calibration"])["calibration"][0]
     outputs, q = predict_run(store, "a"), softmax(predict_run(store, "a").logits)
     own = q[np.arange(len(q)), outputs.labels]
@@ -219,7 +220,7 @@ def test_affinity_of_own_and_of_other_views(store):
     assert row["overfit_gap"] == pytest.approx(gap)
 
 
-def test_diversity_is_the_loss_under_the_own_view_over_that_of_clean_training(store):
+def test_diversity_is_the_training_loss_under_the_own_view_over_the_clean_one(store):
     rows = {(row["run"], row["view"]): row for row in analyze(store, ["a", "b", "c"], ["affinity"])["affinity"]}
     loss = {}
     for name, view in (("a", "crop_flip"), ("c", "none")):
@@ -251,12 +252,12 @@ def test_diversity_needs_a_clean_run_of_the_same_recipe(store):
         ("digits", "affinity", "no validation split"),
     ],
 )
-def test_what_does_not_fit_is_said(store, runs, what, words):
+def test_an_analysis_that_does_not_fit_is_refused(store, runs, what, words):
     with pytest.raises(UserError, match=words):
         analyze(store, runs.split(","), [what])
 
 
-def test_weights_that_came_without_data_are_told_from_a_data_set_that_is_not_there(store, tmp_path):
+def test_a_run_imported_without_data_is_refused_with_the_flag_that_names_it(store, tmp_path):
     export_weights(store, "a", str(tmp_path / "a.safetensors"))
     imported = Store(tmp_path / "runs")
     import_weights(str(tmp_path / "a.safetensors"), "resnet8", imported, name="b", args={"widths": (4, 4, 6, 8)})
@@ -265,7 +266,7 @@ def test_weights_that_came_without_data_are_told_from_a_data_set_that_is_not_the
             look()
 
 
-def test_a_split_that_is_not_there(store):
+def test_an_unknown_split_is_refused(store):
     with pytest.raises(UserError, match="has no split 'tset'. Did you mean 'test'"):
         analyze(store, ["a"], ["calibration"], split="tset")
 
@@ -278,12 +279,12 @@ def test_every_analysis_has_its_table(store):
         f"## {name}\n\n| run" in shown or f"## {name}\n\n| first" in shown or name == "attention" for name in ANALYSES
     )
     assert "## attention\n\n| map" in shown and "| Grad-CAM" in shown and "diversity" in shown
-    assert "measured on the validation split" in shown.partition("## affinity")[2]  # not of the split in the first line
+    assert "measured on the validation split" in shown.partition("## affinity")[2]  # not on the split of the first line
     for title in ("10 KL(second, first)", "mutual information", "IoU", "ECE, unweighted bins", "affinity"):
         assert f"| reference code: {title}" in shown
 
 
-def test_what_a_reader_of_the_numbers_must_know_is_told(tmp_path):
+def test_caveats_are_reported(tmp_path):
     config, store = _config(0), Store(tmp_path)
     config.epochs, config.model.args, config.data.view = 1, {"hidden": (4,)}, "crop+mixup"
     config.losses = {"softmax_mse": {"weight": 1.0, "space": "logits"}}
@@ -291,10 +292,10 @@ def test_what_a_reader_of_the_numbers_must_know_is_told(tmp_path):
     found = analyze(store, ["raw", "raw"], ["calibration", "affinity"])
     assert len(found["notes"]) == 2 and all(note in report(found) for note in found["notes"])
     assert "'raw' was fitted in logit space" in found["notes"][0] and "without its mix" in found["notes"][1]
-    assert len(analyze(store, ["raw"], ["calibration"])["notes"]) == 1  # no view is shown
+    assert len(analyze(store, ["raw"], ["calibration"])["notes"]) == 1  # calibration measures no view
 
 
-def test_the_door_prints_tables_and_writes_json(store, tmp_path, command):
+def test_the_command_prints_tables_and_writes_json(store, tmp_path, command):
     out, at = tmp_path / "found.json", f"--store={store.root}"
     done = command("kdjax.analyze", "--runs=a,b,c", "--what=fidelity,calibration", at, f"--out={out}")
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Weights in from files, as runs that are teachers, and out again."""
+"""Imports of weight files as runs, and exports of the weights of runs."""
 
 import json
 
@@ -20,7 +20,7 @@ ARGS = {"widths": (4, 4, 6, 8)}
 
 @pytest.fixture
 def state(image_file):
-    """A state dict of a small network for the images' four classes."""
+    """A state dict of a small network with four classes."""
     module = models.create_model("resnet8", 4, **ARGS)
     return to_state_dict(module, models.init_variables(module, (1, 8, 8, 3), 3))
 
@@ -30,7 +30,7 @@ def store(tmp_path):
     return Store(tmp_path / "runs")
 
 
-def test_an_imported_run_has_the_weights_and_says_where_they_came_from(state, store, tmp_path):
+def test_an_imported_run_has_the_weights_and_records_their_file(state, store, tmp_path):
     write_weights(tmp_path / "teacher v1.npz", state)
     name, result = import_weights(str(tmp_path / "teacher v1.npz"), "resnet8", store, args=ARGS)
     assert name == "imported/resnet8-teacher_v1" and result["last"] == {"epoch": 0, "step": 0}
@@ -55,7 +55,7 @@ def test_export_then_import_gives_the_same_bits(form, state, store, tmp_path):
         np.testing.assert_array_equal(back[key], value)
 
 
-def test_an_imported_run_is_a_teacher_and_a_start(store, config, one_device, tmp_path):
+def test_an_imported_run_can_be_a_teacher_and_an_initialization(store, config, one_device, tmp_path):
     module = models.create_model("mlp", 4, hidden=(5,))
     write_weights(tmp_path / "a.npz", to_state_dict(module, models.init_variables(module, (1, 8, 8, 3), 3)))
     name, _ = import_weights(str(tmp_path / "a.npz"), "mlp", store, args={"hidden": (5,)})
@@ -75,7 +75,7 @@ def test_other_weights_under_the_same_name_are_refused(state, store, tmp_path):
         import_weights(str(tmp_path / "2.npz"), "resnet8", store, name="a", args=ARGS)
 
 
-def test_weights_that_do_not_fit_leave_nothing_behind(state, store, tmp_path):
+def test_weights_that_do_not_fit_are_refused_and_leave_no_files(state, store, tmp_path):
     del state["conv1.weight"]
     write_weights(tmp_path / "a.npz", state)
     with pytest.raises(UserError, match="missing: conv1.weight"):
@@ -83,7 +83,7 @@ def test_weights_that_do_not_fit_leave_nothing_behind(state, store, tmp_path):
     assert not store.root.exists()
 
 
-def test_the_doors_import_evaluate_show_and_export(door, tmp_path):
+def test_the_commands_import_export_and_show(door, tmp_path):
     module = models.create_model("mlp", 10, hidden=(5,))
     variables = models.init_variables(module, (1, 8, 8, 1), 0)
     write_weights(tmp_path / "mlp.safetensors", to_state_dict(module, variables))

@@ -1,4 +1,4 @@
-"""A run's outputs: in the order of the split, the same on one and four devices, and what its scores are made of."""
+"""A run's outputs: their order, their scores, and the same values on one and four devices."""
 
 import jax
 import numpy as np
@@ -33,7 +33,7 @@ def test_outputs_do_not_depend_on_the_devices(store, view):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
-def test_outputs_are_what_the_scores_are_made_of(store):
+def test_the_scores_are_computed_from_the_outputs(store):
     for split in ("train", "validation", "test"):
         outputs = predict_run(store, "one", split, devices=jax.local_devices()[:1])
         accuracy = np.mean(outputs.logits.argmax(axis=1) == outputs.labels)
@@ -42,7 +42,7 @@ def test_outputs_are_what_the_scores_are_made_of(store):
         assert (np.diff(outputs.rows) > 0).all()
 
 
-def test_a_view_is_another_at_every_visit(store):
+def test_every_visit_has_a_view_of_its_own(store):
     first, again, second = (
         predict_run(store, "one", "test", view="crop_flip", visit=visit, devices=jax.local_devices()[:1]).logits
         for visit in (0, 0, 1)
@@ -51,6 +51,6 @@ def test_a_view_is_another_at_every_visit(store):
     assert np.abs(first - second).max() > 1e-3
 
 
-def test_a_split_that_is_not_there(store):
+def test_an_unknown_split_is_refused(store):
     with pytest.raises(UserError, match="has no split 'tset'. Did you mean 'test'"):
         predict_run(store, "one", "tset")

@@ -1,4 +1,4 @@
-"""The report of a store: of results that are known, of networks that were trained, and in a browser."""
+"""The report of a store: of made-up results, of trained networks, and in a browser."""
 
 import csv
 import io
@@ -42,7 +42,7 @@ def add(
     best=None,
     **own,
 ):
-    """A run whose last test accuracy is known; `own` are fields of its config, with dots as '__'."""
+    """Adds a run with a given test accuracy; `own` are further fields of its config, with '__' for dots."""
     config = defaults()
     config.update({"losses": losses, "seed": seed, "epochs": epochs})
     config.data.split_seed = split
@@ -75,7 +75,7 @@ def store(tmp_path) -> Store:
 
 @pytest.fixture
 def nested(store) -> Store:
-    """Three teachers of either loss, four students of each, students alone; what is gained depends on the teacher."""
+    """Three teachers for each of two losses, four students of each, students alone; the gain depends on the teacher."""
     for t in range(3):
         add(store, f"ce-s{t}", CE, 0.9, seed=t, distance=0.5 - 0.1 * t)
         add(store, f"mse-s{t}", MSE, 0.9 + 0.01 * t, seed=t, distance=0.1)
@@ -89,7 +89,7 @@ def nested(store) -> Store:
     return store
 
 
-def test_a_row_holds_runs_that_differ_in_seeds_alone(nested):
+def test_runs_that_differ_only_in_seeds_are_one_row(nested):
     lines = lines_of(nested)
     assert [(line.loss, line.teacher.rpartition(": ")[2], line.runs, line.teachers) for line in lines] == [
         ("cross_entropy", "", 7, 0),
@@ -103,9 +103,9 @@ def test_a_row_holds_runs_that_differ_in_seeds_alone(nested):
     assert students.examples == students.teacher_examples == 20 * defaults().batch_size
 
 
-def test_a_claim_about_teachers_is_over_teachers(nested):
+def test_the_interval_of_students_of_several_teachers_is_over_teachers(nested):
     students = lines_of(nested)[2]
-    # Each student less the one alone of its seed, averaged over the students of a teacher: 1, 2 and 3.
+    # Student minus student alone of the same seed, averaged over the students of each teacher: 1, 2 and 3.
     assert students.difference[:1] == pytest.approx((2.0,)) and students.difference.units == 3
     assert students.over == "3 teachers" and students.pairs == 12
     half = 4.302653 * 1 / np.sqrt(3)
@@ -113,8 +113,8 @@ def test_a_claim_about_teachers_is_over_teachers(nested):
     assert students.verdict == "within noise"
 
 
-def test_the_chance_in_runs_that_many_teachers_are_compared_with_is_in_the_interval(store):
-    """Students of three teachers beside the same runs alone: what those had of luck is in every teacher's mean."""
+def test_the_interval_covers_the_luck_of_runs_that_several_teachers_are_compared_with(store):
+    """The students of three teachers are compared with the same runs alone, whose luck is in every teacher's mean."""
     alone = {10: 0.70, 11: 0.78, 12: 0.74}
     for t in range(3):
         add(store, f"ce-s{t}", CE, 0.9, seed=t)
@@ -123,7 +123,7 @@ def test_the_chance_in_runs_that_many_teachers_are_compared_with_is_in_the_inter
         for t in range(3):
             add(store, f"kd8-{t}-s{seed}", KD, 0.80 + 0.001 * t, teacher=f"ce-s{t}", seed=seed, model__name="resnet8")
     line = next(line for line in lines_of(store) if line.network == "resnet8" and line.teacher)
-    half = 4.302653 * 4 / np.sqrt(3)  # 10.1, 2.1 and 6.1 above the three alone
+    half = 4.302653 * 4 / np.sqrt(3)  # 10.1, 2.1 and 6.1 above the three runs alone
     assert line.difference[:3] == pytest.approx((6.1, 6.1 - half, 6.1 + half), abs=1e-5)
     assert line.over == "3 seeds beside 3 teachers" and line.verdict == "within noise"
     for seed in (11, 12):
@@ -136,7 +136,7 @@ def test_test_sets_of_several_splits_share_examples(store):
     for split in range(5):
         add(store, f"ce-split{split}-s0", CE, 0.9, split=split)
     (line,) = lines_of(store)
-    # Five draws of 400 from 2000, and the error of the mean of accuracies on them.
+    # The error of the mean accuracy on five test sets of 400, each drawn from the same 2000 examples.
     random = np.random.default_rng(0)
     right = random.random((4000, 2000)) < 0.9
     drawn = [right[:, random.permutation(2000)[:400]].mean(axis=1) for _ in range(5)]
@@ -146,7 +146,7 @@ def test_test_sets_of_several_splits_share_examples(store):
     assert line.test_error == pytest.approx(100 * np.sqrt(0.09 / 400 * 1.8 / 5), rel=0.05)
 
 
-def test_what_a_paper_prints_stands_beside_runs_of_its_own_teachers(store):
+def test_a_published_accuracy_is_shown_for_teachers_with_the_papers_losses_only(store):
     printed = {"published__accuracy": 73.33, "published__teacher_losses": ("cross_entropy",)}
     add(store, "ce-s0", CE, 0.9)
     add(store, "mse-s0", MSE, 0.9)
@@ -157,7 +157,7 @@ def test_what_a_paper_prints_stands_beside_runs_of_its_own_teachers(store):
 
 
 BEST = {"source": "DKD, Zhao et al. 2022", "selection": "best epoch", "epochs": 240, "view": "crop_flip", "runs": 5}
-OLDER = {"source": "Zheng & Yang 2024", "protocol": "last epoch, test split"}  # what older versions wrote
+OLDER = {"source": "Zheng & Yang 2024", "protocol": "last epoch, test split"}  # fields that older versions wrote
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_a_published_accuracy_is_shown_with_its_source_and_its_epoch(store, give
     assert (record["published"], record["published_from"]) == (76.32, provenance)
 
 
-def test_runs_of_older_versions_take_the_provenance_of_newer_ones(store):
+def test_a_row_with_runs_of_several_versions_has_the_provenance_of_the_newest(store):
     add(store, "ce-s0", CE, 0.9)
     for seed, given in enumerate((OLDER, BEST)):
         own = {f"published__{field}": value for field, value in {"accuracy": 76.32, **given}.items()}
@@ -198,13 +198,13 @@ def test_runs_of_older_versions_take_the_provenance_of_newer_ones(store):
     assert line.runs == 2 and line.published.origin == "DKD, Zhao et al. 2022, best epoch of 240"
 
 
-def test_without_a_published_accuracy_no_note_speaks_of_one(nested):
+def test_there_is_no_note_on_published_accuracies_without_one(nested):
     rows = collect(nested)
     page = report.make_page(nested, rows, selection.select_groups(rows), {})
     assert "published" not in page.header and "published" not in page.columns and "verdict" in page.columns
 
 
-def test_one_teacher_is_said(nested):
+def test_a_row_of_one_teacher_says_so(nested):
     for t in (1, 2):
         shutil.rmtree(nested.run(f"mse-s{t}").path)
         for s in range(4):
@@ -213,8 +213,8 @@ def test_one_teacher_is_said(nested):
     assert line.over == "one teacher, 4 seeds" and line.difference.units == 4
 
 
-def test_students_of_different_teachers_repeat_no_run_where_the_teachers_seeds_are_alike(store):
-    """Three big networks, an assistant of each from one seed; three imported files, which have no seed at all."""
+def test_students_of_different_teachers_with_the_same_seed_all_count(store):
+    """Three large networks with an assistant each, all of one seed; three imported files, whose seed is not known."""
     for t in range(3):
         add(store, f"big-s{t}", CE, 0.95, seed=t, model__name="resnet20")
         add(store, f"assistant-{t}-s0", KD, 0.9, teacher=f"big-s{t}", model__name="resnet8")
@@ -229,7 +229,7 @@ def test_students_of_different_teachers_repeat_no_run_where_the_teachers_seeds_a
     assert all(line.last[0] == pytest.approx(81) for line in lines.values())
 
 
-def test_students_of_two_checkpoints_and_runs_on_two_data_sets_are_no_repetitions(store):
+def test_other_teacher_checkpoints_and_other_data_seeds_are_other_settings(store):
     add(store, "ce-s0", CE, 0.9)
     for checkpoint, accuracy in (("last", 0.7), ("best", 0.8)):
         taught = {"run": "ce-s0", "weight": 1.0, "checkpoint": checkpoint}
@@ -244,7 +244,7 @@ def test_students_of_two_checkpoints_and_runs_on_two_data_sets_are_no_repetition
     ]
 
 
-def test_teachers_that_are_not_there_are_told_apart_by_their_names(nested):
+def test_missing_teachers_are_distinguished_by_name(nested):
     for t in range(3):
         shutil.rmtree(nested.run(f"ce-s{t}").path)
     line = next(line for line in lines_of(nested, baseline="cross_entropy") if line.teacher == "?: ?")
@@ -260,7 +260,7 @@ def test_rows_without_a_seed_in_common_are_compared_unpaired(store):
     assert line.difference.mean == pytest.approx(10) and line.verdict == "gain"
 
 
-def test_the_baseline_may_be_named_and_a_misspelt_one_is_not_taken(nested):
+def test_the_baseline_can_be_named_and_unknown_options_are_refused(nested):
     lines = lines_of(nested, baseline="softmax_mse")
     assert lines[1].against is None and lines[0].against == 2
     with pytest.raises(UserError, match="Did you mean 'softmax_mse'"):
@@ -282,8 +282,8 @@ def test_smoothed_labels_are_compared_with_plain_ones(store):
     assert [line.against for line in lines_of(store) if line.data == "gaussian"] == [None, 3]
 
 
-def test_the_setting_is_chosen_on_other_seeds_than_it_is_told_on(store):
-    """The better setting by test is the worse by validation: the test split chooses nothing."""
+def test_the_setting_is_selected_and_reported_on_different_seeds(store):
+    """The setting with the better test accuracy has the worse validation accuracy, which alone decides."""
     for seed in range(4):
         add(store, f"a-s{seed}", CE, 0.95, seed=seed, validation=0.5, optimizer__learning_rate=0.1)
         add(store, f"b-s{seed}", CE, 0.80 + 0.01 * seed, seed=seed, validation=0.6, optimizer__learning_rate=0.2)
@@ -293,8 +293,8 @@ def test_the_setting_is_chosen_on_other_seeds_than_it_is_told_on(store):
     assert chosen.last[0] == pytest.approx(82.5) and chosen.note == "selected on seeds 0, 1"
 
 
-def test_settings_are_compared_on_the_seeds_that_most_of_them_have(store):
-    """One seed of its own chooses; the setting that was trained again is not better for having more seeds."""
+def test_settings_are_compared_on_the_seeds_that_most_settings_have(store):
+    """One seed, which all settings have, decides; further seeds of one setting do not count."""
     for rate, validation in ((0.1, 0.6), (0.2, 0.9), (0.3, 0.5)):
         add(store, f"choosing-{rate}", CE, 0.99, seed=100, validation=validation, optimizer__learning_rate=rate)
     for seed in range(4):
@@ -308,7 +308,7 @@ def test_settings_are_compared_on_the_seeds_that_most_of_them_have(store):
     assert line.tried == 4 and line.runs == 4
 
 
-def test_settings_without_a_seed_in_common_are_told_on_what_chose(store):
+def test_settings_without_a_common_seed_are_selected_and_reported_on_the_same_seeds(store):
     for seed, rate in enumerate((0.1, 0.2, 0.3)):
         add(store, f"a-s{seed}", CE, 0.8, seed=seed, validation=rate, optimizer__learning_rate=rate)
     (line,) = lines_of(store, select="validation")
@@ -316,7 +316,7 @@ def test_settings_without_a_seed_in_common_are_told_on_what_chose(store):
     assert line.setting == "optimizer.learning_rate = 0.3" and line.tried == 3
 
 
-def test_without_a_validation_accuracy_no_setting_is_chosen(store):
+def test_without_a_validation_accuracy_all_settings_are_reported(store):
     for seed, rate in itertools.product(range(4), (0.1, 0.2)):
         run = add(store, f"a-{rate}-s{seed}", CE, 0.5 + rate, seed=seed, optimizer__learning_rate=rate)
         result = run.result
@@ -328,7 +328,7 @@ def test_without_a_validation_accuracy_no_setting_is_chosen(store):
     ] * 2
 
 
-def test_differences_are_of_the_checkpoint_that_is_asked_for(store):
+def test_differences_are_of_the_requested_checkpoint(store):
     for seed in range(3):
         add(store, f"a-s{seed}", CE, 0.8, seed=seed, best=0.81)
         add(store, f"b-s{seed}", MSE, 0.9, seed=seed, best=0.7 + 0.01 * seed)
@@ -351,7 +351,7 @@ def test_unequal_budgets_are_marked(store):
     assert tried == {"cross_entropy": "1", "softmax_mse": "1*", "tolerant": "1"}
 
 
-def test_what_a_run_began_from_counts_and_tells_no_seeds_apart(store):
+def test_the_examples_of_the_run_that_weights_came_from_count(store):
     for seed in range(3):
         add(store, f"ce-s{seed}", CE, 0.9, seed=seed, epochs=2)
         add(store, f"head-s{seed}", MSE, 0.9, seed=seed, epochs=1, init_from=f"ce-s{seed}")
@@ -364,7 +364,7 @@ def test_what_a_run_began_from_counts_and_tells_no_seeds_apart(store):
     assert lost.examples is None and lost.unequal
 
 
-def test_a_teachers_teacher_that_is_a_teacher_too_is_counted_once(store):
+def test_a_run_that_is_a_teacher_twice_counts_once(store):
     add(store, "first", CE, 0.9)
     add(store, "second", KD, 0.9, teacher="first", epochs=3)
     teachers = {"a": {"run": "second", "weight": 0.5}, "b": {"run": "first", "weight": 0.5}}
@@ -373,7 +373,7 @@ def test_a_teachers_teacher_that_is_a_teacher_too_is_counted_once(store):
     assert (line.examples, line.teacher_examples) == (20 * 64, (20 + 30) * 64)
 
 
-def test_the_table_in_every_format_says_the_same(nested):
+def test_every_format_has_the_same_numbers(nested):
     lines = lines_of(nested)
     records = json.loads(formats.as_text(lines, "json"))
     rows = list(csv.DictReader(io.StringIO(formats.as_text(lines, "csv"))))
@@ -386,7 +386,7 @@ def test_the_table_in_every_format_says_the_same(nested):
         formats.check("latec")
 
 
-def test_a_store_of_results_alone_has_a_table_curves_and_the_distance(nested, tmp_path):
+def test_a_store_without_checkpoints_has_a_table_curves_and_distances(nested, tmp_path):
     add(nested, "chain-gen0-s0", MSE, 0.7)
     add(nested, "chain-gen1-s0", KD, 0.8, teacher="chain-gen0-s0")
     nested.run("begun").begin({"config": {**defaults().to_dict(), "losses": CE}})
@@ -396,8 +396,9 @@ def test_a_store_of_results_alone_has_a_table_curves_and_the_distance(nested, tm
     page = report.make_page(nested, rows, found, evidence, title="<Known> results")
     names = [figure.name for figure in page.figures]
     assert names == ["learning-1", "generations-1", "distance-1"]
-    assert "Not finished: begun." in page.lead and len(page.missing) == 3  # no checkpoint of either network
-    # CE teachers 0.5, 0.4, 0.3 and better students by 1 % each; MSE teachers all at 0.1.
+    # Two networks without a checkpoint, and the methods that were not evaluated.
+    assert "Not finished: begun." in page.lead and len(page.missing) == 3
+    # The CE teachers have distances 0.5, 0.4, 0.3 and students that are 1 % better each; MSE teachers have 0.1.
     assert "Spearman" in page.figures[-1].caption
     html, markdown = report.write(page, tmp_path / "out")
     assert "&lt;Known&gt; results" in html.read_text() and "<Known>" not in html.read_text()
@@ -408,7 +409,7 @@ def test_a_store_of_results_alone_has_a_table_curves_and_the_distance(nested, tm
         assert line.split("|")[2] in markdown.read_text()
 
 
-def test_a_teachers_distance_is_of_what_the_student_learnt_from(store):
+def test_a_teachers_distance_is_that_of_the_outputs_that_the_student_learned_from(store):
     add(store, "ce-s0", CE, 0.9, distance=0.5)
     uses = ({}, {"checkpoint": "best"}, {"temperature": 2.0}, {"checkpoint": "20"}, {"output": "clipped_logits"})
     uses += ({"classes": (1, 0)},)
@@ -428,7 +429,7 @@ def test_a_teachers_distance_is_of_what_the_student_learnt_from(store):
     assert not none.svg and none.caption.startswith("Not shown: 8 students")
 
 
-def test_a_name_may_have_any_character(store, tmp_path):
+def test_a_name_can_have_any_character(store, tmp_path):
     name = "a $x^{$ | <b> & 5% _ \\ new\nline"
     run = add(store, "a", CE, 0.9)
     config = {**run.manifest["config"], "name": name}
@@ -442,7 +443,7 @@ def test_a_name_may_have_any_character(store, tmp_path):
     assert r"\$x\textasciicircum{}\{\$ \textbar{} \textless{}b\textgreater{} \& 5\% \_" in latex
 
 
-def test_chains_of_one_name_in_several_folders_are_several_curves(store):
+def test_chains_with_the_same_name_in_different_folders_are_different_curves(store):
     for folder, gained in (("a", 0.01), ("b", 0.02)):
         for m in range(1, 3):
             losses = {"kd": {"weight": 1.0, "temperature": 100 * gained}}
@@ -455,7 +456,7 @@ def test_chains_of_one_name_in_several_folders_are_several_curves(store):
 
 
 @pytest.mark.parametrize("taken", ["report.html", "report.md", "figures/learning-1.svg"])
-def test_a_folder_in_the_way_is_found_before_anything_is_written(store, tmp_path, taken):
+def test_a_folder_in_place_of_a_file_is_refused_before_anything_is_written(store, tmp_path, taken):
     add(store, "a", CE, 0.9)
     rows = collect(store)
     page = report.make_page(store, rows, selection.select_groups(rows), {})
@@ -467,7 +468,7 @@ def test_a_folder_in_the_way_is_found_before_anything_is_written(store, tmp_path
 
 @pytest.mark.parametrize("file", ["result.json", "manifest.json"])
 @pytest.mark.parametrize("own", [{}, {"last": None, "config": None}, {"last": {"step": 1, "test": {"accuracy": "1"}}}])
-def test_what_a_damaged_file_lacks_is_told_with_the_run(nested, file, own):
+def test_a_damaged_file_is_reported_with_its_run(nested, file, own):
     (nested.run("ce-s1").path / file).write_text(json.dumps({"format": 1, **own}))
     with pytest.raises(UserError, match=r"ce-s1 is damaged: manifest.json or result.json .* leave the run out"):
         collect(nested)
@@ -482,7 +483,7 @@ def test_a_loss_that_was_not_finite_leaves_a_gap_in_the_curve(store):
     assert [figure.name for figure in page.figures] == ["learning-1"]
 
 
-def test_an_empty_store_and_a_pattern_that_matches_nothing_are_refused(store, nested):
+def test_an_empty_store_and_a_pattern_without_a_match_are_refused(store, nested):
     with pytest.raises(UserError, match="matches --runs=x,y"):
         collect(nested, ["x", "y"])
     assert {row.name for row in collect(nested, ["ce-*", "mse-s0"])} == {"ce-s0", "ce-s1", "ce-s2", "mse-s0"}
@@ -492,7 +493,7 @@ def test_an_empty_store_and_a_pattern_that_matches_nothing_are_refused(store, ne
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Two small convolutional networks, a student of the first, and a page about them in a folder."""
+    """Two small convolutional networks, a student of the first, and their report."""
     rng = np.random.default_rng(0)
     labels, path = np.arange(96) % 3, tmp_path_factory.mktemp("data") / "images.npz"
     images = rng.integers(0, 200, (96, 6, 6, 3)).astype(np.uint8) + 20 * labels[:, None, None, None].astype(np.uint8)
@@ -517,7 +518,7 @@ def trained(tmp_path_factory):
     return evidence, page, report.write(page, out)[0], store
 
 
-def test_a_page_of_networks_shows_what_they_say_and_where_they_look(trained):
+def test_the_page_of_trained_networks_has_all_figures(trained):
     evidence, page = trained[:2]
     names = [figure.name for figure in page.figures]
     assert names == ["learning-1", "distance-1", "reliability-1", "agreement-1", "overlap-1", "examples-1"]
@@ -533,8 +534,8 @@ def test_a_page_of_networks_shows_what_they_say_and_where_they_look(trained):
         assert f"{np.mean(votes[a] == votes[b]):.2f}" in agreement
 
 
-def test_a_student_is_shown_beside_the_run_that_taught_it(trained):
-    """Not beside another of the same loss and network, such as the student alone."""
+def test_a_student_is_shown_with_its_own_teacher(trained):
+    """Not with another run of the same loss and network, such as the student alone."""
     evidence, page, _, store = trained
     rows = collect(store)
     found = selection.select_groups(rows)
@@ -547,7 +548,7 @@ def test_a_student_is_shown_beside_the_run_that_taught_it(trained):
         assert f"map of #{numbers[who].number}<" in page.figures[-1].svg
 
 
-def test_of_a_method_that_run_is_looked_at_which_taught_the_student(store):
+def test_of_a_method_the_run_that_taught_the_student_is_evaluated(store):
     for seed, accuracy in ((0, 0.9), (1, 0.8)):
         rate = {"optimizer__learning_rate": 0.1 * (seed + 1)}
         add(store, f"mse-s{seed}", MSE, accuracy, seed=seed, **rate)
@@ -555,8 +556,8 @@ def test_of_a_method_that_run_is_looked_at_which_taught_the_student(store):
     assert report.choose_networks(selection.select_groups(collect(store)), 8) == {"digits": ["kd-s0", "mse-s1"]}
 
 
-def test_every_test_set_has_its_networks(store):
-    """Of a method the run on the test set that most methods have, and none is left out for having another."""
+def test_networks_are_chosen_for_every_test_set(store):
+    """The run of a method is on the test set that most methods have; a method on another test set is not left out."""
     for split in (0, 1):
         add(store, f"ce-split{split}", CE, 0.9, split=split)
     add(store, "mse-split1", MSE, 0.9, split=1)
@@ -567,14 +568,14 @@ def test_every_test_set_has_its_networks(store):
     }
 
 
-def test_a_short_curve_is_in_sight_beside_long_ones():
+def test_a_short_curve_is_visible_beside_long_ones():
     long, short = (figures.Series("", range(n), [level] * n) for n, level in ((20, 90.0), (4, 50.0)))
     low, high = figures._y_limits([long, short])
     assert low < 50 and high > 90 and figures._y_limits([short]) is None
 
 
-def test_a_network_that_is_not_the_results_is_not_looked_at(trained, tmp_path):
-    """A store falls back to an older checkpoint where the last is damaged; its figures would be of another network."""
+def test_a_network_of_another_step_than_the_result_is_not_evaluated(trained, tmp_path):
+    """The store loads an older checkpoint if the last is damaged, which would be another network than the result's."""
     store = Store(shutil.copytree(trained[3].root, tmp_path / "runs"))
     run = store.run("alone")
     last = run.result["last"]
@@ -584,7 +585,7 @@ def test_a_network_that_is_not_the_results_is_not_looked_at(trained, tmp_path):
     assert f"'alone': its last checkpoint, of step {last['step'] + 1}, cannot be read" in seen.skipped[0]
 
 
-def test_the_page_is_whole_in_itself(trained):
+def test_the_page_refers_to_no_other_file(trained):
     text = trained[2].read_text()
     assert not re.search(r"""(src|href)=["'](?!#|data:)""", text) and "@import" not in text and "<script" not in text
     ids = re.findall(r'\bid="([^"]+)"', text)
@@ -596,7 +597,7 @@ def test_the_page_is_whole_in_itself(trained):
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
-def test_a_browser_without_a_network_opens_it(trained, tmp_path):
+def test_a_browser_opens_the_page_offline(trained, tmp_path):
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         pytest.skip("no Chromium here")
@@ -610,8 +611,8 @@ def test_a_browser_without_a_network_opens_it(trained, tmp_path):
     assert done.stdout.count("<tr>") == 1 + len(page.table) and done.stdout.count("<svg") == len(page.figures)
 
 
-def test_the_table_alone_is_the_pages(trained, door, tmp_path):
-    """With the test set's error as networks that were looked at have it, on which the verdict rests."""
+def test_the_printed_table_has_the_errors_of_the_page(trained, door, tmp_path):
+    """The verdict depends on the error of the test set, by bootstrap for evaluated networks."""
     _, page, _, store = trained
     done = door("kdjax.report", f"--store={store.root}", "--format=csv")
     rows = csv.DictReader(io.StringIO(done.stdout))
@@ -619,7 +620,7 @@ def test_the_table_alone_is_the_pages(trained, door, tmp_path):
     assert errors == [row[page.header.index("test set ±")] for row in page.table]
 
 
-def test_the_door_writes_prints_and_refuses(nested, door, tmp_path):
+def test_the_command_writes_prints_and_refuses(nested, door, tmp_path):
     out = tmp_path / "out"
     store = f"--store={nested.root}"
     done = door("kdjax.report", store, f"--out={out}", "--networks=0")

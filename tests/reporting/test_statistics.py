@@ -29,14 +29,14 @@ def test_welch_interval_is_scipys():
 
 
 @pytest.mark.filterwarnings("error")
-def test_accuracies_that_are_nearly_alike_warn_of_nothing():
+def test_nearly_equal_accuracies_raise_no_warning():
     alike = [100 * 0.7, 100 * 0.7 + 1e-14, 100 * 0.7]
     mean, low, high, _ = statistics.welch_interval(alike, VALUES)
     assert low < mean < high
     assert statistics.verdict(statistics.t_interval(np.subtract(alike, 60))) == "cannot tell"
 
 
-def test_bootstrap_nears_the_normal_interval_of_many_values():
+def test_bootstrap_approaches_the_normal_interval_for_many_values():
     many, others = RNG.normal(size=400), RNG.normal(1, 2, size=300)
     _, low, high, _ = statistics.bootstrap_interval(many)
     half = 1.96 * many.std() / 20
@@ -46,8 +46,8 @@ def test_bootstrap_nears_the_normal_interval_of_many_values():
     np.testing.assert_allclose([low, high], [mean - half, mean + half], atol=0.03)
 
 
-def test_what_few_values_bound_is_wrong_as_rarely_as_it_says():
-    """Of values without any effect; the plain percentile bootstrap calls 11 % of eight a gain or a loss."""
+def test_bootstrap_of_few_values_has_its_nominal_error_rate():
+    """The values have mean 0, and the plain percentile bootstrap calls 11 % of eight values a gain or a loss."""
     random, trials = np.random.default_rng(1), 1000
     for units, most in ((8, 0.08), (2, 0.0)):
         values = random.normal(size=(trials, units))
@@ -58,7 +58,7 @@ def test_what_few_values_bound_is_wrong_as_rarely_as_it_says():
 
 
 @pytest.mark.parametrize("name", statistics.INTERVALS)
-def test_one_value_bounds_nothing_and_shifting_shifts(name):
+def test_one_value_has_infinite_bounds_and_shifted_values_a_shifted_interval(name):
     interval, unpaired = statistics.INTERVALS[name], statistics.UNPAIRED[name]
     assert interval([2.0]) == Interval(2.0, -math.inf, math.inf, 1)
     assert unpaired([2.0], [1.0, 3.0])[1:3] == (-math.inf, math.inf)
@@ -68,14 +68,14 @@ def test_one_value_bounds_nothing_and_shifting_shifts(name):
     np.testing.assert_allclose(unpaired(np.full(4, 0.7), np.full(3, 0.5))[:3], 0.2)
 
 
-def test_students_of_one_teacher_are_no_new_draws():
+def test_students_of_one_teacher_are_not_independent():
     """Copying each teacher's student changes neither the values nor their interval."""
     one = {(0, teacher, 0): float(teacher**2) for teacher in range(4)}
     copies = {(0, teacher, seed): float(teacher**2) for teacher in range(4) for seed in range(50)}
     assert statistics.nested_units(copies) == statistics.nested_units(one) == ([0.0, 1.0, 4.0, 9.0], 1)
 
 
-def test_units_are_of_the_outermost_level_with_several_places_and_weigh_alike():
+def test_units_are_means_at_the_outermost_level_that_varies():
     keys = list(itertools.product(range(2), range(3), range(4)))
     values = {key: 100.0 * key[0] + 10 * key[1] + key[2] for key in keys}
     assert statistics.nested_units(values) == ([11.5, 111.5], 0)
@@ -87,14 +87,14 @@ def test_units_are_of_the_outermost_level_with_several_places_and_weigh_alike():
     assert statistics.nested_units(uneven)[0] == pytest.approx([1.5, 11.5, 21.5])
 
 
-def test_differences_pair_split_and_seed_and_teachers_where_both_have_some():
+def test_differences_pair_split_seed_and_teachers_if_both_have_teachers():
     own = {(0, (7,), 1): 5.0, (0, (8,), 1): 6.0, (0, (7,), 2): 9.0}
     alone = {(0, (), 1): 4.0, (1, (), 1): 0.0}
     assert statistics.paired_differences(own, alone) == {(0, (7,), 1): 1.0, (0, (8,), 1): 2.0}
     other = {(0, (7,), 1): 1.0, (0, (9,), 1): 2.0}
     assert statistics.paired_differences(own, other) == {(0, (7,), 1): 4.0}
     assert statistics.paired_differences(own, own) == dict.fromkeys(own, 0.0)
-    # A claim about the baseline's teachers is over them too.
+    # If the baseline has the teachers, the differences are over its teachers.
     turned = {key: -value for key, value in statistics.paired_differences(own, alone).items()}
     assert statistics.paired_differences(alone, own) == turned
 
@@ -108,15 +108,15 @@ def test_differences_pair_split_and_seed_and_teachers_where_both_have_some():
         (Interval(1.0, 0.0, 2.0, 5), 0.0, "within noise"),
         (Interval(1.0, 0.5, 1.5, 5), 0.6, "within noise"),  # the test set's own error is larger
         (Interval(1.0, -math.inf, math.inf, 1), 0.0, "cannot tell"),
-        (Interval(1.0, 1.0, 1.0, 3), 0.0, "cannot tell"),  # the same run again and again
+        (Interval(1.0, 1.0, 1.0, 3), 0.0, "cannot tell"),  # the same run repeated
         (Interval(math.nan, math.nan, math.nan, 3), 0.0, "cannot tell"),
     ],
 )
-def test_what_is_called_a_gain(interval, test_error, said):
+def test_verdict(interval, test_error, said):
     assert statistics.verdict(interval, test_error) == said
 
 
-def test_a_test_sets_error_is_binomial_for_one_run_and_less_for_the_mean_of_runs_that_err_apart():
+def test_the_bootstrap_error_is_binomial_for_one_run_and_smaller_for_runs_with_independent_errors():
     right = RNG.random((1, 2000)) < 0.8
     binomial = statistics.binomial_error(right.mean(), 2000)
     assert statistics.bootstrap_error(right) == pytest.approx(binomial, rel=0.1)
@@ -127,7 +127,7 @@ def test_a_test_sets_error_is_binomial_for_one_run_and_less_for_the_mean_of_runs
     assert statistics.bootstrap_error(np.ones((2, 10))) == 0
 
 
-def test_spearman_is_scipys_and_unknown_without_variation():
+def test_spearman_is_scipys_and_nan_without_variation():
     x, y = RNG.normal(size=20), RNG.normal(size=20)
     assert statistics.spearman(x, y) == pytest.approx(scipy.stats.spearmanr(x, y).statistic)
     assert statistics.spearman(x, np.exp(x)) == pytest.approx(1)

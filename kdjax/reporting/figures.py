@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kdjax import analysis
-from kdjax.store import Store
 from kdjax.store.files import write_atomic
 
 COLOURS = ("#000000", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9", "#777777")
@@ -63,20 +62,6 @@ def write(found: Sequence[Figure], folder: pathlib.Path, flag: str = "--store") 
         write_atomic(folder / f"{figure.name}.svg", figure.svg, flag)
     image = "## {0.title}\n\n![{0.title}]({1}/{0.name}.svg)\n\n{0.caption}"
     return "\n\n".join(image.format(figure, folder.name) for figure in drawn)
-
-
-def write_report(module: Any, study: Any, outcome: Any, store: Store) -> str:
-    """Writes a study's tables, and figures where it has some, to the store's `report.md`, and returns what to print.
-
-    Args:
-      module: of `kdjax.reporting`, with `report(study, outcome)` and perhaps `figures(study, outcome)`.
-      study, outcome: as the module takes them.
-      store: of the study's runs.
-    """
-    tables, drawn = module.report(study, outcome), getattr(module, "figures", lambda *_: [])(study, outcome)
-    shown = write(drawn, store.root / "figures")
-    path = store.write_text("report.md", f"{tables}\n{shown}\n" if shown else tables)
-    return f"\n{tables}\nThis is in {path}{f', with {len(drawn)} figures' if drawn else ''}."
 
 
 class Series(NamedTuple):

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from kdjax.errors import UserError, nearest
 
 Fields = TypeVar("Fields")
+Terms = Mapping[str, Mapping]  # name of a loss -> its weight and hyper-parameters
 
 if TYPE_CHECKING:
 

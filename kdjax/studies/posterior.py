@@ -22,13 +22,12 @@ from kdjax.reporting.contrasts import interval
 from kdjax.reporting.figures import Figure, Series, scatter
 from kdjax.reporting.statistics import spearman
 from kdjax.reporting.tables import markdown, spread
-from kdjax.studies.fields import RunConfig, check_at_least, check_known, known_distributions
+from kdjax.studies.fields import RunConfig, Terms, check_at_least, check_known, known_distributions
 from kdjax.studies.runner import Job, Runner, Trial, choose_settings, seeded
 
 ORACLE, ORACLE_RUN = "p*", "gaussian/oracle"
 SELECTION_SEEDS = 100  # the first seed of teachers that choose rates and strengths; none of these is reported
 STUDENT_SEEDS = 1000  # the first seed of students
-Terms = Mapping[str, Mapping]  # name of a loss -> its weight and hyper-parameters
 LOSSES: dict[str, Terms] = {
     "cross_entropy": {"cross_entropy": {"weight": 1.0}},
     "softmax_mse": {"softmax_mse": {"weight": 1.0}},

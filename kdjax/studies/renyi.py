@@ -17,11 +17,10 @@ from kdjax.inspection.predict import predict_run
 from kdjax.reporting.contrasts import interval
 from kdjax.reporting.figures import Figure, Series, curves
 from kdjax.reporting.tables import markdown, spread
-from kdjax.studies.fields import RunConfig, check_known
+from kdjax.studies.fields import RunConfig, Terms, check_known
 from kdjax.studies.runner import FinishedRun, Job, Runner, seeded
 
 LEVELS = ("CE", "CE, smoothed 10 %", "TTM")  # losses that figures show as horizontal lines
-Terms = Mapping[str, Mapping]  # name of a loss -> its weight and hyper-parameters
 Panels = dict[tuple[str, str], list[Series]]  # (x label, y label) -> its lines
 
 

@@ -133,7 +133,7 @@ class Runner:
           The finished runs, in the order of the jobs.
 
         Raises:
-          UserError: A config is wrong, two jobs of one name differ, or a job needs a teacher of its own stage.
+          UserError: A config is wrong, two jobs of one name differ, or a job needs another run of its own stage.
           RunError: A run failed.
           Interrupted: A signal stopped a run after it was saved.
         """
@@ -157,17 +157,18 @@ class Runner:
         self.counter.begin(len({job.name for stage in stages for job in stage}))
         results: dict[str, dict] = {}
         for stage in stages:
-            # The one place that trains: runs of a stage may be trained together.
-            for job in stage:
-                if job.name not in results:
-                    results[job.name] = self._train(job)
+            new = {job.name: job for job in stage if job.name not in results}
+            results |= self._train_stage(list(new.values()))
         return [FinishedRun(job, results[job.name]) for stage in stages for job in stage]
 
-    def _train(self, job: Job) -> dict:
-        with located(f"run '{job.name}'"):
-            result = train(job.config, self.store, name=job.name, data_dir=self.data_dir, show=False)
-        self.counter.finish(job.name)
-        return result
+    def _train_stage(self, jobs: Sequence[Job]) -> dict[str, dict]:
+        """Trains jobs of different names that do not depend on one another, and returns name -> result."""
+        results = {}
+        for job in jobs:
+            with located(f"run '{job.name}'"):
+                results[job.name] = train(job.config, self.store, name=job.name, data_dir=self.data_dir, show=False)
+            self.counter.finish(job.name)
+        return results
 
     def check(self, jobs: Sequence[Job]) -> None:
         """Refuses wrong configs, and configs that differ from those of stored runs, before anything is trained.
@@ -196,12 +197,13 @@ def _check_names(jobs: Sequence[Job]) -> None:
 
 
 def _check_independent(stage: Sequence[Job]) -> None:
-    """Refuses a job whose teacher is trained in the same stage."""
+    """Refuses a job whose teacher, or whose initial weights, are trained in the same stage."""
     names = {job.name for job in stage}
     for job in stage:
-        for teacher in job.config.teachers.values():
-            if teacher.run in names:
-                raise UserError(f"run '{job.name}' needs its teacher '{teacher.run}' to be in an earlier stage.")
+        teachers = [teacher.get("run") for teacher in job.config.get("teachers", {}).values()]
+        for needed in (*teachers, job.config.get("init_from")):
+            if needed in names:
+                raise UserError(f"run '{job.name}' needs run '{needed}', which must be in an earlier stage.")
 
 
 class Trial(NamedTuple, Generic[Row]):

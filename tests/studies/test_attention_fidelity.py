@@ -1,4 +1,4 @@
-"""The study of attention and fidelity: which runs it makes, what it measures, and its tables from numbers made up."""
+"""The study of attention and fidelity: its runs, its measures, and its tables from made-up numbers."""
 
 import numpy as np
 import pytest
@@ -49,7 +49,7 @@ def test_what_no_config_knows_is_refused():
 
 
 class Constant:
-    """A run that answers whatever it is told to, whoever looks."""
+    """A run with given answers."""
 
     def __init__(self, answers, view="crop"):
         self.logits, self.view = np.eye(3)[list(answers)], view
@@ -72,7 +72,7 @@ def test_answers_are_compared_with_the_teachers_mean(monkeypatch):
 
 
 def made_up(seeds=(0, 1, 2)) -> list[study.AttentionStudent]:
-    """Strong students gain 2 points plus a seed's own, strong teachers agree less by 10 points."""
+    """Students on strong views gain 2 points plus 0.1 per seed; strong teachers agree less by 10 points."""
     draw, students = np.random.default_rng(0), []
     for seed in seeds:
         for team in ("", "w", "s", "ww", "ss"):

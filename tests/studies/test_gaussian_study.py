@@ -1,4 +1,5 @@
-"""The posterior study in small: p* as a teacher is p*, rows pair by teacher seed, choices come from other seeds."""
+"""The posterior study in its smoke form: p* is a teacher without distance, rows are paired by teacher seed, and
+settings are chosen on seeds that are not reported."""
 
 import numpy as np
 import pytest

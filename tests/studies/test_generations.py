@@ -1,4 +1,4 @@
-"""Generations: every student's teacher is the one before it, and a study stopped anywhere ends as an unbroken one."""
+"""Generations: every student learns from the one before it, and a study that was stopped anywhere ends the same."""
 
 import json
 import os
@@ -28,7 +28,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 class LogitsAlone(nn.Module):
-    """A user's network that has nothing to probe."""
+    """A user's network without a pooled vector, so that it cannot be probed."""
 
     num_classes: int
 
@@ -337,7 +337,7 @@ def test_a_study_that_was_changed_is_refused_before_anything_is_trained(tmp_path
 
 
 def write_patterns(path: pathlib.Path, classes: int, side: int) -> dict:
-    """Noisy pictures of a pattern a class, as a `config.data` whose images are resized to 8x8."""
+    """Writes noisy images with one pattern per class, and returns a `config.data` that resizes them to 8x8."""
     draw = np.random.default_rng(classes)
     patterns = np.kron(draw.integers(40, 216, (classes, 2, 2, 1)), np.ones((1, side // 2, side // 2, 1)))
     labels = np.arange(240) % classes
@@ -380,7 +380,7 @@ def get_config():
 
 
 def stopped(folder: pathlib.Path, signals: str) -> tuple[Store, list]:
-    """The store of a study that was stopped wherever it can be, and how each of its processes ended."""
+    """Returns the store of a study that was stopped at every possible place, and how each of its processes ended."""
     (folder / "study.py").write_text(TWO_GENERATIONS)
     line = [sys.executable, str(pathlib.Path(__file__).parent / "killed.py"), str(folder / "study.py")]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}

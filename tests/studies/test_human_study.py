@@ -1,4 +1,4 @@
-"""The study on human labels in small, on made images: its floors, and distances of seen and unseen images."""
+"""The study on human labels, with a few random images: its noise floors, and distances of seen and unseen images."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def study(tmp_path) -> ConfigDict:
     return study
 
 
-def test_distances_are_told_apart_for_seen_and_unseen_images(study, tmp_path):
+def test_distances_are_reported_for_seen_and_unseen_images(study, tmp_path):
     study.rates = (1e-6, 0.05)
     store = Store(tmp_path / "runs")
     read = read_study(study)

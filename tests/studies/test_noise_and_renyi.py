@@ -1,4 +1,4 @@
-"""The noise and the Rényi study in their smoke forms, and their tables from numbers that are known."""
+"""The studies of noise and of the Rényi entropy in their smoke forms, and their tables from known numbers."""
 
 import numpy as np
 import pytest

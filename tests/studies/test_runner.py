@@ -17,6 +17,12 @@ def small(seed: int = 0, rate: float = 0.05) -> RunConfig:
     return config
 
 
+def started() -> RunConfig:
+    config = small()
+    config.init_from = TEACHER
+    return config
+
+
 def student(**changed) -> RunConfig:
     config = RunConfig(kd_student.get_config("smoke").to_dict())
     config.epochs = 1
@@ -48,7 +54,11 @@ def test_jobs_of_one_name_share_a_run(tmp_path):
     [
         ([[("a", TEACHER, small(0)), ("b", TEACHER, small(1))]], f"different configs would be called '{TEACHER}'"),
         ([[("a", TEACHER, small(0))], [("b", TEACHER, small(1))]], f"different configs would be called '{TEACHER}'"),
-        ([[("t", TEACHER, small()), ("s", "gaussian/x", student())]], f"'{TEACHER}' to be in an earlier stage"),
+        (
+            [[("t", TEACHER, small()), ("s", "gaussian/x", student())]],
+            f"needs run '{TEACHER}', which must be in an earlier",
+        ),
+        ([[("t", TEACHER, small()), ("s", "gaussian/x", started())]], f"needs run '{TEACHER}', which must be in an"),
     ],
 )
 def test_stages_that_cannot_be_are_refused_before_anything_is_trained(tmp_path, stages, words):

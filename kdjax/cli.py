@@ -201,24 +201,12 @@ def train_from_flags() -> None:
     print(result_table(result))
 
 
-def job_counter(total: int) -> Callable[[str], None]:
-    """Returns `done(name)` that shows how many of `total` runs are done: a bar on a terminal, a line each elsewhere."""
-    if sys.stderr.isatty():
-        from tqdm import tqdm
+def run_study_from_flags() -> None:
+    """Runs the study that the flags name; its tables and figures are in <store>/report.md."""
+    from kdjax.store import Store
+    from kdjax.studies.kinds import run_study
+    from kdjax.studies.runner import RunCounter, Runner
 
-        bar = tqdm(total=total, unit="run", dynamic_ncols=True)
-
-        def show(name: str) -> None:
-            bar.set_postfix_str(name)
-            bar.update()
-            if bar.n == total:
-                bar.close()
-
-        return show
-    names = []
-
-    def count(name: str) -> None:
-        names.append(name)
-        print(f"[{len(names)}/{total}] {name}", file=sys.stderr, flush=True)
-
-    return count
+    with RunCounter(show=True) as counter:
+        text = run_study(FLAGS.config, Runner(Store(FLAGS.store), FLAGS.data_dir, counter))
+    print(text)

@@ -11,7 +11,9 @@ from configs import published, student
 from kdjax.config import check, default_run_name, printed
 from kdjax.errors import UserError
 from kdjax.store import Store
-from kdjax.studies.cross import make_jobs, run_jobs
+from kdjax.studies.cross import make_stages, published_accuracy
+from kdjax.studies.kinds import read_study
+from kdjax.studies.runner import RunCounter, Runner
 from kdjax.training.loop import train
 from kdjax.training.plan import make_plan, resolve, traced
 from kdjax.training.state import rate_at
@@ -150,11 +152,12 @@ def test_published_numbers_and_weights_stand_in_the_config():
 
 def test_what_a_paper_prints_is_of_its_own_teachers():
     """The tables' teachers were trained with cross-entropy; of weights that were imported nobody knows better."""
-    study = get("studies.teacher_loss_table", None)
-    found = {(job.student, job.teacher): job.published for job in make_jobs(study)}
+    study = read_study(get("studies.teacher_loss_table", None))
+    jobs = [job for stage in make_stages(study) for job in stage]
+    found = {(job.key.student, job.key.teacher): published_accuracy(study, job) for job in jobs}
     assert found["wttm", "CE"] == 76.06 and found["alone", ""] == 72.50 and found["", "CE"] == 79.42
     assert found["wttm", "MSE"] is None and found["", "MSE"] is None
-    assert printed(study.students.wttm.published, [()]) == 76.06
+    assert printed(study.students["wttm"].published, [()]) == 76.06
 
 
 @pytest.mark.parametrize(
@@ -222,15 +225,16 @@ def fake_cifar100(tmp_path_factory) -> str:
 def test_the_quickstart_study_in_small(tmp_path):
     from configs.studies import quickstart
 
-    jobs = make_jobs(quickstart.get_config("smoke"))
+    stages = make_stages(read_study(quickstart.get_config("smoke")))
+    jobs = [job for stage in stages for job in stage]
     assert len(jobs) == 2 * (2 + 1 + 3 * 2)
     assert len({job.name for job in jobs}) == len(jobs)
-    first = [job for job in jobs if job.seed == 0]
-    names, done = [], []
-    run_jobs(first, Store(tmp_path), "", names.append)
-    assert names == [job.name for job in first]
-    again = run_jobs(first, Store(tmp_path), "", done.append)
-    assert done == names and all(result["last"]["step"] == 8 for result in again)
+    first = [[job for job in stage if job.key.seed == 0] for stage in stages]
+    counter, again = RunCounter(), RunCounter()
+    Runner(Store(tmp_path), "", counter).run_stages(first)
+    assert counter.finished == [job.name for stage in first for job in stage]
+    runs = Runner(Store(tmp_path), "", again).run_stages(first)
+    assert again.finished == counter.finished and all(run.result["last"]["step"] == 8 for run in runs)
 
 
 def test_a_misspelt_argument_is_refused_by_every_config(root):

@@ -1,16 +1,16 @@
 """How near do teachers come to what people see? Cross-entropy, MSE and tolerant teachers against human labels.
 
 Paper:    Hamidi et al., ECCV 2024 (the claim); Peterson, Battleday, Griffiths & Russakovsky, Human Uncertainty Makes
-          Classification More Robust, ICCV 2019 (CIFAR-10H: about 51 people an image; CC BY-NC-SA, never redistributed).
+          Classification More Robust, ICCV 2019 (CIFAR-10H: about 51 people per image; CC BY-NC-SA, not part of kdjax).
 Command:  python -m kdjax.prepare_data cifar10 && python -m kdjax.prepare_data cifar10h
           python -m kdjax.run_study --config=configs/studies/human_posterior.py --store=runs/human
 Expect:   the table in the README.
 Hardware: 2 CPU cores, half an hour.
 
-Half of the 10,000 human-labelled images train teachers and students with their hard labels (250 of each class of them),
-the other half is held out; the distance is told apart for images that were seen and unseen, since students learn from
-what the teacher says of images it has seen. Every teacher has its own best learning rate by validation accuracy, on a
-seed that is not reported. Human labels choose nothing.
+Half of the 10,000 human-labelled images trains teachers and students with their hard labels (250 images of each class
+of it); the other half is the test set. Distances are reported separately for images that were seen in training and
+images that were not, since students learn from what the teacher says of images that it has seen. Every teacher has its
+own best learning rate by validation accuracy, on a seed that is not reported. Human labels choose nothing.
 """
 
 from ml_collections import ConfigDict
@@ -23,21 +23,22 @@ LOSSES = {
     "MSE": {"softmax_mse": {"weight": 1.0}},
     "tolerant": {"tolerant": {"weight": 1.0, "num_top": 5, "eta": 0.6}},
 }
+KD = {"cross_entropy": {"weight": 0.1}, "kd": {"weight": 0.9, "temperature": 4.0}}
 
 
 def get_config(argument: str | None = None):
-    """Argument: none, or 'smoke' for a run of one epoch."""
+    """Argument: none for the study, or 'smoke' for runs of one epoch."""
     smoke = common.is_smoke(argument)
     study = ConfigDict()
-    study.kind, study.title, study.raters = "human", "How near do teachers come to what people see?", 51
+    study.kind = "human"
+    study.title = "How near do teachers come to what people see?"
+    study.raters = 51
     study.rates = (0.05,) if smoke else (0.05, 0.2, 0.5, 1.0)
-    study.seeds, study.splits = (1 if smoke else 3), (0,)
+    study.seeds = 1 if smoke else 3
+    study.splits = (0,)
     study.baseline = "alone"
     study.teachers = {name: _config(name.lower(), losses, smoke) for name, losses in LOSSES.items()}
-    study.students = {
-        "alone": _config("alone", LOSSES["CE"], smoke),
-        "KD": _config("kd", {"cross_entropy": {"weight": 0.1}, "kd": {"weight": 0.9, "temperature": 4.0}}, smoke),
-    }
+    study.students = {"alone": _config("alone", LOSSES["CE"], smoke), "KD": _config("kd", KD, smoke)}
     study.students.KD.teachers = {"a": {"run": "set by the study", "weight": 1.0}}
     study.contrasts = tuple(
         ((student, name), (student, "CE")) for student in ("", "KD") for name in ("MSE", "tolerant")
@@ -48,12 +49,17 @@ def get_config(argument: str | None = None):
 def _config(name: str, losses: dict, smoke: bool) -> ConfigDict:
     config = defaults()
     config.name = name
-    config.data.name, config.data.args = "cifar10h", {"test": 0.5}
-    config.data.validation, config.data.view = 0.1, "crop_flip"
+    config.data.name = "cifar10h"
+    config.data.args = {"test": 0.5}
+    config.data.validation = 0.1
+    config.data.view = "crop_flip"
     config.data.protocols = {"subset": {"per_class": 20 if smoke else 250}}
     config.model.name = "resnet8"
-    config.epochs, config.batch_size, config.eval_batch_size, config.eval_every = (1 if smoke else 25), 64, 500, 5
-    config.optimizer.learning_rate = 0.2  # of students: the best of cross-entropy's, as its teacher finds it
+    config.epochs = 1 if smoke else 25
+    config.batch_size = 64
+    config.eval_batch_size = 500
+    config.eval_every = 5
+    config.optimizer.learning_rate = 0.2  # of students: the best rate of the cross-entropy teacher
     config.schedule.name = "cosine"
     config.checkpoint.every_epochs = 0
     config.losses = losses

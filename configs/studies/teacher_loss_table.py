@@ -1,12 +1,12 @@
-"""Does an MSE teacher make better students, whatever the distillation loss? CE and MSE teachers under every method.
+"""Does an MSE teacher make better students with every distillation loss? CE and MSE teachers under every method.
 
 Paper:    Hamidi, Deng, Tan, Ye & Salamah, How to Train the Teacher Model for Effective Knowledge Distillation, ECCV
-          2024, Table 1, but for HSAKD, which needs teachers of its own (configs/hsakd_teacher.py).
+          2024, Table 1, without HSAKD, which needs teachers of its own (configs/hsakd_teacher.py).
 Command:  ./launch/study.sh teacher_loss_table:resnet32x4,resnet8x4
           or python -m kdjax.run_study --config=configs/studies/teacher_loss_table.py:resnet32x4,resnet8x4
 Expect:   the paper reports gains of the MSE teacher up to 2.67 points, more for pairs of different architectures.
-Hardware: CIFAR-100 wants a GPU or TPU; `:resnet8,resnet8,digits` is a small convolutional pair for a laptop, `:smoke` a
-          minute of it.
+Hardware: CIFAR-100 needs a GPU or TPU; `:resnet8,resnet8,digits` is a small convolutional pair for a laptop, and
+          `:smoke` a minute of it.
 """
 
 from ml_collections import ConfigDict
@@ -24,14 +24,15 @@ def get_config(argument: str | None = None):
     if len(words) not in (2, 3):
         raise UserError(f"config argument '{argument}' should be TEACHER,STUDENT[,DATASET] or 'smoke'.")
     teacher, trained, dataset = (*words, "cifar100")[:3]
-    common_argument = f"{dataset},{teacher},{trained}"
-    study = ConfigDict()
-    study.title = "CE and MSE teachers under every method"
-    study.seeds, study.splits = (1, (0,)) if smoke else (3, (0,))
-    study.baseline = "alone"
-    study.teachers = {"CE": ce_teacher.get_config(common_argument), "MSE": mse_teacher.get_config(common_argument)}
+    pair = f"{dataset},{teacher},{trained}"
     methods = ("kd", "similarity") if smoke else METHODS
     arguments = {method: f"{method},{teacher},{trained},{dataset}" for method in ("alone", *methods)}
+    study = ConfigDict()
+    study.title = "CE and MSE teachers under every method"
+    study.seeds = 1 if smoke else 3
+    study.splits = (0,)
+    study.baseline = "alone"
+    study.teachers = {"CE": ce_teacher.get_config(pair), "MSE": mse_teacher.get_config(pair)}
     study.students = {method: student.get_config(argument) for method, argument in arguments.items()}
     study.contrasts = (
         (("", "MSE"), ("", "CE")),
@@ -39,5 +40,6 @@ def get_config(argument: str | None = None):
     )
     if smoke:
         for config in (*study.teachers.values(), *study.students.values()):
-            config.epochs, config.model.args = 1, {"widths": (4, 4, 6, 8)}
+            config.epochs = 1
+            config.model.args = {"widths": (4, 4, 6, 8)}
     return study

@@ -47,6 +47,7 @@ from kdjax.analysis.fidelity import (
     reference_code_kl_sums,
     reference_code_mutual_information_sums,
 )
+from kdjax.analysis.outputs import accuracy, distribution_entropy, entropy, softmax
 from kdjax.analysis.posterior import (
     decomposition,
     from_counts,
@@ -63,6 +64,7 @@ from kdjax.analysis.sums import add, in_parts, means, overall
 __all__ = [
     "Bins",
     "Reliability",
+    "accuracy",
     "adaptive_ece",
     "add",
     "augmentation_affinity",
@@ -74,8 +76,10 @@ __all__ = [
     "classwise_ece",
     "classwise_sums",
     "decomposition",
+    "distribution_entropy",
     "ece",
     "ensemble",
+    "entropy",
     "fidelity_scores",
     "fidelity_sums",
     "fit_temperature",
@@ -107,5 +111,6 @@ __all__ = [
     "sampling_noise",
     "sampling_noise_estimate",
     "score_sums",
+    "softmax",
     "squared_distance",
 ]

@@ -1,23 +1,25 @@
-"""The table of a study: accuracies over seeds, and paired differences with their intervals."""
+"""Tables of a crossed study: accuracies over seeds and splits, and paired differences with their intervals."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from kdjax.reporting import statistics
 from kdjax.reporting.tables import markdown, spread
 
+Row = tuple[str, str]  # (student, teacher): student '' for a teacher, teacher '' for a student without one
+
 
 class Score(NamedTuple):
-    """One run of a study.
+    """The result of one run of a study.
 
     Attributes:
-      student: name in the study, '' for a teacher.
-      teacher: name in the study, '' for a student alone.
-      seed: of initial weights and order.
-      split: seed of the data split; with the seed it pairs runs across rows.
-      losses: names of the losses it was trained with.
-      result: its result.json.
-      published: accuracy (%) that a paper prints for it, None for none.
+      student: Name of the student in the study; '' for a teacher.
+      teacher: Name of the teacher in the study; '' for a student without one.
+      seed: Seed of initial weights and order.
+      split: Seed of the data split; runs with the same seed and split are paired across rows.
+      losses: Names of the losses that the run was trained with.
+      result: What the run's `result.json` holds.
+      published: Accuracy (%) that a paper prints for the run; None for none.
     """
 
     student: str
@@ -25,35 +27,26 @@ class Score(NamedTuple):
     seed: int
     split: int
     losses: tuple[str, ...]
-    result: dict
+    result: Mapping
     published: float | None = None
 
 
-Groups = dict[tuple[str, str], list[Score]]  # (student, teacher) -> its runs
+Groups = dict[Row, list[Score]]  # row -> its runs
 
 
-def report(study: Any, outcome: Sequence[tuple]) -> str:
-    """Returns a study's tables in Markdown, of the (job, result) pairs that `studies.cross.run` returned."""
-    scores = [
-        Score(job.student, job.teacher, job.seed, job.split, job.losses, result, job.published)
-        for job, result in outcome
-    ]
-    return study_report(study.title, study.baseline, study.contrasts, scores)
+def study_report(title: str, baseline: str, contrasts: Sequence[tuple[Row, Row]], scores: Sequence[Score]) -> str:
+    """Returns the tables of a crossed study in Markdown.
 
-
-def study_report(title: str, baseline: str, contrasts: Sequence, scores: Sequence[Score]) -> str:
-    """Returns a study's tables in Markdown.
-
-    A row of the first: test accuracy of the last and of the best-by-validation checkpoint, mean ± standard deviation
-    over runs, and the mean difference of last to the baseline student's, with a 95 % interval. A row of the second: the
-    same difference between two other rows. Differences are between runs of one seed and one split. What papers print
-    stands beside, where a run knows it.
+    A row of the first table has the test accuracy of the last and of the best checkpoint by validation, mean ± standard
+    deviation over runs, the accuracy that a paper prints, where one is known, and the mean difference of the last
+    accuracy from the baseline's with a 95 % interval. The second table has the same difference between other rows.
+    Differences are between runs of the same seed and split.
 
     Args:
-      title: of the study.
-      baseline: the student, trained alone, that the first table's differences are against.
-      contrasts: ((student, teacher), (student, teacher)) each, the first minus the second.
-      scores: of all runs.
+      title: Title of the study.
+      baseline: Name of the student without a teacher that the first table's differences are from.
+      contrasts: Pairs of rows, the first minus the second.
+      scores: Results of all runs.
     """
     groups: Groups = {}
     for score in scores:
@@ -81,24 +74,23 @@ def _rows_table(groups: Groups, baseline: str) -> str:
 
 
 def _baseline(groups: Groups, student: str, baseline: str) -> str:
-    """The baseline of the student's own group, where names begin with 'GROUP: '."""
+    """Returns the baseline of the student's group, where names begin with 'GROUP: '."""
     group, separator, _ = student.partition(": ")
     own = f"{group}{separator}{baseline}"
     return own if separator and (own, "") in groups else baseline
 
 
-def _contrasts_table(groups: Groups, contrasts: Sequence) -> str:
+def _contrasts_table(groups: Groups, contrasts: Sequence[tuple[Row, Row]]) -> str:
     rows = []
-    for first, second in (map(tuple, pair) for pair in contrasts):
-        rows.append(
-            (f"{row_name(first)} − {row_name(second)}", _difference(groups[first], groups[second]), len(groups[first]))
-        )
+    for first, second in contrasts:
+        difference = _difference(groups[first], groups[second])
+        rows.append((f"{row_name(first)} − {row_name(second)}", difference, len(groups[first])))
     return markdown(("difference", "last", "n"), rows)
 
 
-def row_name(key: tuple[str, str]) -> str:
-    """Returns the name of a row, (student, teacher), in words."""
-    student, teacher = key
+def row_name(row: Row) -> str:
+    """Returns the name of a row in words: 'teacher MSE', 'KD from MSE' or 'alone'."""
+    student, teacher = row
     if not student:
         return f"teacher {teacher}"
     return f"{student} from {teacher}" if teacher else student
@@ -111,15 +103,14 @@ def _test(score: Score, checkpoint: str) -> float:
 def _spread(group: Sequence[Score], checkpoint: str) -> str:
     if any(checkpoint not in score.result for score in group):
         return "-"
-    values = [_test(score, checkpoint) for score in group]
-    return spread(values)
+    return spread([_test(score, checkpoint) for score in group])
 
 
 def _difference(group: Sequence[Score], other: Sequence[Score]) -> str:
-    """The mean paired difference with its interval, marked where the interval holds zero.
+    """Returns the mean paired difference with its interval, marked where the interval contains zero.
 
-    Runs on one split share their test images and are no independent draws: the interval is that of the splits' means.
-    With one split it is that of the seeds, and says nothing of other test images.
+    Runs on one split share their test images and are not independent: the interval is over the means of splits. With
+    one split it is over seeds, and says nothing about other test images.
     """
     base = {(score.split, score.seed): _test(score, "last") for score in other}
     own = {(score.split, score.seed): _test(score, "last") for score in group}
@@ -128,7 +119,12 @@ def _difference(group: Sequence[Score], other: Sequence[Score]) -> str:
 
 
 def interval(values: Sequence[float], digits: int = 2) -> str:
-    """Returns a mean with its 95 % t interval, marked where that holds zero; of one value there is none."""
+    """Returns a mean with its 95 % t interval in words, marked as noise where the interval contains zero.
+
+    Args:
+      values: Independent values, at least one; a single value has no interval.
+      digits: Digits after the decimal point.
+    """
     mean, low, high, units = statistics.t_interval(values)
     if units < 2:
         return f"{mean:+.{digits}f} (one draw)"

@@ -2,13 +2,12 @@
 
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from kdjax import analysis
 from kdjax.reporting.canvas import COLOURS, LINES, MARKERS, MOST, drawing
-from kdjax.store import Store
 from kdjax.store.files import write_atomic
 
 if TYPE_CHECKING:
@@ -50,20 +49,6 @@ def write(figures: Sequence[Figure], folder: pathlib.Path, flag: str = "--store"
         write_atomic(folder / f"{figure.name}.svg", figure.svg, flag)
     image = "## {0.title}\n\n![{0.title}]({1}/{0.name}.svg)\n\n{0.caption}"
     return "\n\n".join(image.format(figure, folder.name) for figure in drawn)
-
-
-def write_report(module: Any, study: Any, outcome: Any, store: Store) -> str:
-    """Writes a study's tables, and figures where it has some, to the store's `report.md`, and returns what to print.
-
-    Args:
-      module: of `kdjax.reporting`, with `report(study, outcome)` and perhaps `figures(study, outcome)`.
-      study, outcome: as the module takes them.
-      store: of the study's runs.
-    """
-    tables, drawn = module.report(study, outcome), getattr(module, "figures", lambda *_: [])(study, outcome)
-    shown = write(drawn, store.root / "figures")
-    path = store.write_text("report.md", f"{tables}\n{shown}\n" if shown else tables)
-    return f"\n{tables}\nThis is in {path}{f', with {len(drawn)} figures' if drawn else ''}."
 
 
 class Series(NamedTuple):

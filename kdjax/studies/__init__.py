@@ -1,1 +1,1 @@
-"""Studies: many runs of one store, and what they say together."""
+"""Studies: many runs in one store and what they show together. One file per study; `kinds.py` has their table."""

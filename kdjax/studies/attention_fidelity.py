@@ -1,39 +1,60 @@
-"""What goes with better students: teachers that look elsewhere than each other, students that answer otherwise?
+"""Do low fidelity and diverse attention go with better students? Teams of weakly and strongly augmented teachers.
 
 The experiment of Guo, Why does Knowledge Distillation Work? Rethink its Attention and Fidelity Mechanism (Expert
-Systems with Applications 262, 2025): teams of weakly and strongly augmented teachers, students on either view.
+Systems with Applications 262, 2025), whose students learn from one to three teachers on either view.
 """
 
+import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, cast
 
+import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
+from jax import Array
 
 from kdjax import analysis
 from kdjax.config import default_run_name
-from kdjax.errors import UserError, nearest
+from kdjax.errors import UserError
 from kdjax.inspection.affinity import result_gap
 from kdjax.inspection.attention import attention
 from kdjax.inspection.inspected_run import InspectedRun
 from kdjax.inspection.predict import predict
-from kdjax.store import Store
-from kdjax.studies.cross import Job, run_jobs
+from kdjax.reporting.contrasts import interval
+from kdjax.reporting.figures import Figure, Series, scatter
+from kdjax.reporting.statistics import spearman
+from kdjax.reporting.tables import markdown, spread
+from kdjax.studies.fields import RunConfig, check_known
+from kdjax.studies.runner import FinishedRun, Job, Runner, seeded
 
 
-class Student(NamedTuple):
-    """One student, measured on the test split by its last checkpoint.
+class AttentionKey(NamedTuple):
+    """Which run of the study a job is.
 
     Attributes:
-      team: its teachers, a letter of `study.teachers` each; '' for a student alone.
-      view: that it is trained on, a letter of `study.students`.
-      seed: of it, its teachers and their split.
-      scores: name -> number. Of all: 'accuracy', 'best' (by validation), 'validation' (the best there), 'gap' (training
-        accuracy, clean, less 'validation'). With teachers: 'agreement' and 'information' of their mean logits with the
-        student's, 'iou' and 'grad_cam_iou', means over teachers. With several: 'teachers_agreement', 'teachers_iou',
-        'teachers_grad_cam_iou', means over pairs. Agreements and information are of clean images, and as NAME_in_view
-        of images under the student's view.
+      team: Letters of a student's teachers, '' for a student without any; label of a teacher, such as 'w1'.
+      view: Letter of the student's view in `students`; '' for a teacher.
+      seed: Seed of the data split; also of the student.
+    """
+
+    team: str
+    view: str
+    seed: int
+
+
+class AttentionStudent(NamedTuple):
+    """One student, measured on the test split with its last checkpoint.
+
+    Attributes:
+      team: Letters of its teachers in `teachers`; '' for a student without any.
+      view: Letter of its view in `students`.
+      seed: Seed of the student and of the data split.
+      scores: Name -> score. All students have 'accuracy', 'best' (of the best checkpoint by validation), 'validation'
+        (the best there) and 'gap' (training accuracy on clean images minus 'validation'). Students with teachers have
+        'agreement' and 'information' of the teachers' mean logits with their own, and 'iou' and 'grad_cam_iou', means
+        over teachers; students with several teachers 'teachers_agreement', 'teachers_iou' and 'teachers_grad_cam_iou',
+        means over pairs. Agreements and information are on clean images, and as NAME_in_view on images under the
+        student's view.
     """
 
     team: str
@@ -42,112 +63,291 @@ class Student(NamedTuple):
     scores: dict[str, float]
 
 
-def run(study: ConfigDict, store: Store, data_dir: str, counter: Callable[[int], Callable[[str], None]]) -> list:
-    """Trains the study's teachers and students and returns the students, measured.
+class Measure(NamedTuple):
+    """How a score is shown.
 
-    Args:
-      study: of kind 'attention_fidelity', see configs/studies/attention_fidelity.py.
-      store: for its runs; what is there is not trained again.
-      data_dir: where data sets that are not embedded lie.
-      counter: makes of the number of runs what is called after each with its name.
-
-    Raises:
-      UserError: a team with a letter that is no teacher.
+    Attributes:
+      key: Name of the score.
+      scale: What it is multiplied by.
+      digits: Digits after the decimal point.
+      claim: Sign of the effect of stronger views in the paper; '' where it says nothing.
     """
-    jobs = make_jobs(study)
-    results, students = run_jobs(jobs, store, data_dir, counter(len(jobs))), []
-    teachers = {(job.seed, job.teacher): job.name for job in jobs if not job.student}
-    for seed in study.seeds:
-        seen = {
-            label: InspectedRun(store, name, "test", "last", data_dir)
-            for (s, label), name in teachers.items()
-            if s == seed
-        }
-        for job, result in zip(jobs, results, strict=True):
-            if job.student and job.seed == seed:
-                team = [seen[label] for label in members(job.teacher)]
-                own = InspectedRun(store, job.name, "test", "last", data_dir)
-                scores = {**_of_result(result), **_answers(own, team), **_looks(own, team)}
-                students.append(Student(job.teacher, job.student, seed, scores))
-    return students
+
+    key: str
+    scale: float = 100.0
+    digits: int = 2
+    claim: str = ""
+
+
+OUTCOMES = {
+    "accuracy, last": Measure("accuracy", claim="+"),
+    "accuracy, best": Measure("best", claim="+"),
+    "validation": Measure("validation", claim="+"),
+    "over-fitting gap": Measure("gap", claim="−"),
+}
+TEACHERS = {
+    "teachers' agreement": Measure("teachers_agreement"),
+    "teachers' agreement in view": Measure("teachers_agreement_in_view", claim="−"),
+    "teachers' IoU": Measure("teachers_iou", claim="−"),
+    "teachers' IoU, Grad-CAM": Measure("teachers_grad_cam_iou"),
+}
+FIDELITY = {
+    "agreement": Measure("agreement", claim="−"),
+    "agreement in view": Measure("agreement_in_view", claim="−"),
+    "information": Measure("information", 1.0, 3, claim="−"),
+    "information in view": Measure("information_in_view", 1.0, 3, claim="−"),
+    "IoU": Measure("iou"),
+    "IoU, Grad-CAM": Measure("grad_cam_iou"),
+}
+VIEWS = {"w": "weak", "s": "strong"}
+Setting = tuple[str, str]  # (team, view)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AttentionStudy:
+    """Fields of a study of kind 'attention_fidelity'.
+
+    Attributes:
+      title: Title of the report.
+      seeds: Seeds; each has its own data split and teachers.
+      teams: Teams of teachers, one letter of `teachers` per teacher: 'ws' is a weak and a strong one.
+      teachers: Letter of a view -> config of the teachers on it.
+      students: Letter of a view -> config of the students on it.
+      alone: Losses of the students without teachers.
+    """
+
+    title: str
+    seeds: tuple[int, ...]
+    teams: tuple[str, ...]
+    teachers: dict[str, RunConfig]
+    students: dict[str, RunConfig]
+    alone: dict
+
+    def __post_init__(self) -> None:
+        check_known("teams", sorted(set("".join(self.teams))), self.teachers)
+
+    def run(self, runner: Runner) -> list[AttentionStudent]:
+        """Trains all teachers, then all students, and measures the students."""
+        runs = runner.run_stages(make_stages(self))
+        teachers = {run.key: run.name for run in runs if not run.key.view}
+        students = []
+        for seed in self.seeds:
+            own = {key.team: _load(runner, name) for key, name in teachers.items() if key.seed == seed}
+            of_seed = [run for run in runs if run.key.view and run.key.seed == seed]
+            students += [_measure(run, [own[label] for label in members(run.key.team)], runner) for run in of_seed]
+        return students
+
+    def report(self, outcome: Sequence[AttentionStudent]) -> str:
+        """Returns the tables of students, contrasts and correlations in Markdown."""
+        parts = [
+            f"# {self.title}",
+            f"{len(self.seeds)} seeds, each with its own data split and teachers. A letter is a teacher, w trained on "
+            "the weak view and s on the strong one; 'to' is the student's view. Test split, last checkpoint; "
+            "accuracies, agreements and IoU in %, mutual information in nats; ± is the standard deviation over seeds, "
+            "[ ] a 95 % t interval of paired differences over seeds. Agreement and information are those of the "
+            "teachers' mean logits with the student, on clean images and 'in view', on images under the student's "
+            "view; IoU is that of class-activation maps on clean images.",
+            _students_table(outcome, OUTCOMES, alone=True),
+            _students_table(outcome, {**TEACHERS, **FIDELITY}),
+            "Strong minus weak view, of all teachers at a student's view, of the student with the same teachers, and "
+            "of all of them; means over the rest, and what the paper says of stronger views:",
+            _contrasts_table(outcome),
+            "Spearman's rank correlation with last test accuracy over settings: of their means, and within a seed, "
+            "mean and 95 % t interval over seeds, for all settings and those of one student's view:",
+            _correlations_table(outcome),
+        ]
+        return "\n\n".join(parts) + "\n"
+
+    def figures(self, outcome: Sequence[AttentionStudent]) -> list[Figure]:
+        """Returns accuracy against fidelity and against the overlap of the teachers' attention, a point per student."""
+        drawn = []
+        shown = {"agreement": "agreement with the teachers", "teachers_iou": "IoU of the teachers' maps"}
+        for key, words in shown.items():
+            series = []
+            for view, name in VIEWS.items():
+                scores = [student.scores for student in outcome if student.view == view and key in student.scores]
+                points = [[100 * own[k] for own in scores] for k in (key, "accuracy")]
+                series.append(Series(f"student on the {name} view", *points))
+            axes = (f"{words} [%]", "student's test accuracy [%]")
+            caption = "Each point is a student, on clean images."
+            drawn.append(scatter(key, f"Accuracy by {words}", caption, axes, series))
+        return drawn
 
 
 def members(team: str) -> tuple[str, ...]:
-    """Returns a team's teachers, each view's counted from 1: 'wws' is ('w1', 'w2', 's1')."""
+    """Returns the labels of a team's teachers, counted from 1 for each view: 'wws' is ('w1', 'w2', 's1').
+
+    Args:
+      team: A letter per teacher.
+    """
     return tuple(f"{view}{team[: place + 1].count(view)}" for place, view in enumerate(team))
 
 
-def make_jobs(study: ConfigDict) -> list[Job]:
-    """Lists the study's runs, the teachers of a seed before its students, each teacher once.
+def make_stages(study: AttentionStudy) -> list[list[Job[AttentionKey]]]:
+    """Returns two stages: the teachers, each once, and the students of every team on every view.
 
     Args:
-      study: as `run` takes it.
-
-    Raises:
-      UserError: of `run`.
+      study: The study.
     """
-    for letter in sorted(set("".join(study.teams))):
-        if letter not in study.teachers:
-            raise UserError(f"config.teams: '{letter}' is no teacher.{nearest(letter, study.teachers)}")
-    jobs, needed = [], sorted({label for team in study.teams for label in members(team)})
+    teachers, students, needed = [], [], sorted({label for team in study.teams for label in members(team)})
     for seed in study.seeds:
-        teachers = {label: _teacher(study, label, seed) for label in needed}
-        jobs += [Job("", label, seed, seed, config) for label, config in teachers.items()]
-        names = {label: default_run_name(config) for label, config in teachers.items()}
+        names = {}
+        for label in needed:
+            config = _teacher_config(study, label, seed)
+            names[label] = default_run_name(config)
+            teachers.append(Job(AttentionKey(label, "", seed), names[label], config))
         for team, view in itertools.product(("", *study.teams), study.students):
-            jobs.append(Job(view, team, seed, seed, _student(study, team, view, seed, names)))
-    return jobs
+            config = _student_config(study, team, view, seed, names)
+            students.append(Job(AttentionKey(team, view, seed), default_run_name(config), config))
+    return [teachers, students]
 
 
-def _teacher(study: ConfigDict, label: str, seed: int) -> ConfigDict:
+def _teacher_config(study: AttentionStudy, label: str, seed: int) -> RunConfig:
     view, place = label[0], int(label[1:])
-    config = ConfigDict(study.teachers[view].to_dict())
-    config.name, config.seed, config.data.split_seed = label, 10 * seed + place, seed
+    config = seeded(study.teachers[view], 10 * seed + place, seed)
+    config.name = label
     return config
 
 
-def _student(study: ConfigDict, team: str, view: str, seed: int, names: dict[str, str]) -> ConfigDict:
-    config = ConfigDict(study.students[view].to_dict())
+def _student_config(study: AttentionStudy, team: str, view: str, seed: int, names: Mapping[str, str]) -> RunConfig:
+    config = seeded(study.students[view], seed, seed)
     config.name = f"{'to' if team else 'alone'}-{view}"
-    config.seed, config.data.split_seed = seed, seed
-    config.teachers = ConfigDict({label: {"run": names[label]} for label in members(team)})
+    config.teachers = RunConfig({label: {"run": names[label]} for label in members(team)})
     if not team:
-        config.losses = ConfigDict(study.alone.to_dict())
+        config.losses = RunConfig(study.alone)
     return config
 
 
-def _of_result(result: dict) -> dict[str, float]:
-    last, best = result["last"], result["best"]
-    accuracies = {"accuracy": last["test"], "best": best["test"], "validation": best["validation"]}
-    return {**{name: scores["accuracy"] for name, scores in accuracies.items()}, "gap": result_gap(result)}
+def _load(runner: Runner, name: str) -> InspectedRun:
+    return InspectedRun(runner.store, name, "test", "last", runner.data_dir)
 
 
-def _answers(student: InspectedRun, team: Sequence[InspectedRun]) -> dict[str, float]:
-    """Agreements and information on clean images, and on the very same augmented ones."""
-    found = {}
+def _measure(run: FinishedRun[AttentionKey], team: Sequence[InspectedRun], runner: Runner) -> AttentionStudent:
+    student = _load(runner, run.name)
+    scores = {**_accuracies(run), **_fidelity(student, team), **_overlaps(student, team)}
+    return AttentionStudent(run.key.team, run.key.view, run.key.seed, scores)
+
+
+def _accuracies(run: FinishedRun[AttentionKey]) -> dict[str, float]:
+    gap = result_gap(run.result)
+    if gap is None or "best" not in run.result:
+        raise UserError(f"run '{run.name}' has no best checkpoint; train with config.data.validation above 0.")
+    return {
+        "accuracy": run.score("last", "test"),
+        "best": run.score("best", "test"),
+        "validation": run.score("best", "validation"),
+        "gap": gap,
+    }
+
+
+def _fidelity(student: InspectedRun, team: Sequence[InspectedRun]) -> dict[str, float]:
+    """Returns agreements and information on clean images, and on the same augmented images for all networks."""
+    found, seed = {}, cast(RunConfig, student.loaded.config).seed
     for suffix, view in (("", "none"), ("_in_view", student.view)) if team else ():
-        own, *taught = (_logits(run, view, student.loaded.config.seed) for run in (student, *team))
-        scores = analysis.fidelity_scores(analysis.ensemble(taught), own)
+        own, *teachers = (_logits(run, view, seed) for run in (student, *team))
+        scores = analysis.fidelity_scores(analysis.ensemble(teachers), own)
         found |= {f"agreement{suffix}": scores["agreement"], f"information{suffix}": scores["mutual_information"]}
-        if len(taught) > 1:
-            answers = [logits.argmax(axis=1) for logits in taught]
-            pairs = [np.mean(a == b) for a, b in itertools.combinations(answers, 2)]
-            found[f"teachers_agreement{suffix}"] = float(np.mean(pairs))
+        if len(teachers) > 1:
+            pairs = itertools.combinations(teachers, 2)
+            agreements = [analysis.fidelity_scores(*pair)["agreement"] for pair in pairs]
+            found[f"teachers_agreement{suffix}"] = float(np.mean(agreements))
     return found
 
 
-def _logits(run: InspectedRun, view: str, seed: int) -> np.ndarray:
-    """Under a view that `seed` draws for whatever run: networks are compared on the same images."""
-    options, own = {"view": view, "seed": seed}, run.loaded
-    return predict(own.network, own.dataset, run.split, own.batch_size, own.devices, **options).logits
+def _logits(run: InspectedRun, view: str, seed: int) -> Array:
+    """Returns the logits of a run under a view that is drawn from `seed`, so that networks see the same images."""
+    loaded, options = run.loaded, {"view": view, "seed": seed}
+    outputs = predict(loaded.network, loaded.dataset, run.split, loaded.batch_size, loaded.devices, **options)
+    return jnp.asarray(outputs.logits)
 
 
-def _looks(student: InspectedRun, team: Sequence[InspectedRun]) -> dict[str, float]:
-    """Mean overlaps of the student with each teacher, and of teachers with each other."""
-    found: dict[str, list] = {}
+def _overlaps(student: InspectedRun, team: Sequence[InspectedRun]) -> dict[str, float]:
+    """Returns mean overlaps of the student's regions with each teacher's, and of the teachers' with each other."""
+    found: dict[str, list[float]] = {}
     for row in attention([student, *team]).overlaps if team else ():
         if len(row.runs) == 2:
             who = "" if student.name in row.runs else "teachers_"
             kind = "grad_cam_iou" if row.map == "Grad-CAM" else "iou"
             found.setdefault(who + kind, []).append(row.iou)
     return {name: float(np.mean(values)) for name, values in found.items()}
+
+
+def _students_table(students: Sequence[AttentionStudent], measures: dict[str, Measure], alone: bool = False) -> str:
+    rows = []
+    for team, view in dict.fromkeys((s.team, s.view) for s in students if s.team or alone):
+        group = [s for s in students if (s.team, s.view) == (team, view)]
+        cells = [_spread([s.scores.get(measure.key) for s in group], measure) for measure in measures.values()]
+        gain = [_gain(students, team, view) if team else ""] if alone else []
+        rows.append((team or "alone", VIEWS.get(view, view), *cells, *gain, len(group)))
+    gain = ["last − alone"] if alone else []
+    return markdown(("teachers", "to", *measures, *gain, "n"), rows)
+
+
+def _spread(values: Sequence[float | None], measure: Measure) -> str:
+    known = [measure.scale * value for value in values if value is not None]
+    return spread(known, measure.digits) if len(known) == len(values) else "-"
+
+
+def _gain(students: Sequence[AttentionStudent], team: str, view: str) -> str:
+    at = {(s.team, s.view, s.seed): 100 * s.scores["accuracy"] for s in students}
+    seeds = [seed for t, v, seed in at if (t, v) == (team, view)]
+    return interval([at[team, view, seed] - at["", view, seed] for seed in seeds])
+
+
+def _contrasts_table(students: Sequence[AttentionStudent]) -> str:
+    at = {AttentionKey(s.team, s.view, s.seed): s.scores for s in students}
+    partners: dict[str, Callable[[str, str], Setting | None]] = {
+        "teachers": lambda team, view: (team.replace("w", "s"), view) if set(team) == {"w"} else None,
+        "student": lambda team, view: (team, "s") if team and view == "w" else None,
+        "both": lambda team, view: (team.replace("w", "s"), "s") if set(team) == {"w"} and view == "w" else None,
+    }
+    rows = []
+    for name, measure in {**OUTCOMES, **TEACHERS, **FIDELITY}.items():
+        cells = [_contrast(at, partner, measure) for partner in partners.values()]
+        rows.append((name, *cells, measure.claim))
+    return markdown(("strong − weak", *partners, "paper"), rows)
+
+
+def _contrast(
+    at: Mapping[AttentionKey, Mapping[str, float]], partner: Callable[[str, str], Setting | None], measure: Measure
+) -> str:
+    """Returns the mean difference over all settings that have a stronger partner, with its interval over seeds.
+
+    It is '-' where no setting has a partner, and where all differences are 0: teachers on clean images do not depend on
+    the student's view.
+    """
+    differences: dict[int, list[float]] = {}
+    for (team, view, seed), scores in at.items():
+        setting = partner(team, view)
+        stronger = at.get(AttentionKey(*setting, seed), {}) if setting else {}
+        if measure.key in scores and measure.key in stronger:
+            difference = measure.scale * (stronger[measure.key] - scores[measure.key])
+            differences.setdefault(seed, []).append(difference)
+    means = [float(np.mean(values)) for values in differences.values()]
+    return interval(means, measure.digits) if np.any(means) else "-"
+
+
+def _correlations_table(students: Sequence[AttentionStudent]) -> str:
+    groups = {"all": students, **{f"to {name}": [s for s in students if s.view == v] for v, name in VIEWS.items()}}
+    rows = []
+    for name, measure in {"over-fitting gap": OUTCOMES["over-fitting gap"], **TEACHERS, **FIDELITY}.items():
+        cells = [cell for group in groups.values() for cell in _correlation(group, measure.key)]
+        rows.append((name, *cells))
+    header = [title for group in groups for title in (f"{group}, means", f"{group}, within a seed")]
+    return markdown(("accuracy with", *header), rows)
+
+
+def _correlation(students: Sequence[AttentionStudent], key: str) -> tuple[str, str]:
+    """Returns the correlation of the settings' means and that within a seed; '-' where there is none."""
+    having = [s for s in students if s.team and key in s.scores]
+    settings: dict[Setting, list[tuple[float, float]]] = {}
+    for student in having:
+        settings.setdefault((student.team, student.view), []).append((student.scores[key], student.scores["accuracy"]))
+    means = [np.mean(values, axis=0) for values in settings.values()]
+    of_means = spearman([x for x, _ in means], [y for _, y in means])
+    within = []
+    for seed in dict.fromkeys(s.seed for s in having):
+        own = [s.scores for s in having if s.seed == seed]
+        within.append(spearman([scores[key] for scores in own], [scores["accuracy"] for scores in own]))
+    within = [value for value in within if not np.isnan(value)]
+    return ("-" if np.isnan(of_means) else f"{of_means:+.2f}"), (interval(within) if within else "-")

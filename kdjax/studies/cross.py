@@ -1,149 +1,142 @@
-"""A study that crosses teachers with students over seeds and data splits, in one process."""
+"""A study that crosses teachers with students over seeds and data splits."""
 
+import dataclasses
 import itertools
-from collections.abc import Callable
 from typing import NamedTuple
-
-from ml_collections import ConfigDict
 
 from kdjax.config import default_run_name, printed
 from kdjax.errors import UserError, nearest
-from kdjax.store import Store
-from kdjax.training.loop import train
+from kdjax.reporting.contrasts import Row, Score, row_name, study_report
+from kdjax.reporting.figures import Figure
+from kdjax.studies.fields import RunConfig, check_at_least
+from kdjax.studies.runner import FinishedRun, Job, Runner, seeded
 
-OPTIONAL = ("kind", "raters", "rates")
-NEEDED = ("title", "seeds", "splits", "baseline", "contrasts", "teachers", "students")
 
-
-class Job(NamedTuple):
-    """One run of a study.
+class Cell(NamedTuple):
+    """Which run of a crossed study a job is.
 
     Attributes:
-      student: the student's name in the study, '' for a teacher.
-      teacher: the name of the teacher, or of the student's teacher, in the study; '' for a student alone.
-      seed: of initial weights and order.
-      split: seed of the data split.
-      config: of the run.
-      taught_by: names of the losses of the student's teacher, none of a run without.
+      student: Name of the student in the study; '' for a teacher.
+      teacher: Name of the teacher, or of the student's teacher, in the study; '' for a student without one.
+      seed: Seed of initial weights and order.
+      split: Seed of the data split.
     """
 
     student: str
     teacher: str
     seed: int
     split: int
-    config: ConfigDict
-    taught_by: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """Of the run in the store."""
-        return default_run_name(self.config)
-
-    @property
-    def published(self) -> float | None:
-        """The accuracy (%) that a paper prints for the run, None for none."""
-        return printed(self.config.published, [self.taught_by])
-
-    @property
-    def losses(self) -> tuple[str, ...]:
-        """Names of the losses that the run is trained with."""
-        return tuple(self.config.losses)
 
 
-def make_jobs(study: ConfigDict) -> list[Job]:
-    """Lists a study's runs, every teacher before its students.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CrossFields:
+    """Fields of a crossed study; every seed of `range(seeds)` is run on every split.
+
+    Names 'GROUP: NAME' divide a study into groups: students learn from the teachers of their own group only.
+
+    Attributes:
+      title: Title of the report.
+      seeds: Number of seeds.
+      splits: Seeds of the data splits.
+      teachers: Name -> config of each teacher.
+      students: Name -> config of each student; one whose config has a teacher learns from each of `teachers` in turn.
+      baseline: Name of the student without a teacher that others are compared with, without its group.
+      contrasts: Pairs of rows (student, teacher) whose difference is reported, the first minus the second.
+    """
+
+    title: str
+    seeds: int
+    splits: tuple[int, ...] = (0,)
+    teachers: dict[str, RunConfig]
+    students: dict[str, RunConfig]
+    baseline: str
+    contrasts: tuple[tuple[Row, Row], ...] = ()
+
+    def __post_init__(self) -> None:
+        check_at_least(1, seeds=self.seeds)
+        if not self.splits:
+            raise UserError("config.splits must not be empty.")
+        for group in sorted({_group_of(label) for label in self.students}):
+            if group + self.baseline not in self.students:
+                hint = nearest(self.baseline, self.students)
+                raise UserError(f"config.baseline: there is no student '{group + self.baseline}'.{hint}")
+        rows = [row_name(row) for row in _rows(self)]
+        for row in itertools.chain.from_iterable(self.contrasts):
+            if row_name(row) not in rows:
+                raise UserError(f"config.contrasts: there is no row '{row_name(row)}'.{nearest(row_name(row), rows)}")
+
+
+class CrossStudy(CrossFields):
+    """A crossed study, reported by its accuracies."""
+
+    def run(self, runner: Runner) -> list[FinishedRun[Cell]]:
+        """Trains all teachers, then all students, and returns the finished runs."""
+        return runner.run_stages(make_stages(self))
+
+    def report(self, outcome: list[FinishedRun[Cell]]) -> str:
+        """Returns the tables of accuracies and of paired differences in Markdown."""
+        return accuracy_report(self, outcome)
+
+    def figures(self, outcome: list[FinishedRun[Cell]]) -> list[Figure]:
+        """Returns no figures."""
+        return []
+
+
+def accuracy_report(study: CrossFields, runs: list[FinishedRun[Cell]]) -> str:
+    """Returns the tables of accuracies and of paired differences in Markdown.
 
     Args:
-      study: every seed of `range(seeds)` on every split of `splits`, for all `teachers` and `students` (name ->
-        config); a student whose config names a teacher is trained from each of `teachers` at its seed and split.
-        Names 'GROUP: NAME' part a study into groups, whose students learn from the teachers of their own group.
-
-    Raises:
-      UserError: a field that a study does not have, or one that it lacks.
+      study: The study.
+      runs: Its finished runs.
     """
-    _check(study)
+    scores = [
+        Score(*run.key, tuple(run.job.config.losses), run.result, published_accuracy(study, run.job)) for run in runs
+    ]
+    return study_report(study.title, study.baseline, study.contrasts, scores)
+
+
+def published_accuracy(study: CrossFields, job: Job[Cell]) -> float | None:
+    """Returns the accuracy (%) that a paper prints for a run; None where it prints none for the run's teacher.
+
+    Args:
+      study: The study.
+      job: One of its jobs.
+    """
+    student, teacher, *_ = job.key
+    teacher_losses = tuple(study.teachers[teacher].losses) if student and teacher else ()
+    return printed(job.config.published, [teacher_losses])
+
+
+def make_stages(study: CrossFields) -> list[list[Job[Cell]]]:
+    """Returns two stages: the teachers, and the students of every teacher.
+
+    Args:
+      study: The study.
+    """
     teachers, students = [], []
     for split, seed in itertools.product(study.splits, range(study.seeds)):
-        at = {label: _at(config, seed, split) for label, config in study.teachers.items()}
-        teachers += [Job("", label, seed, split, config) for label, config in at.items()]
-        for label, config in study.students.items():
-            students += _student_jobs(label, _at(config, seed, split), at)
-    return teachers + students
+        own = {label: seeded(config, seed, split) for label, config in study.teachers.items()}
+        runs = {label: default_run_name(config) for label, config in own.items()}
+        teachers += [Job(Cell("", label, seed, split), runs[label], config) for label, config in own.items()]
+        for student, teacher in _rows(study):
+            if student:
+                config = seeded(study.students[student], seed, split)
+                for name, field in config.teachers.items():
+                    config.teachers[name] = RunConfig({"run": runs[teacher], "weight": field.get("weight", 1.0)})
+                students.append(Job(Cell(student, teacher, seed, split), default_run_name(config), config))
+    return [teachers, students]
 
 
-def _check(study: ConfigDict) -> None:
-    for field in study:
-        if field not in OPTIONAL + NEEDED:
-            raise UserError(f"a study has no field '{field}'.{nearest(field, OPTIONAL + NEEDED)}")
-    for field in NEEDED:
-        if field not in study:
-            raise UserError(f"the study lacks the field '{field}'.")
-    if study.seeds < 1 or not study.splits:
-        raise UserError(
-            f"config.seeds must be at least 1 and config.splits not empty, not {study.seeds} and {study.splits}."
-        )
-    for group in sorted({group_of(label) for label in study.students}):
-        if group + study.baseline not in study.students:
-            hint = nearest(study.baseline, study.students)
-            raise UserError(f"config.baseline '{group + study.baseline}' is no student.{hint}")
+def _rows(study: CrossFields) -> list[Row]:
+    """Returns all (student, teacher), first those of the teachers."""
+    rows = [("", teacher) for teacher in study.teachers]
+    for student, config in study.students.items():
+        own = [teacher for teacher in study.teachers if _group_of(teacher) == _group_of(student)]
+        rows += [(student, teacher) for teacher in own] if config.teachers else [(student, "")]
+    return rows
 
 
-def _at(config: ConfigDict, seed: int, split: int) -> ConfigDict:
-    config = ConfigDict(config.to_dict())
-    config.seed, config.data.split_seed = seed, split
-    return config
-
-
-def _student_jobs(label: str, config: ConfigDict, teachers: dict[str, ConfigDict]) -> list[Job]:
-    seed, split = config.seed, config.data.split_seed
-    if not config.teachers:
-        return [Job(label, "", seed, split, config)]
-    jobs = []
-    for teacher, teacher_config in teachers.items():
-        if group_of(teacher) != group_of(label):
-            continue
-        own = ConfigDict(config.to_dict())
-        for name in own.teachers:
-            own.teachers[name] = ConfigDict(
-                {"run": default_run_name(teacher_config), "weight": own.teachers[name].weight}
-            )
-        jobs.append(Job(label, teacher, seed, split, own, tuple(teacher_config.losses)))
-    return jobs
-
-
-def run(study: ConfigDict, store: Store, data_dir: str, counter: Callable[[int], Callable[[str], None]]) -> list:
-    """Trains all runs of a study and returns (job, result) of each.
-
-    Args:
-      study: as `make_jobs` takes it.
-      store: for its runs.
-      data_dir: where data sets that are not embedded lie.
-      counter: makes of the number of runs what is called after each with its name.
-    """
-    jobs = make_jobs(study)
-    return list(zip(jobs, run_jobs(jobs, store, data_dir, counter(len(jobs))), strict=True))
-
-
-def group_of(label: str) -> str:
-    """Returns the group that a name in a study begins with, 'GROUP: ', or ''."""
+def _group_of(label: str) -> str:
+    """Returns the group that a name begins with, 'GROUP: ', or ''."""
     group, separator, _ = label.partition(": ")
     return group + separator if separator else ""
-
-
-def run_jobs(jobs: list[Job], store: Store, data_dir: str, done: Callable[[str], None]) -> list[dict]:
-    """Trains the jobs one after another; finished runs are not trained again.
-
-    Args:
-      jobs: in an order in which teachers come before their students.
-      store: for all of them.
-      data_dir: where data sets that are not embedded lie.
-      done: called after each job with its run's name.
-
-    Returns:
-      Their results, in the jobs' order.
-    """
-    results = []
-    for job in jobs:
-        results.append(train(job.config, store, data_dir=data_dir, show=False))
-        done(job.name)
-    return results

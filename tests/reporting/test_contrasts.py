@@ -1,4 +1,4 @@
-"""The tables of a study, from numbers that are known."""
+"""The tables of a crossed study, from known numbers."""
 
 import numpy as np
 import pytest

@@ -1,9 +1,10 @@
-"""Runs a study in one process after another, each stopped at a place where none was before, until one ends.
+"""Runs a study in one process after another, each stopped at a place where none was stopped before, until one ends.
 
 Command: python tests/studies/killed.py CONFIG STORE SIGNAL[,SIGNAL...]
 
-The signals take turns; '' is none. Prints, as JSON, a list a process: where it was stopped, its exit code, what it
-wrote last. Processes are forks of this one, which has imported everything and never touches a device.
+The signals are used in turn; '' stands for none. Prints a JSON list with an entry per process: where it was stopped,
+its exit code, and its last line of output. The processes are forks of this one, which has imported everything and
+never uses a device.
 """
 
 import json
@@ -20,7 +21,7 @@ from kdjax.store import Run, Store
 from kdjax.studies import generations
 from kdjax.training import loop
 
-# Functions after whose return a process may be stopped, and what tells one such place from another.
+# Functions after whose return a process may be stopped -> the name of such a place, from the function's arguments.
 PLACES = {
     (Run, "begin"): lambda run, manifest: run.name,
     (loop.Trainer, "_dispatch"): lambda trainer, spec, epoch, start, end: f"{trainer.run.name} {epoch} {start}",
@@ -36,7 +37,7 @@ MOST_PROCESSES = 60
 
 
 def stop_at_new_places(reached: pathlib.Path, signals: list[int]) -> None:
-    """Lets this process send itself a signal where `reached`, a file of the places of those before it, ends."""
+    """Makes this process send itself a signal at the first place that is not in the file `reached`, and adds it."""
     before = reached.read_text().splitlines()
 
     def stop_at(place: str) -> None:
@@ -58,7 +59,7 @@ def _stopping(function, name, describe, stop_at):
 
 
 def one_process(command: list[str], reached: pathlib.Path, signals: list[int]) -> list:
-    """Runs the door in a fork and returns where it was stopped, how it ended, and its last line."""
+    """Runs the command in a fork and returns where it was stopped, its exit code, and its last line."""
     before = reached.read_text().splitlines()
     with tempfile.TemporaryFile() as said:
         child = os.fork()
@@ -88,9 +89,9 @@ def door(command: list[str]) -> int:
 
 
 def main() -> None:
-    """Runs processes until one ends by itself."""
+    """Runs processes until one ends on its own."""
     config, store, names = sys.argv[1:]
-    warnings.filterwarnings("ignore", message=".*fork")  # there is no thread of ours yet
+    warnings.filterwarnings("ignore", message=".*fork")  # no thread has been started yet
     signals = [getattr(signal, name) for name in names.split(",") if name]
     loop.MOST_STEPS_A_DISPATCH = 2  # so that a process may also be stopped inside an epoch
     ended = []

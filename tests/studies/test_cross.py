@@ -2,16 +2,24 @@
 
 import pytest
 
-from configs.studies import quickstart
+from configs.studies import quickstart, semi_supervised
 from kdjax.errors import UserError
-from kdjax.studies.cross import make_jobs
+from kdjax.studies.cross import CrossStudy, make_stages
+from kdjax.studies.kinds import read_study
+from kdjax.studies.runner import Job
+
+
+def make_jobs(config) -> list[Job]:
+    study = read_study(config)
+    assert isinstance(study, CrossStudy)
+    return [job for stage in make_stages(study) for job in stage]
 
 
 def test_every_seed_on_every_split_and_teachers_before_students():
     study = quickstart.get_config()
     jobs = make_jobs(study)
     assert len(jobs) == 10 * 5 * (2 + 1 + 3 * 2)
-    assert {job.split for job in jobs} == {5, 6, 7, 8, 9}
+    assert {job.key.split for job in jobs} == {5, 6, 7, 8, 9}
     made = set()
     for job in jobs:
         assert all(teacher.run in made for teacher in job.config.teachers.values())
@@ -22,11 +30,18 @@ def test_every_seed_on_every_split_and_teachers_before_students():
 def test_a_student_learns_from_the_teacher_of_its_seed_and_split():
     for job in make_jobs(quickstart.get_config("smoke")):
         for teacher in job.config.teachers.values():
-            assert f"split{job.split}-s{job.seed}" in teacher.run and f"-{job.teacher.lower()}-" in teacher.run
+            assert f"split{job.key.split}-s{job.key.seed}" in teacher.run
+            assert f"-{job.key.teacher.lower()}-" in teacher.run
 
 
 @pytest.mark.parametrize(
-    "field, value, words", [("baseline", "alon", "Did you mean 'alone'"), ("seeds", 0, "at least 1")]
+    "field, value, words",
+    [
+        ("baseline", "alon", "Did you mean 'alone'"),
+        ("seeds", 0, "at least 1"),
+        ("splits", (), "config.splits must not be empty"),
+        ("contrasts", ((("KD", "MSE"), ("KD", "CEE")),), "no row 'KD from CEE'. Did you mean 'KD from CE'"),
+    ],
 )
 def test_a_wrong_study_is_refused(field, value, words):
     study = quickstart.get_config("smoke")
@@ -40,3 +55,10 @@ def test_a_field_that_a_study_lacks():
     study.seed = 1
     with pytest.raises(UserError, match="Did you mean 'seeds'"):
         make_jobs(study)
+
+
+def test_students_of_a_group_learn_from_its_own_teachers():
+    jobs = make_jobs(semi_supervised.get_config("smoke"))
+    pairs = {(job.key.student, job.key.teacher) for job in jobs if job.key.student and job.key.teacher}
+    assert pairs and all(student.split(": ")[0] == teacher.split(": ")[0] for student, teacher in pairs)
+    assert ("025%: KD labelled", "025%: MSE") in pairs and ("100%: KD", "100%: CE") in pairs

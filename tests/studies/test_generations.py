@@ -1,4 +1,4 @@
-"""Generations: every student's teacher is the one before it, and a study stopped anywhere ends as an unbroken one."""
+"""Generations: every student learns from the one before it, and a study that was stopped anywhere ends the same."""
 
 import json
 import os
@@ -18,15 +18,17 @@ from kdjax.errors import UserError
 from kdjax.inspection import linear_probe as transfer
 from kdjax.inspection.linear_probe import STRENGTHS, probe
 from kdjax.inspection.predict import predict_run
-from kdjax.reporting.generations import figures, report
 from kdjax.store import Store
 from kdjax.studies import generations
+from kdjax.studies.kinds import read_study
+from kdjax.studies.runner import Job, Runner
+from kdjax.training.loop import train
 
 ROOT = pathlib.Path(__file__).parents[2]
 
 
 class LogitsAlone(nn.Module):
-    """A user's network that has nothing to probe."""
+    """A user's network without a pooled vector, so that it cannot be probed."""
 
     num_classes: int
 
@@ -42,23 +44,31 @@ def small(**changed) -> ConfigDict:
     return study
 
 
+def run_study(config: ConfigDict, store: Store) -> generations.GenerationsOutcome:
+    return read_study(config).run(Runner(store, ""))
+
+
+def make_jobs(config: ConfigDict) -> list[Job]:
+    return [job for stage in generations.make_stages(read_study(config)) for job in stage]
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     store = Store(tmp_path_factory.mktemp("runs"))
     study = small()
     study.transfer = {"itself": study.alone.data}
-    return study, generations.run(study, store, "", lambda total: lambda name: None), store
+    return study, run_study(study, store), store
 
 
 def test_every_student_learns_from_the_generation_before():
     study = tolerant_generations.get_config()
-    jobs = generations.make_jobs(study)
+    jobs = make_jobs(study)
     assert len({job.name for job in jobs}) == len(jobs) == 5 * (5 * 4 + 3 + 3)
     seen = set()
     for job in jobs:
         teachers = [teacher.run for teacher in job.config.teachers.values()]
-        if job.row in study.chains and job.generation:
-            assert teachers == [job.name.replace(f"gen{job.generation}", f"gen{job.generation - 1}")]
+        if job.key.row in study.chains and job.key.m:
+            assert teachers == [job.name.replace(f"gen{job.key.m}", f"gen{job.key.m - 1}")]
             assert teachers[0] in seen
         else:
             assert not teachers
@@ -68,7 +78,7 @@ def test_every_student_learns_from_the_generation_before():
 def test_a_set_that_is_a_path_is_called_by_its_last_part():
     study = small()
     study.alone.data.name = "folder:/home/me/.cache/my birds/"
-    assert "my_birds/mlp-alone-x1-s0" in {job.name for job in generations.make_jobs(study)}
+    assert "my_birds/mlp-alone-x1-s0" in {job.name for job in make_jobs(study)}
 
 
 def test_every_number_is_within_reach_of_a_flag():
@@ -78,29 +88,29 @@ def test_every_number_is_within_reach_of_a_flag():
 
 def test_weights_follow_the_schedule_and_sum_to_one():
     study = small(label_weights=(0.3, 0.9))
-    for job in generations.make_jobs(study):
-        if job.row == "tolerant" and job.generation:
-            weight = study.label_weights[job.generation - 1]
+    for job in make_jobs(study):
+        if job.key.row == "tolerant" and job.key.m:
+            weight = study.label_weights[job.key.m - 1]
             assert job.config.losses.cross_entropy.weight == pytest.approx(weight)
             assert job.config.losses.kd.weight == pytest.approx(1 - weight)
             assert job.config.losses.kd.temperature == 1.0  # KL without temperature
 
 
 def test_controls_are_longer_and_independent():
-    jobs = generations.make_jobs(small())
-    longer = [job for job in jobs if job.row == generations.LONGER]
+    jobs = make_jobs(small())
+    longer = [job for job in jobs if job.key.row == generations.LONGER]
     assert [job.config.epochs for job in longer] == [2, 4]
-    members = [job for job in jobs if job.row == generations.INDEPENDENT]
+    members = [job for job in jobs if job.key.row == generations.INDEPENDENT]
     assert len({job.config.seed for job in members}) == 2 and len({job.config.epochs for job in members}) == 1
 
 
 def test_ensembles_are_mean_probabilities(trained):
     study, outcome, store = trained
-    first = outcome.accuracy["tolerant", 1, 0]["last"]
+    first = outcome.accuracy["tolerant", 1, 0].last
     assert outcome.ensembles["tolerant", 1, 0] == pytest.approx(first)
     total, labels = 0, None
-    for job in generations.make_jobs(study):
-        if job.row == "tolerant" and job.generation:
+    for job in make_jobs(study):
+        if job.key.row == "tolerant" and job.key.m:
             outputs = predict_run(store, job.name, "test")
             e = np.exp(outputs.logits - outputs.logits.max(axis=1, keepdims=True))
             total, labels = total + e / e.sum(axis=1, keepdims=True), outputs.labels
@@ -109,14 +119,14 @@ def test_ensembles_are_mean_probabilities(trained):
 
 def test_the_reported_generation_is_fixed_or_chosen_on_validation_alone(trained):
     study, outcome, _ = trained
-    validation = [outcome.accuracy["tolerant", m, 0]["validation"] for m in (1, 2)]
+    validation = [outcome.accuracy["tolerant", m, 0].validation for m in (1, 2)]
     assert outcome.chosen == {"tolerant": 1 + int(np.argmax(validation))}
-    worse = {key: {**scores, "last": 0.0, "best": 0.0} for key, scores in outcome.accuracy.items()}
-    assert generations._reported(study, worse, "tolerant") == outcome.chosen["tolerant"]
+    worse = {key: scores._replace(last=0.0, best=0.0) for key, scores in outcome.accuracy.items()}
+    assert generations._reported(read_study(study), worse, "tolerant") == outcome.chosen["tolerant"]
     study = small(report="2")
-    assert generations._reported(study, worse, "tolerant") == 2
-    text = report(study, outcome)
-    assert "trained m times as long" in figures(study, outcome)[0].svg
+    assert generations._reported(read_study(study), worse, "tolerant") == 2
+    text = read_study(study).report(outcome)
+    assert "trained m times as long" in read_study(study).figures(outcome)[0].svg
     assert "fixed beforehand" in text and "trained m times as long" in text and "Linear probe" in text
 
 
@@ -124,7 +134,8 @@ def test_what_features_gain_is_paired_by_seed(trained):
     study, outcome, _ = trained
     probes = {("other", chain, m, seed): 0.1 * seed + 0.02 * m + (0.01 if chain == "born_again" else 0.0)
               for chain in ("tolerant", "born_again") for m in range(3) for seed in range(3)}  # fmt: skip
-    text = report(study, outcome._replace(transfer=probes, chosen={"tolerant": 2, "born_again": 1}, accuracy={}))
+    changed = outcome._replace(transfer=probes, chosen={"tolerant": 2, "born_again": 1}, accuracy={})
+    text = read_study(study).report(changed)
     lines = [" ".join(line.split()) for line in text.splitlines()]
     assert "| tolerant, m = 2 | generation 0 of tolerant | +4.00 [+4.00, +4.00] |" in lines
     assert "| tolerant, m = 2 | generation 2 of born_again | -1.00 [-1.00, -1.00] |" in lines
@@ -135,7 +146,7 @@ def test_a_probe_is_logistic_regression_on_pooled_features(trained):
     from sklearn.linear_model import LogisticRegression
 
     study, outcome, store = trained
-    run = generations.make_jobs(study)[1].name
+    run = next(job.name for job in make_jobs(study) if job.key == ("tolerant", 1, 0))
     parts = {s: predict_run(store, run, s, features=True) for s in ("train", "validation", "test")}
     mean, std = parts["train"].pooled.mean(axis=0), parts["train"].pooled.std(axis=0) + 1e-6
     scores = []
@@ -151,9 +162,9 @@ def test_a_probe_is_logistic_regression_on_pooled_features(trained):
 def test_features_of_digits_are_probed_on_two_other_sets(tmp_path):
     study, store = tolerant_generations.get_config(), Store(tmp_path)
     assert len(study.transfer) == 2 and study.alone.data.name not in {data.name for data in study.transfer.values()}
-    generations._check_data(study, "")
+    generations._check_data(read_study(study), "")
     study.alone.epochs = 1
-    generations.train(study.alone, store, name="one", show=False)
+    train(study.alone, store, name="one", show=False)
     for data, chance in zip(study.transfer.values(), (1 / 26, 1 / 10), strict=True):
         assert probe(store, "one", data) > 2 * chance
 
@@ -174,7 +185,7 @@ def test_a_set_of_another_shape_is_refused_in_one_line(trained):
     data = ConfigDict(study.alone.data.to_dict())
     data.name, data.args = "digits", {}
     with pytest.raises(UserError, match="cannot take the images of data set 'digits'"):
-        probe(store, generations.make_jobs(study)[0].name, data)
+        probe(store, make_jobs(study)[0].name, data)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +197,7 @@ def test_a_set_of_another_shape_is_refused_in_one_line(trained):
         ("report", "3", "up to '2'"),
         ("seeds", 0, "at least 1"),
         ("sedes", 1, "Did you mean 'seeds'"),
-        ("label_weights", ("0.6", 0.8), "2 numbers in"),
+        ("label_weights", ("0.6", 0.8), r"config.label_weights\[0\] must be a number, not '0.6'"),
         ("longest", 1, "config.longest must be at least 2, a generation that may be reported, or 0"),
         ("members", -1, "config.members must be at least 2"),
     ],
@@ -196,20 +207,20 @@ def test_a_wrong_study_is_refused(field, value, words):
     with study.unlocked():
         study[field] = value
     with pytest.raises(UserError, match=words):
-        generations.make_jobs(study)
+        make_jobs(study)
 
 
 def test_controls_may_be_left_out_or_end_with_the_generation_that_is_reported():
-    rows = [job.row for job in generations.make_jobs(small(longest=0, members=0))]
+    rows = [job.key.row for job in make_jobs(small(longest=0, members=0))]
     assert set(rows) == {"tolerant"}
-    jobs = generations.make_jobs(small(report="1", longest=1, members=1))
-    assert [job.generation for job in jobs if job.row != "tolerant"] == [1, 1]
+    jobs = make_jobs(small(report="1", longest=1, members=1))
+    assert [job.key.m for job in jobs if job.key.row != "tolerant"] == [1, 1]
 
 
 def test_a_longer_training_warms_up_longer():
     study = small()
     study.alone.schedule.warmup_epochs = 1
-    longer = [job for job in generations.make_jobs(study) if job.row == generations.LONGER]
+    longer = [job for job in make_jobs(study) if job.key.row == generations.LONGER]
     assert [job.config.schedule.warmup_epochs for job in longer] == [1, 2]
 
 
@@ -239,9 +250,9 @@ def second_name(study, chain) -> None:
             lambda study, chain: chain.student.losses.__delattr__("cross_entropy"),
             "student.losses must have 'cross_entropy'",
         ),
-        (lambda study, chain: chain.student.losses.kd.update(weight=0.0), "numbers above 0 for weights"),
+        (lambda study, chain: chain.student.losses.kd.update(weight=0.0), "whose weights are numbers above 0"),
         (lambda study, chain: chain.student.teachers.update(a={"run": "x"}), "student.teachers must be empty"),
-        (lambda study, chain: chain.__delattr__("patriarch"), "two whole configs"),
+        (lambda study, chain: chain.__delattr__("patriarch"), "config.chains.tolerant.patriarch is missing"),
         (
             lambda study, chain: chain.student.update(epochs=0),
             "chains.tolerant.student: config.epochs must be at least",
@@ -255,7 +266,7 @@ def second_name(study, chain) -> None:
 )
 def test_a_chain_that_is_not_whole_is_refused(change, words):
     with pytest.raises(UserError, match=words):
-        generations.make_jobs(with_chain(change))
+        make_jobs(with_chain(change))
 
 
 def without_validation(study, chain) -> None:
@@ -311,7 +322,7 @@ def without_pooled(study, chain) -> None:
 )
 def test_a_mistake_anywhere_is_found_before_anything_is_trained(tmp_path, change, words):
     with pytest.raises(UserError, match=words):
-        generations.run(with_chain(change), Store(tmp_path), "", lambda total: lambda name: None)
+        run_study(with_chain(change), Store(tmp_path))
     assert not list(tmp_path.iterdir())
 
 
@@ -321,12 +332,12 @@ def test_a_study_that_was_changed_is_refused_before_anything_is_trained(tmp_path
     changed.seeds, changed.alone.epochs = 2, 3  # the second seed is new
     runs = store.runs()
     with pytest.raises(UserError, match="alone-x1-s0' exists with another config .config.epochs: 2 -> 3"):
-        generations.run(changed, store, "", lambda total: lambda name: None)
+        run_study(changed, store)
     assert store.runs() == runs
 
 
 def write_patterns(path: pathlib.Path, classes: int, side: int) -> dict:
-    """Noisy pictures of a pattern a class, as a `config.data` whose images are resized to 8x8."""
+    """Writes noisy images with one pattern per class, and returns a `config.data` that resizes them to 8x8."""
     draw = np.random.default_rng(classes)
     patterns = np.kron(draw.integers(40, 216, (classes, 2, 2, 1)), np.ones((1, side // 2, side // 2, 1)))
     labels = np.arange(240) % classes
@@ -347,12 +358,12 @@ def test_features_of_another_network_carry_to_sets_of_other_classes_and_sizes(tm
         "two": write_patterns(tmp_path / "two.npz", 2, 16),
     }
     store = Store(tmp_path / "runs")
-    outcome = generations.run(study, store, "", lambda total: lambda name: None)
+    outcome = run_study(study, store)
     networks = ("mlp-tolerant-gen0", "resnet8-tolerant-gen1", "resnet8-tolerant-gen2")
     assert store.runs() == [f"arrays/{name}-s0" for name in networks]
     assert set(outcome.transfer) == {(name, "tolerant", m, 0) for name in ("five", "two") for m in (0, 1, 2)}
     assert min(outcome.transfer.values()) > 0.9
-    assert "five" in report(study, outcome)
+    assert "five" in read_study(study).report(outcome)
 
 
 TWO_GENERATIONS = """from configs import tolerant_generations
@@ -369,7 +380,7 @@ def get_config():
 
 
 def stopped(folder: pathlib.Path, signals: str) -> tuple[Store, list]:
-    """The store of a study that was stopped wherever it can be, and how each of its processes ended."""
+    """Returns the store of a study that was stopped at every possible place, and how each of its processes ended."""
     (folder / "study.py").write_text(TWO_GENERATIONS)
     line = [sys.executable, str(pathlib.Path(__file__).parent / "killed.py"), str(folder / "study.py")]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}

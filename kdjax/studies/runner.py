@@ -1,0 +1,280 @@
+"""How a study trains its runs: jobs in stages, settings chosen by validation, progress, errors that name the run."""
+
+import contextlib
+import sys
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from typing import Generic, NamedTuple, TypeVar
+
+import numpy as np
+
+from kdjax.errors import RunError, UserError
+from kdjax.store import Store
+from kdjax.studies.fields import RunConfig
+from kdjax.training.loop import train
+from kdjax.training.plan import resolve
+
+Key = TypeVar("Key", bound=Hashable)
+Row = TypeVar("Row", bound=Hashable)
+
+
+class Job(NamedTuple, Generic[Key]):
+    """One run of a study.
+
+    Attributes:
+      key: What the run is in the study, such as its row and its seed.
+      name: Name of the run in the store.
+      config: Config of the run.
+    """
+
+    key: Key
+    name: str
+    config: RunConfig
+
+
+class FinishedRun(NamedTuple, Generic[Key]):
+    """A job and the result of its run.
+
+    Attributes:
+      job: The job.
+      result: What the run's `result.json` holds.
+    """
+
+    job: Job[Key]
+    result: Mapping
+
+    @property
+    def key(self) -> Key:
+        """What the run is in the study."""
+        return self.job.key
+
+    @property
+    def name(self) -> str:
+        """Name of the run in the store."""
+        return self.job.name
+
+    def score(self, checkpoint: str, split: str, name: str = "accuracy") -> float:
+        """Returns a score of the result.
+
+        Args:
+          checkpoint: 'last' or 'best'.
+          split: 'train', 'validation' or 'test'.
+          name: Name of the score.
+        """
+        return self.result[checkpoint][split][name]
+
+
+class RunCounter:
+    """Counts the runs of a study and, if asked to, shows them: a bar on a terminal, elsewhere one line per run.
+
+    The total grows with each stage that a study begins, so a study need not know it in advance.
+
+    Args:
+      show: Whether to show progress on stderr.
+
+    Attributes:
+      total: Number of runs in the stages that were begun.
+      finished: Names of the runs that are finished, in order.
+    """
+
+    def __init__(self, show: bool = False):
+        self.total, self.finished = 0, []
+        self._show, self._bar = show, None
+
+    def __enter__(self) -> "RunCounter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def begin(self, runs: int) -> None:
+        """Adds a stage of so many runs to the total."""
+        self.total += runs
+        if self._show and sys.stderr.isatty():
+            if self._bar is None:
+                from tqdm import tqdm
+
+                self._bar = tqdm(unit="run", dynamic_ncols=True)
+            self._bar.total = self.total
+            self._bar.refresh()
+
+    def finish(self, name: str) -> None:
+        """Counts one finished run."""
+        self.finished.append(name)
+        if self._bar is not None:
+            self._bar.set_postfix_str(name)
+            self._bar.update()
+        elif self._show:
+            print(f"[{len(self.finished)}/{self.total}] {name}", file=sys.stderr, flush=True)
+
+
+class Runner:
+    """Trains the jobs of a study in one store.
+
+    Args:
+      store: Store of the runs; a run that is finished there is not trained again.
+      data_dir: Directory of data sets that are not embedded.
+      counter: Counter of the runs; by default one that shows nothing.
+    """
+
+    def __init__(self, store: Store, data_dir: str = "data", counter: RunCounter | None = None):
+        self.store, self.data_dir = store, data_dir
+        self.counter = RunCounter() if counter is None else counter
+
+    def run_jobs(self, jobs: Sequence[Job[Key]]) -> list[FinishedRun[Key]]:
+        """Trains one stage: jobs none of which needs another one of them.
+
+        Jobs of one name share a run, which is trained and counted once.
+
+        Args:
+          jobs: The jobs, in any order.
+
+        Returns:
+          The finished runs, in the order of the jobs.
+
+        Raises:
+          UserError: A config is wrong, two jobs of one name differ, or a job needs another run of its own stage.
+          RunError: A run failed.
+          Interrupted: A signal stopped a run after it was saved.
+        """
+        return self.run_stages([jobs])
+
+    def run_stages(self, stages: Sequence[Sequence[Job[Key]]]) -> list[FinishedRun[Key]]:
+        """Trains stages in turn, such as all teachers and then all students.
+
+        Args:
+          stages: Stages as `run_jobs` takes them; a job may need runs of earlier stages.
+
+        Returns:
+          The finished runs of all stages, in the order of the jobs.
+
+        Raises:
+          UserError, RunError, Interrupted: See `run_jobs`.
+        """
+        _check_names([job for stage in stages for job in stage])
+        for stage in stages:
+            _check_independent(stage)
+        self.counter.begin(len({job.name for stage in stages for job in stage}))
+        results: dict[str, dict] = {}
+        for stage in stages:
+            new = {job.name: job for job in stage if job.name not in results}
+            results |= self._train_stage(list(new.values()))
+        return [FinishedRun(job, results[job.name]) for stage in stages for job in stage]
+
+    def _train_stage(self, jobs: Sequence[Job]) -> dict[str, dict]:
+        """Trains jobs of different names that do not depend on one another, and returns name -> result."""
+        results = {}
+        for job in jobs:
+            with located(f"run '{job.name}'"):
+                results[job.name] = train(job.config, self.store, name=job.name, data_dir=self.data_dir, show=False)
+            self.counter.finish(job.name)
+        return results
+
+    def check(self, jobs: Sequence[Job]) -> None:
+        """Refuses wrong configs, and configs that differ from those of stored runs, before anything is trained.
+
+        Args:
+          jobs: The jobs.
+
+        Raises:
+          UserError: Names the run and what is wrong with it.
+        """
+        for job in jobs:
+            stored = self.store.run(job.name)
+            with located(f"run '{job.name}'"):
+                config = resolve(job.config)
+                if stored.manifest is not None:
+                    stored.begin({"config": config.to_dict()})  # compares the configs
+
+
+def _check_names(jobs: Sequence[Job]) -> None:
+    """Refuses two jobs of one name with different configs."""
+    configs: dict[str, RunConfig] = {}
+    for job in jobs:
+        first = configs.setdefault(job.name, job.config)
+        if first is not job.config and first.to_dict() != job.config.to_dict():
+            raise UserError(f"two runs of the study with different configs would be called '{job.name}'; rename one.")
+
+
+def _check_independent(stage: Sequence[Job]) -> None:
+    """Refuses a job whose teacher, or whose initial weights, are trained in the same stage."""
+    names = {job.name for job in stage}
+    for job in stage:
+        teachers = [teacher.get("run") for teacher in job.config.get("teachers", {}).values()]
+        for needed in (*teachers, job.config.get("init_from")):
+            if needed in names:
+                raise UserError(f"run '{job.name}' needs run '{needed}', which must be in an earlier stage.")
+
+
+class Trial(NamedTuple, Generic[Row]):
+    """Key of a job that tries one setting.
+
+    Attributes:
+      row: What the setting is chosen for, such as a loss.
+      setting: The setting, such as a learning rate.
+      seed: Seed of the run.
+    """
+
+    row: Row
+    setting: float
+    seed: int
+
+
+def choose_settings(
+    runner: Runner, trials: Sequence[Job[Trial[Row]]], reported_seeds: Collection[int]
+) -> dict[Row, float]:
+    """Trains all trials and returns the setting of the best mean validation accuracy for each row.
+
+    The accuracy is that of the best epoch, averaged over the seeds of a setting; of equally good settings the first one
+    is chosen. The test split is not used.
+
+    Args:
+      runner: Runner that trains the trials.
+      trials: One job per row, setting and seed.
+      reported_seeds: Seeds of the runs that the study reports.
+
+    Returns:
+      row -> setting, in the order of the trials.
+
+    Raises:
+      UserError: A seed of a trial is reported, or one of `Runner.run_jobs`.
+    """
+    shared = sorted({job.key.seed for job in trials} & set(reported_seeds))
+    if shared:
+        raise UserError(f"seed {shared[0]} would both choose a setting and be reported; lower the number of seeds.")
+    accuracies: dict[Row, dict[float, list[float]]] = {}
+    for run in runner.run_jobs(trials):
+        by_setting = accuracies.setdefault(run.key.row, {})
+        by_setting.setdefault(run.key.setting, []).append(run.score("best", "validation"))
+    means = {row: {setting: np.mean(found) for setting, found in each.items()} for row, each in accuracies.items()}
+    return {row: max(each, key=lambda setting: each[setting]) for row, each in means.items()}
+
+
+def seeded(config: RunConfig, seed: int, split_seed: int | None = None) -> RunConfig:
+    """Returns a copy of a run's config with another seed.
+
+    Args:
+      config: Config of a run; it is not changed.
+      seed: Seed of initial weights, order and augmentation.
+      split_seed: Seed of the data split; None leaves the config's own.
+    """
+    config = RunConfig(config.to_dict())
+    config.seed = seed
+    if split_seed is not None:
+        config.data.split_seed = split_seed
+    return config
+
+
+@contextlib.contextmanager
+def located(where: str) -> Iterator[None]:
+    """Begins the messages of errors that are raised inside with where in the study they occurred.
+
+    Args:
+      where: The place, such as "run 'digits/mlp-ce-s0'"; it is not repeated in a message that names it already.
+    """
+    try:
+        yield
+    except (UserError, RunError) as error:
+        if where.lower() in str(error).lower():
+            raise
+        raise type(error)(f"{where}: {error}") from error

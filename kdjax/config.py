@@ -1,255 +1,378 @@
-"""The defaults of every field, which are the schema: a field that they lack is refused. No jax in here."""
+"""The schema of a run's config: every field with its default, the values it may take, and the checks. No jax here."""
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
 from kdjax.errors import UserError, nearest
 
-# What a teacher may say in `config.teachers = {'a': {...}}`.
+# The fields of one teacher: config.teachers = {'a': {'run': 'digits/mlp-mse-s0'}}. All but the run are optional.
 TEACHER = {
-    "run": "",  # the run's name in the store
-    "weight": 1.0,  # its share among several teachers
-    "temperature": 1.0,  # its logits are divided by it before any loss reads them
-    "classes": (),  # its columns that are the data's classes, in their order; () for config.teacher_classes
+    "run": "",  # name of the teacher's run in the store
+    "weight": 1.0,  # share among several teachers
+    "temperature": 1.0,  # divides the teacher's logits before any loss reads them
+    "classes": (),  # columns of its logits that are the data's classes, in their order; () for config.teacher_classes
     "checkpoint": "last",  # 'last', 'best' or a step
-    "output": "",  # 'softmax' | 'clipped_logits', for a teacher that was fitted in logit space
-    "made_by": "",  # the command that trains it, for the message when the store lacks it
-    "view": "",  # that it sees: '' for config.data.teacher_view, or else the student's
-    "more_labels": False,  # allows a teacher that was trained on labels that the student does not have
+    "output": "",  # how logits become probabilities, for a teacher that was fitted in logit space; see CHOICES
+    "made_by": "",  # command that trains the teacher, shown when the store lacks the run
+    "view": "",  # view of the images; '' for config.data.teacher_view, and where that is '' too, the student's view
+    "more_labels": False,  # allows a teacher that was trained on labels which the student does not have
 }
 
-# Sections whose floats are values that a compiled step takes as arguments; all else is structure.
+# Sections whose floats are passed to the compiled step as arguments. A change of any other field recompiles the step.
 TRACED = ("losses", "warmup", "optimizer", "schedule", "teachers", "seed")
 
-# Sections that may change under a run's name: they do not touch its numbers.
+# Sections that may change under an existing run's name, since they do not change its numbers.
 OPERATIONAL = ("checkpoint", "notes", "published")
+
+# Field -> the values it may take. 'teachers.NAME' stands for every teacher.
+CHOICES: dict[str, tuple[str, ...]] = {
+    "trainable": (
+        "all",
+        "head",  # the body keeps its weights, and its BatchNorm uses the running statistics
+    ),
+    "select": (
+        "validation",  # 'best' is the epoch with the highest validation accuracy
+        "last",  # no best checkpoint is kept
+    ),
+    "ensemble": (
+        "losses",  # the mean, over teachers, of each loss
+        "logits",  # losses of logits alone see one teacher: the mean of the logits
+        "probs",  # the same with the mean of the probabilities
+        "choice",  # one teacher for each example, drawn by weight
+    ),
+    "teacher_batch_norm": (
+        "running",
+        "batch",  # statistics of the global batch, as in code that never calls eval() on its teachers
+    ),
+    "teachers.NAME.output": (
+        "",
+        "softmax",
+        "clipped_logits",  # the logits, clipped at 0 and normalised, are the probabilities
+    ),
+    "data.interpolation": ("bicubic", "bilinear"),
+    "data.stream": (
+        "auto",  # stream a data set that does not fit in memory
+        "always",
+        "never",
+    ),
+    "data.targets": (
+        "labels",
+        "soft",  # the distributions that come with the data set
+    ),
+    "model.dtype": ("float32", "bfloat16"),
+    "model.batch_norm": (
+        "global",  # statistics of the global batch
+        "per_device",
+    ),
+    "model.running_variance": (
+        "biased",  # as flax
+        "unbiased",  # as PyTorch
+    ),
+    "model.init": (
+        "paper",  # the initial weights of each network's reference code
+        "torch",
+        "flax",
+    ),
+    "warmup.trains": (
+        "all",
+        "body",  # the student without its head
+        "distiller",  # only the losses' own trainable parts
+    ),
+    "optimizer.name": ("sgd", "adamw"),
+    "optimizer.decay": (
+        "all",
+        "kernels",  # no weight decay on biases and on the scales of normalisation layers
+    ),
+}
+
+
+class Range(NamedTuple):
+    """The numbers that a field may take.
+
+    Attributes:
+      words: Description for messages, such as 'at least 1'.
+      holds: Returns whether a number is allowed.
+    """
+
+    words: str
+    holds: Callable[[float], bool]
+
+
+AT_LEAST_0 = Range("at least 0", lambda value: value >= 0)
+AT_LEAST_1 = Range("at least 1", lambda value: value >= 1)
+ABOVE_0 = Range("above 0", lambda value: value > 0)
+FRACTION = Range("in [0, 1)", lambda value: 0 <= value < 1)
+SEED = Range("in [0, 2^32)", lambda value: 0 <= value < 2**32)
+
+# Field -> its range. Ranges are checked here, since numbers are traced inside a step and cannot be compared there.
+RANGES = {
+    "seed": SEED,
+    "epochs": AT_LEAST_1,
+    "batch_size": AT_LEAST_1,
+    "eval_batch_size": AT_LEAST_1,
+    "eval_every": AT_LEAST_1,
+    "data.split_seed": SEED,
+    "data.validation": FRACTION,
+    "data.size": AT_LEAST_0,
+    "data.workers": Range("at least -1", lambda value: value >= -1),
+    "warmup.epochs": AT_LEAST_0,
+    "warmup.learning_rate": AT_LEAST_0,
+    "optimizer.learning_rate": ABOVE_0,
+    "optimizer.momentum": FRACTION,
+    "optimizer.weight_decay": AT_LEAST_0,
+    "optimizer.body_factor": AT_LEAST_0,
+    "schedule.factor": ABOVE_0,
+    "schedule.warmup_epochs": AT_LEAST_0,
+    "checkpoint.every_epochs": AT_LEAST_0,
+}
+
+# Sections whose fields are not the schema's: arguments of a function, or names that the user gives.
+FREE = (
+    "config.data.args",
+    "config.data.protocols",
+    "config.model.args",
+    "config.schedule.args",
+    "config.teachers",
+    "config.losses",
+    "config.warmup.losses",
+    "config.published",
+)
 
 
 def defaults() -> ConfigDict:
-    """Returns a fresh config with every field there is, at its default value."""
+    """Returns a new config that has every field, at its default value. Allowed values are in `CHOICES` and `RANGES`."""
     config = ConfigDict()
-    config.name = ""  # the config's short name, a part of the run's default name
-    config.seed = 0  # initial weights, order and augmentation; never the split
+    config.name = ""  # short name of the config, a part of the run's default name
+    config.seed = 0  # of the initial weights, the order of the examples and the augmentation; never of the split
     config.epochs = 40
     config.batch_size = 64  # over all devices
     config.eval_batch_size = 512  # over all devices
-    config.eval_every = 1  # epochs
-    config.init_from = ""  # a run whose weights this one starts from; a head of another shape is drawn afresh
-    config.init_checkpoint = "last"  # of that run: 'last', 'best' or a step
-    config.trainable = "all"  # 'all' | 'head': the body stays as it is, its BatchNorm on running statistics
-    config.select = "validation"  # what 'best' means: 'validation' | 'last' (no best is kept)
-    config.diagnostics = False  # log entropies, KL to the transformed teacher, mean WTTM weight
-
-    config.data = ConfigDict()
-    config.data.name = "digits"  # a row of DATASETS, 'folder:PATH', 'list:FILE', 'tfds:NAME' or 'package.module:attr'
-    config.data.args = ConfigDict()  # what its loader takes
-    config.data.split_seed = 0  # which images are held out; a teacher and its students share it
-    config.data.validation = 0.1  # fraction of the training images held out
-    config.data.view = ""  # such as 'crop_flip+cutout:16', see kdjax/data/views/names.py; '': the data set's own
-    config.data.teacher_view = ""  # where teachers see another one than the student; crops and flips stay shared
-    config.data.size = 0  # side to which images are resized; 0: as stored
-    config.data.interpolation = "bicubic"  # by which they are: 'bicubic' | 'bilinear'
-    config.data.protocols = ConfigDict()  # name -> arguments, see kdjax.data.protocols
-    config.data.stream = "auto"  # 'auto': sets that do not fit are streamed; 'always' | 'never'
-    config.data.workers = -1  # processes that decode a stream; -1: half the cores; 0: threads
-    config.data.skip_bad = False  # a stream skips and counts images that cannot be read
-    config.data.allow_overlap = False  # lets images be in two splits
-    config.data.targets = "labels"  # what label losses see: 'labels' | 'soft'
-
-    config.model = ConfigDict()
-    config.model.name = "mlp"  # a row of MODELS or 'package.module:attribute'
-    config.model.args = ConfigDict()  # what its constructor takes besides num_classes
-    config.model.dtype = "float32"  # of the computation; parameters, statistics and losses stay float32
-    config.model.batch_norm = "global"  # statistics over the 'global' batch or 'per_device'
-    config.model.running_variance = "biased"  # that BatchNorm averages: 'biased' as flax, 'unbiased' as PyTorch
-    config.model.init = "paper"  # initial weights: 'paper', each network's own; 'torch', 'flax', the library's defaults
-    config.model.features = ()  # picked by path: ('block1', 'block3'); () for the network's own
-    config.model.pooled = ""  # such a path for the pooled vector; '' for the network's own, or the last feature's mean
-    config.model.head = "fc"  # the classifier's name among the parameters
-
-    config.teachers = ConfigDict()  # name -> TEACHER
-    config.ensemble = (
-        "losses"  # of several teachers: 'losses', a mean of each loss over them; losses of logits alone may
-    )
-    # see one teacher instead: the mean of 'logits' or of 'probs', or 'choice', one teacher an example by its weight
-    config.teacher_classes = ()  # columns of teachers that are the data's classes; () where the classes are the same
-    config.teacher_batch_norm = "running"  # statistics that teachers use: 'running', or the global 'batch' they see
-    config.losses = ConfigDict()  # name -> {'weight': ..., 'loss': ..., hyper-parameters}
-
-    config.warmup = ConfigDict()  # a phase before the epochs of training, for methods that begin with one
-    config.warmup.epochs = 0
-    config.warmup.losses = ConfigDict()  # name -> weight, of those in config.losses that count in it
-    config.warmup.trains = "all"  # 'all' | 'body': the student without its head | 'distiller': the losses' own parts
-    config.warmup.learning_rate = 0.0  # constant; 0: config.optimizer.learning_rate
-
-    config.optimizer = ConfigDict()
-    config.optimizer.name = "sgd"  # 'sgd' | 'adamw'
-    config.optimizer.learning_rate = 0.05
-    config.optimizer.momentum = 0.9
-    config.optimizer.nesterov = False
-    config.optimizer.b1 = 0.9  # adamw
-    config.optimizer.b2 = 0.999  # adamw
-    config.optimizer.weight_decay = 5e-4
-    config.optimizer.body_factor = 1.0  # of the learning rate, for all parameters but the head's
-    config.optimizer.decay = "all"  # weight decay on 'all' parameters or on 'kernels'
-
-    config.schedule = ConfigDict()
-    config.schedule.name = "step"  # 'step' | 'step_early' | 'cosine' | 'constant' or 'package.module:attribute'
-    config.schedule.milestones = ()  # epochs that end before a drop
-    config.schedule.factor = 0.1  # of a drop
-    config.schedule.warmup_epochs = 0
-    config.schedule.args = ConfigDict()  # what a schedule of your own takes
-
-    config.notes = ()  # what a user should be told when the run starts
-    # What a paper prints for this run: accuracy (%), teacher, alone, protocol, source, teacher_losses (see `printed`).
-    config.published = ConfigDict()
-
+    config.eval_every = 1  # epochs between evaluations
+    config.init_from = ""  # run whose weights this run starts from; a head of another shape is initialised anew
+    config.init_checkpoint = "last"  # checkpoint of that run: 'last', 'best' or a step
+    config.trainable = "all"  # which parameters are trained
+    config.select = "validation"  # how the best checkpoint is selected
+    config.diagnostics = False  # also log entropies, KL to the transformed teacher and the mean WTTM weight
+    config.data = _data()
+    config.model = _model()
+    config.teachers = ConfigDict()  # name -> the fields of TEACHER
+    config.ensemble = "losses"  # how several teachers are combined
+    config.teacher_classes = ()  # columns of the teachers' logits that are the data's classes; () if they are the same
+    config.teacher_batch_norm = "running"  # statistics that BatchNorm uses in teachers
+    config.losses = ConfigDict()  # name -> {'weight': ..., hyper-parameters}; 'loss': 'kd' to use one loss twice
+    config.warmup = _warmup()
+    config.optimizer = _optimizer()
+    config.schedule = _schedule()
+    config.notes = ()  # messages that are shown when the run starts
+    config.published = ConfigDict()  # what a paper reports for this run, all optional:
+    # accuracy, teacher, alone (% on the test split): of this run, of its teacher, of the student without a teacher
+    # source (paper and table), selection ('last epoch' or 'best epoch'; '' if the source does not say),
+    # view (of the training images), epochs, runs (number of runs averaged; 0 for each if the source does not say),
+    # teacher_losses: names of the losses that the paper's teachers were trained with, see `printed`
     config.checkpoint = ConfigDict()
-    config.checkpoint.every_epochs = 10  # and at the end; 0: at the end only
+    config.checkpoint.every_epochs = 10  # epochs between checkpoints, and one at the end; 0 for the end only
     return config
 
 
+def _data() -> ConfigDict:
+    data = ConfigDict()
+    data.name = "digits"  # a key of DATASETS, 'folder:PATH', 'list:FILE', 'tfds:NAME' or 'package.module:attribute'
+    data.args = ConfigDict()  # arguments of the data set's loader
+    data.split_seed = 0  # decides which images are held out; a teacher and its students share it
+    data.validation = 0.1  # fraction of the training images that is held out for validation
+    data.view = ""  # augmentation, such as 'crop_flip+cutout:16' (kdjax/data/views/names.py); '' for the data set's own
+    data.teacher_view = ""  # view of the teachers where it is another; crops and flips stay shared with the student
+    data.size = 0  # side in pixels to which images are resized; 0 keeps the stored size
+    data.interpolation = "bicubic"  # of the resizing
+    data.protocols = ConfigDict()  # name -> arguments, see kdjax.data.protocols
+    data.stream = "auto"  # whether images are read from disk during training
+    data.workers = -1  # processes that decode a stream; -1 for half of the cores, 0 for threads
+    data.skip_bad = False  # a stream skips and counts images that cannot be read, instead of ending the run
+    data.allow_overlap = False  # accepts images that are in two splits
+    data.targets = "labels"  # targets of the losses on labels
+    return data
+
+
+def _model() -> ConfigDict:
+    model = ConfigDict()
+    model.name = "mlp"  # a key of MODELS or 'package.module:attribute'
+    model.args = ConfigDict()  # arguments of its constructor besides num_classes
+    model.dtype = "float32"  # type of the computation; parameters, statistics and losses stay float32
+    model.batch_norm = "global"  # batch over which BatchNorm takes its statistics
+    model.running_variance = "biased"  # variance that BatchNorm averages for evaluation
+    model.init = "paper"  # rule for the initial weights
+    model.features = ()  # paths of the feature maps that losses read: ('block1', 'block3'); () for the network's own
+    model.pooled = ""  # path of the pooled vector; '' for the network's own, else the mean of the last feature map
+    model.head = "fc"  # name of the classifier among the parameters
+    return model
+
+
+def _warmup() -> ConfigDict:
+    """Returns the fields of the phase before the first epoch, for methods that begin with one."""
+    warmup = ConfigDict()
+    warmup.epochs = 0
+    warmup.losses = ConfigDict()  # name -> weight, for those of config.losses that are used in this phase
+    warmup.trains = "all"  # which parameters are trained
+    warmup.learning_rate = 0.0  # constant; 0 for config.optimizer.learning_rate
+    return warmup
+
+
+def _optimizer() -> ConfigDict:
+    optimizer = ConfigDict()
+    optimizer.name = "sgd"
+    optimizer.learning_rate = 0.05
+    optimizer.momentum = 0.9  # sgd only
+    optimizer.nesterov = False  # sgd only
+    optimizer.b1 = 0.9  # adamw only
+    optimizer.b2 = 0.999  # adamw only
+    optimizer.weight_decay = 5e-4
+    optimizer.body_factor = 1.0  # multiplies the learning rate of all parameters but the head's
+    optimizer.decay = "all"  # parameters that weight decay applies to
+    return optimizer
+
+
+def _schedule() -> ConfigDict:
+    schedule = ConfigDict()
+    schedule.name = "step"  # 'step', 'step_early', 'cosine', 'constant' or 'package.module:attribute'
+    schedule.milestones = ()  # numbers of epochs after which a step schedule lowers the learning rate
+    schedule.factor = 0.1  # multiplies the learning rate at a milestone
+    schedule.warmup_epochs = 0  # epochs of linear warm-up of the learning rate
+    schedule.args = ConfigDict()  # arguments of a schedule of your own
+    return schedule
+
+
 def check(config: ConfigDict) -> None:
-    """Refuses fields that the schema lacks, missing sections, wrong types and values out of range.
+    """Checks a whole config against the schema: unknown and missing fields, types, and values out of range.
 
     Args:
-      config: a resolved config, from a file of kdjax or of the user's own.
+      config: Resolved config, from one of kdjax's files or the user's own.
 
     Raises:
-      UserError: names the field, what is wrong with it and the nearest right name.
+      UserError: Names every wrong field, what is wrong with it, and for an unknown field the nearest right name.
     """
-    _check_fields(config, defaults(), "config")
-    for name, teacher in config.teachers.items():
-        _check_teacher(name, teacher)
-    for name, arguments in config.data.protocols.items():
-        if not isinstance(arguments, Mapping | ConfigDict):
-            raise UserError(f"config.data.protocols.{name} must be a mapping of its arguments, not {arguments!r}.")
-    for name, term in config.losses.items():
-        if not isinstance(term, Mapping | ConfigDict) or "weight" not in term:
-            raise UserError(f"config.losses.{name} must be a mapping with a 'weight', not {term!r}.")
-    if not config.losses:
-        raise UserError("config.losses is empty: name at least one, {'cross_entropy': {'weight': 1.0}}.")
-    _check_warmup(config)
-    _check_values(config)
+    faults = list(_field_faults(config, defaults(), "config"))
+    if not faults:  # only fields of the right type can be compared with their ranges
+        rules = (_teacher_faults, _protocol_faults, _loss_faults, _warmup_faults, _choice_faults, _range_faults)
+        faults = [fault for rule in rules for fault in rule(config.to_dict())]
+    if faults:
+        raise UserError(" ".join(faults))
 
 
-def _check_fields(config: ConfigDict, schema: ConfigDict, where: str) -> None:
-    free = where in (
-        "config.data.args",
-        "config.data.protocols",
-        "config.model.args",
-        "config.schedule.args",
-        "config.teachers",
-        "config.losses",
-        "config.warmup.losses",
-        "config.published",
-    )
-    if free:
+def _field_faults(config: ConfigDict, schema: ConfigDict, where: str) -> Iterator[str]:
+    if where in FREE:
         return
     for field in config:
         if field not in schema:
-            raise UserError(f"{where} has no field '{field}'.{nearest(field, schema)}")
+            yield f"{where} has no field '{field}'.{nearest(field, schema)}"
     for field, default in schema.items():
+        value = config.get(field)
         if field not in config:
-            raise UserError(f"{where}.{field} is missing; begin your config with kdjax.config.defaults().")
-        if isinstance(default, ConfigDict):
-            if not isinstance(config[field], ConfigDict):
-                raise UserError(f"{where}.{field} must be a mapping, not {config[field]!r}.")
-            _check_fields(config[field], default, f"{where}.{field}")
+            yield f"{where}.{field} is missing; begin your config with kdjax.config.defaults()."
+        elif not isinstance(default, ConfigDict):
+            yield from _type_faults(value, default, f"{where}.{field}")
+        elif isinstance(value, ConfigDict):
+            yield from _field_faults(value, default, f"{where}.{field}")
         else:
-            _check_type(config[field], default, f"{where}.{field}")
+            yield f"{where}.{field} must be a mapping, not {value!r}."
 
 
-def _check_type(value: Any, default: Any, where: str) -> None:
+def _type_faults(value: object, default: object, where: str) -> Iterator[str]:
     allowed = {bool: bool, int: int, float: (int, float), str: str, tuple: (tuple, list)}[type(default)]
     if not isinstance(value, allowed) or (isinstance(value, bool) and not isinstance(default, bool)):
-        raise UserError(f"{where} must be a {type(default).__name__}, not {value!r}.")
+        yield f"{where} must be a {type(default).__name__}, not {value!r}."
 
 
-def _check_teacher(name: str, teacher: ConfigDict) -> None:
-    where = f"config.teachers.{name}"
-    if not isinstance(teacher, ConfigDict) or not teacher.get("run"):
-        raise UserError(f"{where} must be a mapping with the name of a run: {{'run': 'digits/mlp-mse-s0'}}.")
-    for field in teacher:
-        if field not in TEACHER:
-            raise UserError(f"{where} has no field '{field}'.{nearest(field, TEACHER)}")
-    for field in ("weight", "temperature"):
-        value = teacher.get(field, 1.0)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
-            raise UserError(f"{where}.{field} must be a number above 0, not {value!r}.")
-    for field, default in TEACHER.items():
-        if field in teacher and not isinstance(default, float) and field != "checkpoint":
-            _check_type(teacher[field], default, f"{where}.{field}")
-    if teacher.get("output", "") not in ("", "softmax", "clipped_logits"):
-        raise UserError(f"{where}.output must be 'softmax' or 'clipped_logits', not '{teacher.output}'.")
+def _teacher_faults(config: Mapping[str, Any]) -> Iterator[str]:
+    for name, teacher in config["teachers"].items():
+        where = f"config.teachers.{name}"
+        if not isinstance(teacher, Mapping) or not teacher.get("run"):
+            yield f"{where} must be a mapping with the name of a run: {{'run': 'digits/mlp-mse-s0'}}."
+            continue
+        for field, value in teacher.items():
+            if field not in TEACHER:
+                yield f"{where} has no field '{field}'.{nearest(field, TEACHER)}"
+            elif field in ("weight", "temperature"):
+                if not _is_number(value) or not 0 < value < math.inf:
+                    yield f"{where}.{field} must be a number above 0, not {value!r}."
+            elif field != "checkpoint":  # a step may be an int
+                yield from _type_faults(value, TEACHER[field], f"{where}.{field}")
+        if teacher.get("output", "") not in (choices := CHOICES["teachers.NAME.output"]):
+            yield f"{where}.output must be {_one_of(choices[1:])}, not {teacher['output']!r}."
 
 
-def _check_warmup(config: ConfigDict) -> None:
-    for name, weight in config.warmup.losses.items():
-        if name not in config.losses:
-            raise UserError(f"config.warmup.losses has '{name}', config.losses has not.{nearest(name, config.losses)}")
-        if not isinstance(weight, int | float) or isinstance(weight, bool):
-            raise UserError(f"config.warmup.losses.{name} must be a number, its weight, not {weight!r}.")
-    if bool(config.warmup.epochs) != bool(config.warmup.losses):
-        raise UserError("config.warmup needs both epochs above 0 and losses, or neither.")
+def _protocol_faults(config: Mapping[str, Any]) -> Iterator[str]:
+    for name, arguments in config["data"]["protocols"].items():
+        if not isinstance(arguments, Mapping):
+            yield f"config.data.protocols.{name} must be a mapping of its arguments, not {arguments!r}."
 
 
-def _check_values(config: ConfigDict) -> None:
-    """Ranges are checked here, on the config, since inside a step the numbers are traced."""
-    rules = {
-        "epochs": (config.epochs >= 1, "at least 1"),
-        "batch_size": (config.batch_size >= 1, "at least 1"),
-        "eval_batch_size": (config.eval_batch_size >= 1, "at least 1"),
-        "eval_every": (config.eval_every >= 1, "at least 1"),
-        "ensemble": (
-            config.ensemble in ("losses", "logits", "probs", "choice"),
-            "'losses', 'logits', 'probs' or 'choice'",
-        ),
-        "teacher_batch_norm": (config.teacher_batch_norm in ("running", "batch"), "'running' or 'batch'"),
-        "select": (config.select in ("validation", "last"), "'validation' or 'last'"),
-        "data.validation": (0 <= config.data.validation < 1, "in [0, 1)"),
-        "warmup.epochs": (config.warmup.epochs >= 0, "at least 0"),
-        "warmup.trains": (config.warmup.trains in ("all", "body", "distiller"), "'all', 'body' or 'distiller'"),
-        "warmup.learning_rate": (config.warmup.learning_rate >= 0, "at least 0"),
-        "trainable": (config.trainable in ("all", "head"), "'all' or 'head'"),
-        "data.size": (config.data.size >= 0, "at least 0"),
-        "data.stream": (config.data.stream in ("auto", "always", "never"), "'auto', 'always' or 'never'"),
-        "data.interpolation": (config.data.interpolation in ("bicubic", "bilinear"), "'bicubic' or 'bilinear'"),
-        "data.workers": (config.data.workers >= -1, "at least -1"),
-        "data.targets": (config.data.targets in ("labels", "soft"), "'labels' or 'soft'"),
-        "model.dtype": (config.model.dtype in ("float32", "bfloat16"), "'float32' or 'bfloat16'"),
-        "model.args": ("dtype" not in config.model.args, "without 'dtype' (set config.model.dtype)"),
-        "model.batch_norm": (config.model.batch_norm in ("global", "per_device"), "'global' or 'per_device'"),
-        "model.running_variance": (
-            config.model.running_variance in ("biased", "unbiased"),
-            "'biased' or 'unbiased'",
-        ),
-        "model.init": (config.model.init in ("paper", "torch", "flax"), "'paper', 'torch' or 'flax'"),
-        "optimizer.body_factor": (config.optimizer.body_factor >= 0, "at least 0"),
-        "optimizer.learning_rate": (config.optimizer.learning_rate > 0, "above 0"),
-        "optimizer.momentum": (0 <= config.optimizer.momentum < 1, "in [0, 1)"),
-        "optimizer.weight_decay": (config.optimizer.weight_decay >= 0, "at least 0"),
-        "optimizer.decay": (config.optimizer.decay in ("all", "kernels"), "'all' or 'kernels'"),
-        "schedule.factor": (config.schedule.factor > 0, "above 0"),
-        "schedule.warmup_epochs": (config.schedule.warmup_epochs >= 0, "at least 0"),
-        "checkpoint.every_epochs": (config.checkpoint.every_epochs >= 0, "at least 0"),
-        "seed": (0 <= config.seed < 2**32, "in [0, 2^32)"),
-        "data.split_seed": (0 <= config.data.split_seed < 2**32, "in [0, 2^32)"),
-    }
-    for field, (holds, allowed) in rules.items():
-        if not holds:
-            value = config
-            for part in field.split("."):
-                value = value[part]
-            raise UserError(f"config.{field} must be {allowed}, not {value!r}.")
+def _loss_faults(config: Mapping[str, Any]) -> Iterator[str]:
+    if not config["losses"]:
+        yield "config.losses is empty; set at least one, such as {'cross_entropy': {'weight': 1.0}}."
+    for name, term in config["losses"].items():
+        if not isinstance(term, Mapping) or "weight" not in term:
+            yield f"config.losses.{name} must be a mapping with a 'weight', not {term!r}."
+
+
+def _warmup_faults(config: Mapping[str, Any]) -> Iterator[str]:
+    warmup, losses = config["warmup"], config["losses"]
+    for name, weight in warmup["losses"].items():
+        if name not in losses:
+            yield f"config.warmup.losses has '{name}', which is not in config.losses.{nearest(name, losses)}"
+        if not _is_number(weight):
+            yield f"config.warmup.losses.{name} must be a number, the weight of the loss, not {weight!r}."
+    if bool(warmup["epochs"]) != bool(warmup["losses"]):
+        yield "config.warmup needs both losses and epochs above 0, or neither."
+
+
+def _choice_faults(config: Mapping[str, Any]) -> Iterator[str]:
+    for field, choices in CHOICES.items():
+        if field.startswith("teachers."):
+            continue
+        value = _value_of(config, field)
+        if value not in choices:
+            yield f"config.{field} must be {_one_of(choices)}, not {value!r}.{_close(value, choices)}"
+    if "dtype" in config["model"]["args"]:
+        yield "config.model.args must not have 'dtype'; set config.model.dtype."
+
+
+def _range_faults(config: Mapping[str, Any]) -> Iterator[str]:
+    for field, allowed in RANGES.items():
+        value = _value_of(config, field)
+        if not allowed.holds(value):
+            yield f"config.{field} must be {allowed.words}, not {value!r}."
+
+
+def _value_of(config: Mapping[str, Any], field: str) -> Any:
+    """Returns the value of a dotted field, such as 'data.size'."""
+    value = config
+    for part in field.split("."):
+        value = value[part]
+    return value
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _close(value: str, choices: Sequence[str]) -> str:
+    """Returns ' Did you mean X?' if a choice is close to the value; all choices stand in the message already."""
+    hint = nearest(value, choices)
+    return hint if hint.startswith(" Did") else ""
+
+
+def _one_of(choices: Sequence[str]) -> str:
+    """Returns the choices in words: \"'a', 'b' or 'c'\"."""
+    words = [f"'{choice}'" for choice in choices]
+    return " or ".join([", ".join(words[:-1]), words[-1]])
 
 
 def with_defaults(config: Mapping) -> dict:
-    """Returns a plain config with the fields that it lacks at their defaults: one that an older kdjax wrote down."""
+    """Returns a plain config in which missing fields have their defaults, such as one that an older kdjax wrote."""
     return _filled(config, defaults().to_dict())
 
 
@@ -259,11 +382,13 @@ def _filled(config: Mapping, schema: Mapping) -> dict:
 
 
 def printed(published: Mapping, teachers: Iterable[Sequence[str]]) -> float | None:
-    """Returns the accuracy (%) that a paper prints for a run, None for none or of other teachers than the run's.
+    """Returns the accuracy (%) that a paper reports for a run, or None if there is none or the teachers differ.
 
     Args:
-      published: a config's; with `teacher_losses` its number is of teachers that were trained with just those.
-      teachers: names of the losses of each teacher; none at all for weights that were imported.
+      published: `config.published` of the run. Where it has `teacher_losses`, its accuracy was measured with teachers
+        that were trained with exactly those losses.
+      teachers: Names of the losses of each teacher of the run; an empty sequence for imported weights, whose losses
+        are not known.
     """
     asked = published.get("teacher_losses")
     if asked is not None and any(losses and tuple(losses) != tuple(asked) for losses in teachers):
@@ -272,7 +397,7 @@ def printed(published: Mapping, teachers: Iterable[Sequence[str]]) -> float | No
 
 
 def differences(old: Mapping, new: Mapping, where: str = "config") -> list[str]:
-    """Lists the fields in which two resolved configs (plain dicts) differ, as 'config.a.b: old -> new'."""
+    """Returns the fields in which two resolved configs (plain dicts) differ, as 'config.a.b: old -> new'."""
     found = []
     for field in sorted({*old, *new}):
         path, a, b = f"{where}.{field}", old.get(field), new.get(field)
@@ -286,38 +411,39 @@ def differences(old: Mapping, new: Mapping, where: str = "config") -> list[str]:
 
 
 def default_run_name(config: ConfigDict) -> str:
-    """Returns `<dataset>/<model>-<what>-s<seed>`, readable and a function of the config.
+    """Returns the default name of a config's run, a function of the config: `<dataset>/<model>-<what>-s<seed>`.
 
-    What: the config's short name for a stage without teachers, else `<losses joined by +>-<teachers' last parts>`, and
-    the view where the config names one.
-    A split seed other than 0 joins the name.
+    `<what>` is the config's short name for a run without teachers. Otherwise it is the losses joined by '+', the last
+    part of each teacher's name, and the view if the config sets one. A split seed other than 0 is added.
     """
-    if config.teachers:
-        teachers = [teacher.run.rsplit("/", 1)[-1] for teacher in config.teachers.values()]
-        view = [_plain(config.data.view.replace(":", ""))] if config.data.view else []
-        what = "-".join(["+".join(config.losses), *teachers, *view])
-    else:
-        what = config.name or "+".join(config.losses)
-    split = f"-split{config.data.split_seed}" if config.data.split_seed else ""
-    protocols = "".join(_protocol_name(name, arguments) for name, arguments in config.data.protocols.items())
-    model = config.model.name.replace(":", ".")
-    return f"{data_name(config)}{protocols}/{model}-{what}{split}-s{config.seed}"
+    fields: dict[str, Any] = config.to_dict()
+    data, teachers = fields["data"], fields["teachers"].values()
+    what = fields["name"] or "+".join(fields["losses"])
+    if teachers:
+        runs = [teacher["run"].rsplit("/", 1)[-1] for teacher in teachers]
+        view = [_plain(data["view"].replace(":", ""))] if data["view"] else []
+        what = "-".join(["+".join(fields["losses"]), *runs, *view])
+    split = f"-split{data['split_seed']}" if data["split_seed"] else ""
+    protocols = "".join(_protocol_name(name, arguments) for name, arguments in data["protocols"].items())
+    model = fields["model"]["name"].replace(":", ".")
+    return f"{data_name(config)}{protocols}/{model}-{what}{split}-s{fields['seed']}"
 
 
 def data_name(config: ConfigDict) -> str:
-    """Returns what a run's name calls its data set: its name, of a path the last part."""
-    if config.data.name.startswith(("folder:", "list:")):
-        return _plain(config.data.name.rstrip("/").rpartition("/")[2].replace(":", "."))
-    return config.data.name.replace(":", ".")
+    """Returns the data set's part of a run's name: its name, or the last part if it is a path."""
+    name = str(config.to_dict()["data"]["name"])
+    if name.startswith(("folder:", "list:")):
+        return _plain(name.rstrip("/").rpartition("/")[2].replace(":", "."))
+    return name.replace(":", ".")
 
 
 def _protocol_name(name: str, arguments: Mapping) -> str:
-    """'+long_tailed-100': a protocol with its plain arguments, short enough for a folder's name."""
+    """Returns '+long_tailed-100': a protocol and its plain arguments, short enough for the name of a folder."""
     plain = [value for value in arguments.values() if isinstance(value, int | float | str)]
     words = [f"{value:g}" if isinstance(value, float) else str(value).rsplit("/", 1)[-1] for value in plain]
     return "-".join([f"+{name.replace(':', '.')}", *map(_plain, words)])
 
 
 def _plain(word: str) -> str:
-    """A word that may stand in a folder's name."""
+    """Returns the word with every character replaced that may not be in the name of a folder."""
     return re.sub(r"[^A-Za-z0-9._+-]", "_", word)

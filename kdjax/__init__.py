@@ -1,3 +1,3 @@
-"""kdjax: knowledge distillation in JAX, where the teacher is trained to teach."""
+"""kdjax: knowledge distillation in JAX."""
 
 __version__ = "0.1.0"

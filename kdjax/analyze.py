@@ -1,4 +1,4 @@
-"""Compares runs of a store: python -m kdjax.analyze --runs=digits/mlp-ce-s0,digits/mlp-mse-s0 --what=fidelity"""
+"""Analyzes runs of a store: python -m kdjax.analyze --runs=digits/mlp-ce-s0,digits/mlp-mse-s0 --what=fidelity"""
 
 import pathlib
 
@@ -8,12 +8,12 @@ from kdjax import cli
 from kdjax.errors import UserError
 
 cli.define_common_flags()
-cli.define(flags.DEFINE_list, "runs", [], "Names of runs of the store, with commas.")
-KINDS = "With commas, of: posterior, fidelity, attention, calibration, affinity."
+cli.define(flags.DEFINE_list, "runs", [], "Names of the runs, separated by commas.")
+KINDS = "Analyses, separated by commas: posterior, fidelity, attention, calibration, affinity."
 cli.define(flags.DEFINE_list, "what", ["fidelity", "calibration"], KINDS)
-cli.define(flags.DEFINE_string, "split", "test", "'train', 'validation' or 'test'.")
-cli.define(flags.DEFINE_string, "checkpoint", "last", "'last', 'best' or a step.")
-cli.define(flags.DEFINE_string, "out", "", "A JSON file for everything that was found.")
+cli.define(flags.DEFINE_string, "split", "test", "Split of the data: 'train', 'validation' or 'test'.")
+cli.define(flags.DEFINE_string, "checkpoint", "last", "Checkpoint of the runs: 'last', 'best' or a step.")
+cli.define(flags.DEFINE_string, "out", "", "JSON file to write all values to.")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Scores a finished or stopped run on every split: python -m kdjax.evaluate --run=digits/mlp-mse-s0"""
+"""Evaluates a finished or stopped run on every split: python -m kdjax.evaluate --run=digits/mlp-mse-s0"""
 
 from absl import flags
 
@@ -7,11 +7,11 @@ from kdjax.errors import UserError
 
 cli.define_common_flags()
 cli.define(flags.DEFINE_string, "run", "", "Name of the run.")
-cli.define(flags.DEFINE_string, "checkpoint", "last", "'last', 'best' or a step.")
+cli.define(flags.DEFINE_string, "checkpoint", "last", "Checkpoint of the run: 'last', 'best' or a step.")
 
 
 def main() -> None:
-    """Prints loss, top-1 and top-5 of the run that the flags name."""
+    """Prints the loss, top-1 and top-5 accuracy of the run that the flags name."""
     if not cli.FLAGS.run:
         raise UserError("--run is missing; name a run of the store, such as --run=digits/mlp-mse-s0.")
     from kdjax.inspection.predict import score_run

@@ -1,4 +1,4 @@
-"""Writes a run's network under PyTorch's names: python -m kdjax.export --run=cifar100/resnet8x4-kd-s0"""
+"""Writes a run's weights to a file with PyTorch's names: python -m kdjax.export --run=cifar100/resnet8x4-kd-s0"""
 
 from absl import flags
 
@@ -7,14 +7,14 @@ from kdjax.errors import UserError
 
 cli.define_common_flags()
 cli.define(flags.DEFINE_string, "run", "", "Name of the run.")
-cli.define(flags.DEFINE_string, "checkpoint", "last", "'last', 'best' or a step.")
-cli.define(flags.DEFINE_enum, "format", "safetensors", ["safetensors", "npz"], "Of the file: safetensors or npz.")
-cli.define(flags.DEFINE_string, "out", "", "The file; by default the run's name with '-' for '/', in this folder.")
-cli.define(flags.DEFINE_string, "names", "", "Whose names, such as torchvision; by default the network's first.")
+cli.define(flags.DEFINE_string, "checkpoint", "last", "Checkpoint of the run: 'last', 'best' or a step.")
+cli.define(flags.DEFINE_enum, "format", "safetensors", ["safetensors", "npz"], "Format of the file.")
+cli.define(flags.DEFINE_string, "out", "", "File to write. The default is the run's name with '-' for '/'.")
+cli.define(flags.DEFINE_string, "names", "", "Library whose names to use, such as torchvision.")
 
 
 def main() -> None:
-    """Writes the file that the flags ask for and says where it is."""
+    """Writes the file that the flags describe and prints its path."""
     flag = cli.FLAGS
     if not flag.run:
         raise UserError("--run is missing; name a run of the store, such as --run=digits/mlp-mse-s0.")
@@ -23,7 +23,7 @@ def main() -> None:
 
     path = flag.out or f"{flag.run.replace('/', '-')}.{flag.format}"
     if not path.endswith(f".{flag.format}"):
-        raise UserError(f"--out={path} must end in .{flag.format}, or say --format.")
+        raise UserError(f"--out={path} must end in .{flag.format}; or set --format.")
     written = export_weights(Store(flag.store), flag.run, path, checkpoint=flag.checkpoint, dialect=flag.names or None)
     print(f"{written.path}: {written.entries} tensors of step {written.step}")
 

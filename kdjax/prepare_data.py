@@ -1,4 +1,4 @@
-"""Downloads or converts a data set, once: python -m kdjax.prepare_data cifar100 --data_dir=data"""
+"""Downloads or converts a data set if it is missing: python -m kdjax.prepare_data cifar100 --data_dir=data"""
 
 from kdjax import cli
 
@@ -6,7 +6,11 @@ cli.define_common_flags()
 
 
 def main(name: str) -> None:
-    """Puts the data set into --data_dir, or says that it is there."""
+    """Writes the data set to --data_dir, or prints that it is there already.
+
+    Args:
+      name: Name of the data set.
+    """
     from kdjax.data.fetch import prepare
 
     prepare(name, cli.FLAGS.data_dir)

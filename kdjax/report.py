@@ -1,23 +1,23 @@
-"""Tells what the runs of a store found: python -m kdjax.report --store=runs --out=report"""
+"""Compares the runs of a store in a report: python -m kdjax.report --store=runs --out=report"""
 
 from absl import flags
 
 from kdjax import cli
 
 cli.define_common_flags()
-cli.define(flags.DEFINE_list, "runs", [], "Patterns of names of runs, with commas; none for all of the store's.")
-cli.define(flags.DEFINE_string, "out", "report", "The folder to write: report.html, report.md and figures.")
-cli.define(flags.DEFINE_string, "title", "What the runs found", "Of the report.")
-cli.define(flags.DEFINE_string, "baseline", "", "Method, or its losses; by default cross-entropy without a teacher.")
-cli.define(flags.DEFINE_string, "interval", "t", "Of differences: 't' (Student's) or 'bootstrap'.")
-cli.define(flags.DEFINE_string, "select", "", "'validation': each method's best setting, told on seeds of its own.")
-cli.define(flags.DEFINE_string, "checkpoint", "last", "Of differences, and of what is selected by: 'last' or 'best'.")
-cli.define(flags.DEFINE_string, "format", "", "'csv', 'json' or 'latex': print the table alone, and write nothing.")
-cli.define(flags.DEFINE_integer, "networks", 8, "How many to look at of each test set; 0 for none.", lower_bound=0)
+cli.define(flags.DEFINE_list, "runs", [], "Patterns of run names, separated by commas. The default is all runs.")
+cli.define(flags.DEFINE_string, "out", "report", "Folder for report.html, report.md and the figures.")
+cli.define(flags.DEFINE_string, "title", "What the runs found", "Title of the report.")
+cli.define(flags.DEFINE_string, "baseline", "", "Name or losses of the baseline. The default is cross-entropy alone.")
+cli.define(flags.DEFINE_string, "interval", "t", "Interval of the differences: 't' (Student's t) or 'bootstrap'.")
+cli.define(flags.DEFINE_string, "select", "", "'validation' selects each method's setting and reports on other seeds.")
+cli.define(flags.DEFINE_string, "checkpoint", "last", "Checkpoint that is compared and selected by: 'last' or 'best'.")
+cli.define(flags.DEFINE_string, "format", "", "'csv', 'json' or 'latex' prints the table and writes no report.")
+cli.define(flags.DEFINE_integer, "networks", 8, "Number of networks to analyze on each test set.", lower_bound=0)
 
 
 def main() -> None:
-    """Writes the report of the runs that the flags name, or prints its table."""
+    """Writes the report of the runs that the flags name, or prints only its table."""
     from kdjax.inspection.evidence import EXAMPLES, gather
     from kdjax.reporting import collect, comparison, formats, report, selection
     from kdjax.store import Store
@@ -27,7 +27,7 @@ def main() -> None:
     groups = selection.select_groups(records, flag.select, flag.checkpoint)
     options = {"baseline": flag.baseline, "interval": flag.interval, "checkpoint": flag.checkpoint}
     formats.check(flag.format)
-    comparison.compare(groups, **options)  # refuses what it cannot compare before any network runs
+    comparison.compare(groups, **options)  # refuses rows that cannot be compared before any network runs
     examples = 0 if flag.format else EXAMPLES
     evidence = gather(store, report.choose_networks(groups, flag.networks), flag.data_dir, examples)
     if flag.format:

@@ -1,4 +1,4 @@
-"""Shows a config's network: python -m kdjax.show_model --config=configs/kd_student.py:cifar100"""
+"""Describes a config's network: python -m kdjax.show_model --config=configs/kd_student.py:cifar100"""
 
 from absl import flags
 
@@ -6,13 +6,13 @@ from kdjax import cli
 
 cli.define_common_flags()
 cli.define_config_flag()
-cli.define(flags.DEFINE_integer, "image_size", 0, "Side of the images; 0: as the config's data has it.", lower_bound=0)
-cli.define(flags.DEFINE_integer, "num_classes", 0, "Of the logits; 0: as the config's data has it.", lower_bound=0)
-cli.define(flags.DEFINE_boolean, "inner", False, "Also list the submodules that config.model.features may pick.")
+cli.define(flags.DEFINE_integer, "image_size", 0, "Side of the images in pixels; 0 for the data set's.", lower_bound=0)
+cli.define(flags.DEFINE_integer, "num_classes", 0, "Number of classes; 0 for the data set's.", lower_bound=0)
+cli.define(flags.DEFINE_boolean, "inner", False, "Also list the submodules that config.model.features can name.")
 
 
 def main() -> None:
-    """Prints parameters by layer, features with their shapes, and the cost of a forward pass."""
+    """Prints the parameters of each layer, the features with their shapes, and the cost of a forward pass."""
     flag = cli.FLAGS
     from kdjax import models
     from kdjax.data import shape_and_classes

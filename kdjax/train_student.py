@@ -1,4 +1,4 @@
-"""Trains a student, alone or from teachers: python -m kdjax.train_student --config=configs/wttm_student.py"""
+"""Trains a student, from teachers or without any: python -m kdjax.train_student --config=configs/wttm_student.py"""
 
 from kdjax import cli
 

@@ -7,9 +7,9 @@ cli.define_training_flags()
 
 
 def main() -> None:
-    """Trains the run that the flags name."""
+    """Trains the run that the flags describe."""
     if cli.FLAGS.config.get("teachers"):
-        raise UserError("this config has teachers: train it with python -m kdjax.train_student.")
+        raise UserError("this config has teachers; train it with python -m kdjax.train_student.")
     cli.train_from_flags()
 
 

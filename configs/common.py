@@ -1,7 +1,8 @@
-"""What the experiments share: the embedded digits, the CIFAR recipe of the papers, and a tiny set for smoke runs.
+"""What the configs share: the grammar of their arguments, and the recipes for data, networks and optimisation.
 
-A config's argument says which: `FILE` or `FILE:digits`, `FILE:smoke`, `FILE:cifar100` for the papers' default pair,
-`FILE:cifar100,resnet56,resnet20` for another pair of teacher and student; `cifar10`, `imagenet` and `digits` likewise.
+An argument is words separated by commas, in any order: a data set, a teacher's and a student's network (in this order),
+and the config's own words, such as the method of configs/student.py. A pair of networks without a data set means
+CIFAR-100; `smoke` is a run of seconds for tests.
 """
 
 from typing import NamedTuple
@@ -11,15 +12,6 @@ from ml_collections import ConfigDict
 from kdjax.config import TEACHER, defaults
 from kdjax.errors import UserError, nearest
 
-# data set -> (teacher, student) where the argument names none
-DEFAULT_PAIRS = {
-    "digits": ("mlp", "mlp"),
-    "smoke": ("mlp", "mlp"),
-    "cifar10": ("resnet32x4", "resnet8x4"),
-    "cifar100": ("resnet32x4", "resnet8x4"),
-    "imagenet": ("resnet34", "resnet18"),
-}
-DATASETS = tuple(DEFAULT_PAIRS)
 NETWORKS = (
     *("resnet8", "resnet14", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet8x4", "resnet32x4"),
     *("resnet50_cifar", "wrn_16_1", "wrn_16_2", "wrn_40_1", "wrn_40_2", "vgg8", "vgg11", "vgg13", "vgg16", "vgg19"),
@@ -29,117 +21,23 @@ IMAGENET_NETWORKS = (
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "mobilenetv1"),
     *("deit_tiny", "deit3_small", "vit_b32"),
 )
-WITH_BRANCHES = ("resnet20", "resnet56", "resnet8x4", "resnet32x4")  # that HSAKD's auxiliary classifiers are built for
-SLOW_RATE = ("mobilenetv2_half", "shufflenetv1", "shufflenetv2")  # trained at 0.01 instead of 0.05
+WITH_AUXILIARY = ("resnet20", "resnet56", "resnet8x4", "resnet32x4")  # networks that HSAKD's classifiers are built for
+LOW_RATE = ("mobilenetv2_half", "shufflenetv1", "shufflenetv2")  # trained with learning rate 0.01 instead of 0.05
 
 
-class Setting(NamedTuple):
-    """What a config's argument chose."""
-
-    dataset: str
-    teacher: str
-    student: str
-
-
-def is_smoke(argument: str | None) -> bool:
-    """Whether a config that knows no other argument is asked for its smoke form; refuses any other."""
-    if argument not in (None, "", "smoke"):
-        raise UserError(f"config argument '{argument}' is none; there is 'smoke', or no argument for the whole study.")
-    return argument == "smoke"
-
-
-def parse(argument: str | None) -> Setting:
-    """Reads a config's argument; refuses one that it does not know."""
-    dataset, *pair = (argument or "digits").split(",")
-    if dataset not in DATASETS:
-        raise UserError(
-            f"config argument '{argument}' begins with none of {', '.join(DATASETS)}.{nearest(dataset, DATASETS)}"
-        )
-    if dataset == "smoke" and pair:
-        raise UserError(f"config argument '{argument}': '{dataset}' takes no pair of networks.")
-    default, networks = DEFAULT_PAIRS[dataset], IMAGENET_NETWORKS if dataset == "imagenet" else NETWORKS
-    teacher, student = {0: default, 2: pair}.get(len(pair), (None, None))
-    for name in (teacher, student):
-        if name not in (*networks, *default):
-            raise UserError(
-                f"config argument '{argument}' should be '{dataset}' or '{dataset},TEACHER,STUDENT'."
-                f"{nearest(name, networks)}"
-            )
-    return Setting(dataset, teacher, student)
-
-
-def teacher(argument: str | None) -> ConfigDict:
-    """Returns data, network and optimisation of a teacher; its name and losses are left to the config."""
-    setting = parse(argument)
-    config = _common(setting, setting.teacher)
-    if setting.teacher == "mlp":
-        config.model.args = {"hidden": (32,) if setting.dataset == "smoke" else (512, 512)}
-    return config
-
-
-def student(argument: str | None) -> ConfigDict:
-    """Returns data, network and optimisation of a student; its name, teachers and losses are left to the config."""
-    setting = parse(argument)
-    config = _common(setting, setting.student)
-    if setting.student == "mlp":
-        config.model.args = {"hidden": (8,) if setting.dataset == "smoke" else (12,)}
-    return config
-
-
-def mse_teacher_run(argument: str | None) -> dict:
-    """Returns the field of `config.teachers` for the run that configs/mse_teacher.py makes with the same argument."""
-    return teacher_run(argument, "mse")
-
-
-def teacher_run(argument: str | None, kind: str) -> dict:
-    """Returns the field of `config.teachers` for the run of configs/KIND_teacher.py, 'ce' or 'mse', and its command."""
-    setting = parse(argument)
-    dataset, smoke = ("gaussian", "-smoke") if setting.dataset == "smoke" else (setting.dataset, "")
-    run = f"{dataset}/{setting.teacher}-{kind}{smoke}-s0"
-    suffix = f":{argument}" if argument else ""
-    made_by = f"python -m kdjax.train_teacher --config=configs/{kind}_teacher.py{suffix} --run={run}"
-    return {**TEACHER, "run": run, "made_by": made_by}
-
-
-def weigh_digits(config: ConfigDict, argument: str | None, transformed: str, weight: float) -> None:
-    """Gives TTM or WTTM on digits its own weight: the MLP lacks the BatchNorm that carries the papers' weights of 100.
-
-    0.1 for the labels as in KD, and for TTM 3.6 = 0.9 T: with these TTM is KD at T = 4 and lambda = 0.9 but for the
-    Rényi term.
-    """
-    if parse(argument).dataset in ("digits", "smoke"):
-        config.losses.cross_entropy.weight, config.losses[transformed].weight = 0.1, weight
-
-
-def name(short: str, argument: str | None) -> str:
-    """Returns a config's short name; smoke runs must not pass for real ones."""
-    return f"{short}-smoke" if parse(argument).dataset == "smoke" else short
-
-
-def _common(setting: Setting, model: str) -> ConfigDict:
-    config = defaults()
-    config.model.name = model
-    recipes = {"digits": _digits, "smoke": _smoke, "cifar10": _cifar, "cifar100": _cifar, "imagenet": _imagenet}
-    recipes[setting.dataset](config, setting.dataset)
-    return config
-
-
-def _digits(config: ConfigDict, dataset: str) -> None:
-    """1,797 real 8x8 digits: about 1,200 to train on, 240 to choose on, 360 to tell."""
-    config.data.name = dataset
+def _digits(config: ConfigDict) -> None:
+    """1,797 real images of 8x8: about 1,200 for training, 240 for validation and 360 for the test."""
     config.data.validation = 1 / 6
     config.epochs = 40
     config.batch_size = 64
     config.optimizer.learning_rate = 0.05
     config.optimizer.weight_decay = 5e-4
     config.schedule.name = "cosine"
-    config.checkpoint.every_epochs = 0  # seconds long: the end is soon enough
+    config.checkpoint.every_epochs = 0  # a run takes seconds, so a checkpoint at the end is enough
 
 
-def _smoke(config: ConfigDict, dataset: str) -> None:
-    """A few seconds of a mixture of six Gaussians: the whole path, no science."""
-    del dataset
-    config.data.name = "gaussian"
+def _smoke(config: ConfigDict) -> None:
+    """A mixture of six Gaussians: runs all of the code in seconds and shows nothing about the method."""
     config.data.args = {"classes": 6, "dim": 8, "n_train": 320, "n_test": 64}
     config.data.validation = 0.2
     config.epochs = 2
@@ -147,24 +45,24 @@ def _smoke(config: ConfigDict, dataset: str) -> None:
     config.optimizer.learning_rate = 0.01
 
 
-def _cifar(config: ConfigDict, dataset: str) -> None:
+def _cifar(config: ConfigDict) -> None:
     """The recipe of RepDistiller, which the papers' tables follow: all training images, last epoch reported."""
-    config.data.name = dataset
-    config.data.validation = 0.0  # choose hyper-parameters with --config.data.validation=0.1
+    config.data.validation = 0.0  # select hyper-parameters with --config.data.validation=0.1
     config.epochs = 240
     config.batch_size = 64
-    config.optimizer.learning_rate = 0.01 if config.model.name in SLOW_RATE else 0.05
+    config.optimizer.learning_rate = 0.01 if config.model.name in LOW_RATE else 0.05
     config.optimizer.momentum = 0.9
     config.optimizer.weight_decay = 5e-4
     config.schedule.name = "step"
     config.schedule.milestones = (150, 180, 210)
 
 
-def _imagenet(config: ConfigDict, dataset: str) -> None:
-    """The recipe of mdistiller at batch 256 (its KD and DKD take twice batch and rate)."""
-    config.data.name = dataset
+def _imagenet(config: ConfigDict) -> None:
+    """The recipe of mdistiller at batch 256. Its KD and DKD use twice the batch and twice the learning rate."""
     config.data.validation = 0.0
-    config.data.view, config.data.size, config.data.interpolation = "rrc_flip", 224, "bilinear"
+    config.data.view = "rrc_flip"
+    config.data.size = 224
+    config.data.interpolation = "bilinear"
     config.epochs = 100
     config.batch_size = 256
     config.optimizer.learning_rate = 0.1
@@ -174,11 +72,198 @@ def _imagenet(config: ConfigDict, dataset: str) -> None:
     config.schedule.milestones = (30, 60, 90)
 
 
-def with_branches(network: str) -> str:
-    """Returns the name of a network with HSAKD's auxiliary classifiers; refuses one that they are not built for."""
-    if network not in WITH_BRANCHES:
+class Recipe(NamedTuple):
+    """The networks of a data set.
+
+    Attributes:
+      data: Value of config.data.name.
+      networks: Names of the networks that an argument may choose.
+      pair: Teacher and student if the argument names none.
+      hidden: Widths of the hidden layers of the teacher and of the student, if they are MLPs.
+    """
+
+    data: str
+    networks: tuple[str, ...]
+    pair: tuple[str, str]
+    hidden: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+
+
+RECIPES = {
+    "digits": Recipe("digits", (*NETWORKS, "mlp"), ("mlp", "mlp"), hidden=((512, 512), (12,))),
+    "smoke": Recipe("gaussian", (), ("mlp", "mlp"), hidden=((32,), (8,))),
+    "cifar10": Recipe("cifar10", NETWORKS, ("resnet32x4", "resnet8x4")),
+    "cifar100": Recipe("cifar100", NETWORKS, ("resnet32x4", "resnet8x4")),
+    "imagenet": Recipe("imagenet", IMAGENET_NETWORKS, ("resnet34", "resnet18")),
+}
+SETTERS = {"digits": _digits, "smoke": _smoke, "cifar10": _cifar, "cifar100": _cifar, "imagenet": _imagenet}
+DATASETS = tuple(RECIPES)
+
+
+class Grammar(NamedTuple):
+    """The words that a config's argument may have.
+
+    Attributes:
+      form: Form of the argument, for messages.
+      datasets: Data sets, of which an argument names at most one.
+      networks: Number of networks that an argument names, unless it names none.
+      options: Kind of word -> the words of that kind, of which an argument names at most one.
+      default: Data set of an argument that names neither a data set nor networks.
+    """
+
+    form: str
+    datasets: tuple[str, ...] = DATASETS
+    networks: int = 0
+    options: dict[str, tuple[str, ...]] = {}
+    default: str = "digits"
+
+
+class Words(NamedTuple):
+    """What an argument chose.
+
+    Attributes:
+      dataset: The data set.
+      networks: The networks in the order of the argument; () if it names none.
+      options: Kind of word -> the chosen word, for the kinds that the argument names.
+    """
+
+    dataset: str
+    networks: tuple[str, ...]
+    options: dict[str, str]
+
+
+class Setting(NamedTuple):
+    """A data set and a pair of networks."""
+
+    dataset: str
+    teacher: str
+    student: str
+
+
+PAIR = Grammar("[DATASET][,TEACHER,STUDENT]", networks=2)
+WHOLE_OR_SMOKE = Grammar("'smoke', or nothing for the whole study", datasets=("smoke",), default="")
+
+
+def read(argument: str | None, grammar: Grammar) -> Words:
+    """Reads the argument of a config.
+
+    Args:
+      argument: Text after the file's name and ':', None if there is none.
+      grammar: The words that the config knows.
+
+    Raises:
+      UserError: The argument has a word that the config does not know, two words of a kind, or too few or too many
+        networks. The message has the form of the argument and the nearest word.
+    """
+    given = [word for word in (argument or "").split(",") if word]
+    kinds = {"data set": grammar.datasets, **grammar.options}
+    networks = [word for word in given if not any(word in words for words in kinds.values())]
+    chosen = {}
+    for kind, words in kinds.items():
+        found = [word for word in given if word in words]
+        if len(found) > 1:
+            raise refusal(argument, grammar, f"'{found[0]}' and '{found[1]}' are two words for the {kind}.")
+        if found:
+            chosen[kind] = found[0]
+    dataset = chosen.pop("data set", "cifar100" if set(networks) & set(NETWORKS) else grammar.default)
+    known = RECIPES[dataset].networks if grammar.networks else ()
+    for word in networks:
+        if word not in known:
+            hint = nearest(word, [*known, *(word for words in kinds.values() for word in words)])
+            raise refusal(argument, grammar, f"unknown word '{word}'.{hint}")
+    if len(networks) not in (0, grammar.networks):
+        raise refusal(argument, grammar, f"it has {len(networks)} networks; name {grammar.networks} or none.")
+    return Words(dataset, tuple(networks), chosen)
+
+
+def refusal(argument: str | None, grammar: Grammar, why: str) -> UserError:
+    """Returns the error of an argument that a config does not understand."""
+    return UserError(f"config argument '{argument}' should be {grammar.form}: {why}")
+
+
+def parse(argument: str | None) -> Setting:
+    """Reads an argument of the form [DATASET][,TEACHER,STUDENT]."""
+    return setting_of(read(argument, PAIR))
+
+
+def setting_of(words: Words) -> Setting:
+    """Returns the data set and the pair of an argument, with the data set's own pair if the argument names none."""
+    return Setting(words.dataset, *(words.networks or RECIPES[words.dataset].pair))
+
+
+def is_smoke(argument: str | None) -> bool:
+    """Reads the argument of a study that has only its whole form and a smoke form."""
+    return read(argument, WHOLE_OR_SMOKE).dataset == "smoke"
+
+
+def teacher(argument: str | None) -> ConfigDict:
+    """Returns the data, network and optimisation of a teacher. The config sets the name and the losses."""
+    setting = parse(argument)
+    return _configured(setting, setting.teacher, RECIPES[setting.dataset].hidden[0])
+
+
+def student(argument: str | None) -> ConfigDict:
+    """Returns the data, network and optimisation of a student. The config sets the name, teachers and losses."""
+    setting = parse(argument)
+    return _configured(setting, setting.student, RECIPES[setting.dataset].hidden[1])
+
+
+def _configured(setting: Setting, network: str, hidden: tuple[int, ...]) -> ConfigDict:
+    recipe = RECIPES[setting.dataset]
+    config = defaults()
+    config.data.name = recipe.data
+    config.model.name = network
+    if network == "mlp":
+        config.model.args = {"hidden": hidden}
+    SETTERS[setting.dataset](config)
+    return config
+
+
+def name(short: str, argument: str | None) -> str:
+    """Returns a config's short name, which says of a smoke run that it is one."""
+    return f"{short}-smoke" if parse(argument).dataset == "smoke" else short
+
+
+def teacher_run(argument: str | None, kind: str) -> dict:
+    """Returns an entry of `config.teachers` for the run that a teacher's config makes with the same argument.
+
+    Args:
+      argument: Argument of the student's config.
+      kind: 'ce' for configs/ce_teacher.py, 'mse' for configs/mse_teacher.py.
+    """
+    setting = parse(argument)
+    dataset, smoke = ("gaussian", "-smoke") if setting.dataset == "smoke" else (setting.dataset, "")
+    run = f"{dataset}/{setting.teacher}-{kind}{smoke}-s0"
+    suffix = f":{argument}" if argument else ""
+    made_by = f"python -m kdjax.train_teacher --config=configs/{kind}_teacher.py{suffix} --run={run}"
+    return {**TEACHER, "run": run, "made_by": made_by}
+
+
+def use_digits_weights(config: ConfigDict, argument: str | None, loss: str, weight: float) -> None:
+    """Sets the weights of TTM or WTTM on digits.
+
+    The papers' weights of up to 100 need BatchNorm, which the MLP does not have. On digits the labels have weight 0.1,
+    as in KD. TTM has 3.6 = 0.9 T, which makes it KD at T = 4 and lambda = 0.9 except for the Rényi term.
+
+    Args:
+      config: Config of the student.
+      argument: Its argument.
+      loss: 'ttm' or 'wttm'.
+      weight: Weight of that loss.
+    """
+    if parse(argument).dataset in ("digits", "smoke"):
+        config.losses.cross_entropy.weight = 0.1
+        config.losses[loss].weight = weight
+
+
+def with_auxiliary_classifiers(network: str) -> str:
+    """Returns the name of the network with HSAKD's auxiliary classifiers.
+
+    Raises:
+      UserError: The classifiers are not built for this network.
+    """
+    if network not in WITH_AUXILIARY:
         raise UserError(
-            f"HSAKD's auxiliary classifiers are built for {', '.join(WITH_BRANCHES)}, not for {network}; name two of "
+            f"HSAKD's auxiliary classifiers are built for {', '.join(WITH_AUXILIARY)}, not for {network}; name two of "
             "them: 'hsakd_teacher.py:cifar100,TEACHER,STUDENT', 'student.py:hsakd,TEACHER,STUDENT'."
         )
     return f"{network}_aux"

@@ -15,7 +15,7 @@ def get_config(argument: str | None = None):
     argument = argument or "cifar100"
     config = common.teacher(argument)
     config.name = common.name("hsakd", argument)
-    config.model.name = common.with_branches(common.parse(argument).teacher)
+    config.model.name = common.with_auxiliary_classifiers(common.parse(argument).teacher)
     config.optimizer.nesterov = True
     config.losses = {
         "cross_entropy": {"weight": 1.0, "label_smoothing": 0.0},

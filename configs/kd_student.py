@@ -15,5 +15,5 @@ from configs import common, student
 def get_config(argument: str | None = None):
     """Argument: digits | smoke | cifar10 | cifar100 | imagenet [,TEACHER,STUDENT]."""
     config = student.make("kd", argument)
-    config.teachers = {"a": common.mse_teacher_run(argument)}
+    config.teachers = {"a": common.teacher_run(argument, "mse")}
     return config

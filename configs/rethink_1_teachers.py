@@ -1,18 +1,19 @@
-"""A student of one teacher, weakly or strongly augmented, itself on either view.
+"""A student of one teacher with weak or strong augmentation; the student's own view is weak or strong as well.
 
 Paper:    Guo, Why does Knowledge Distillation Work? Rethink its Attention and Fidelity Mechanism, 2024 (Expert Systems
-          with Applications 262, 2025): label weight 0.2, temperature 10, the mean of the teachers' complete losses.
+          with Applications 262, 2025): label weight 0.2, temperature 10, mean of the teachers' complete losses.
 Command:  python -m kdjax.train_student --config=configs/rethink_1_teachers.py:digits,s,to_strong
-          after the teachers of configs/rethink_teacher.py; a missing one is answered with its command.
-Expect:   the paper sees lower fidelity and more diverse attention with stronger views, and better students.
-Hardware: digits: 2 CPU cores, a minute. `:cifar100,s,to_strong` (224x224) wants a GPU or TPU.
+          after the teachers of configs/rethink_teacher.py. If one is missing, the error has the command that trains it.
+Expect:   in the paper stronger views give lower fidelity, more diverse attention and better students.
+Hardware: digits: 2 CPU cores, a minute. `:cifar100,s,to_strong` (224x224) needs a GPU or TPU.
 
-`as_released` in the argument takes the values of the released code where they differ, and says each.
+`as_released` in the argument uses the values of the released code where they differ from the paper's. Each of them is
+shown when the run starts.
 """
 
 from configs import rethink
 
 
 def get_config(argument: str | None = None):
-    """Argument: words of configs/rethink.py, such as 'digits,s,to_strong'."""
+    """Argument: [DATASET][,VIEWS][,to_weak|to_strong][,as_released], such as 'digits,s,to_strong'."""
     return rethink.student(argument, 1)

@@ -15,6 +15,6 @@ from configs import common, student
 def get_config(argument: str | None = None):
     """Argument: digits | smoke | cifar10 | cifar100 | imagenet [,TEACHER,STUDENT]."""
     config = student.make("ttm", argument)
-    config.teachers = {"a": common.mse_teacher_run(argument)}
-    common.weigh_digits(config, argument, "ttm", 3.6)
+    config.teachers = {"a": common.teacher_run(argument, "mse")}
+    common.use_digits_weights(config, argument, "ttm", 3.6)
     return config

@@ -15,6 +15,6 @@ from configs import common, student
 def get_config(argument: str | None = None):
     """Argument: digits | smoke | cifar10 | cifar100 | imagenet [,TEACHER,STUDENT]."""
     config = student.make("wttm", argument)
-    config.teachers = {"a": common.mse_teacher_run(argument)}
-    common.weigh_digits(config, argument, "wttm", 2.4)
+    config.teachers = {"a": common.teacher_run(argument, "mse")}
+    common.use_digits_weights(config, argument, "wttm", 2.4)
     return config

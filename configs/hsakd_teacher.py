@@ -1,17 +1,17 @@
-"""A teacher for HSAKD: cross-entropy on the images, and class and rotation together from every stage.
+"""A teacher for HSAKD: cross-entropy on the images, and after every stage a classifier of class and rotation together.
 
 Paper:    Yang, An, Cai & Xu, Hierarchical Self-supervised Augmented Knowledge Distillation, IJCAI 2021.
 Command:  python -m kdjax.train_teacher --config=configs/hsakd_teacher.py:cifar100,resnet32x4,resnet8x4
           then python -m kdjax.train_student --config=configs/student.py:hsakd,resnet32x4,resnet8x4
-Expect:   not run here.
-Hardware: a GPU or TPU; a step runs four rotations of the batch.
+Expect:   not run with kdjax yet.
+Hardware: a GPU or TPU; a step runs the batch in four rotations.
 """
 
 from configs import common
 
 
 def get_config(argument: str | None = None):
-    """Argument: cifar10 | cifar100 | digits [,TEACHER,STUDENT]; networks with auxiliary classifiers only."""
+    """Argument: [DATASET][,TEACHER,STUDENT], cifar100 by default; only networks with auxiliary classifiers."""
     argument = argument or "cifar100"
     config = common.teacher(argument)
     config.name = common.name("hsakd", argument)

@@ -1,4 +1,4 @@
-"""The doors: exit codes, one-line errors, --help, and being killed."""
+"""The commands: exit codes, one-line errors, --help, signals and resuming after a kill."""
 
 import json
 import os
@@ -66,8 +66,16 @@ def test_help_shows_kdjaxs_own_flags_without_jax(door, command):
             ),
             "Make it with: python -m kdjax.train_teacher --config=... --run=x",
         ),
-        ((*TEACHER, "--config.losses.softmax_mse.spce=logits"), "write it there first"),
-        ((*TEACHER, "--config.epoch=3"), '--config: \'epoch\' Did you mean "epochs" instead of "epoch"?; an override'),
+        (
+            (*TEACHER, "--config.losses.softmax_mse.spce=logits"),
+            "config.losses.softmax_mse has no field 'spce'. Did you mean 'space'? An override can only change a field",
+        ),
+        (
+            (*TEACHER, "--config.epoch=3"),
+            "--config.epoch: config has no field 'epoch'. Did you mean 'epochs'? An override",
+        ),
+        ((*TEACHER, "--config.losses.kd=3"), "config.losses has no field 'kd'. There are: softmax_mse. An override"),
+        ((*TEACHER, "--config.epochs.x=3"), "config.epochs is not a mapping, so it has no field 'x'"),
         (("kdjax.evaluate",), "--run is missing"),
         (("kdjax.evaluate", "--run=nobody", "--store=nowhere"), "nobody"),
         (("kdjax.import_torch",), "--file is missing"),
@@ -181,7 +189,7 @@ def test_killed_and_resumed_equals_unbroken_to_the_bit(tmp_path, unbroken, comma
 
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_save_and_leave(number, code, tmp_path, root):
-    """How such a run goes on is in test_loop.py."""
+    """That such a run can be resumed is tested in test_loop.py."""
     process = start(tmp_path, root)
     wait_for_rows(tmp_path, 7)
     process.send_signal(number)
@@ -229,10 +237,18 @@ def test_a_terminal_sees_a_bar(tmp_path, root):
     assert "100%" in (text := shown.decode()) and "images/s" in text and "loss" in text
 
 
-def test_a_config_file_that_fails_is_told_by_its_own_last_line(command, tmp_path):
-    """absl would print the traceback of ml_collections."""
+def test_a_config_file_that_fails_is_reported_by_the_last_line_of_its_traceback(command, tmp_path):
+    """absl would print the whole traceback, most of it in ml_collections."""
     file = tmp_path / "mine.py"
     file.write_text("from kdjax.config import defaults\ndef get_config():\n    return defaults() + int('many')\n")
     done = command("kdjax.train_teacher", f"--config={file}")
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "the file failed: ValueError: invalid literal for int()" in done.stderr
+
+
+@pytest.mark.parametrize("override", [(), ("--config.x=1",)])
+def test_a_config_file_with_a_missing_key_is_not_taken_for_a_wrong_override(override, door, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("def get_config():\n    return {}['key']\n")
+    done = door("kdjax.train_teacher", f"--config={file}", *override)
+    assert done.returncode == 2 and "the file failed: KeyError: 'key'" in one_line(done)

@@ -1,14 +1,14 @@
-"""Every config is built, and its first steps are made."""
+"""Builds every config, checks it, and trains its first steps."""
 
 import importlib
 
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from ml_collections.config_flags import config_flags  # noqa: F401  (what a door parses configs with)
+from ml_collections.config_flags import config_flags  # noqa: F401  (the commands parse configs with it)
 
-from configs import published, student
-from kdjax.config import check, default_run_name, printed
+from configs import common, published, student
+from kdjax.config import CHOICES, RANGES, check, default_run_name, defaults, printed
 from kdjax.errors import UserError
 from kdjax.store import Store
 from kdjax.studies.cross import make_stages, published_accuracy
@@ -19,26 +19,22 @@ from kdjax.training.plan import make_plan, resolve, traced
 from kdjax.training.state import rate_at
 
 TEACHERS = ("ce_teacher", "mse_teacher", "tolerant_teacher")
-BRANCHED = ("hsakd_teacher",)  # for networks with auxiliary classifiers only
+AUXILIARY = ("hsakd_teacher",)  # for networks with auxiliary classifiers only
 STUDENTS = ("alone_student", "kd_student", "ttm_student", "wttm_student", "function_matching")
-# Differ from another in a loss alone, which the smoke configs train too.
+# These differ from another config only in a loss, which the smoke configs train too.
 LIKE_ANOTHER = {
     name: pytest.param(name, marks=pytest.mark.slow) for name in ("tolerant_teacher", "kd_student", "ttm_student")
 }
-
-
 RETHINK = ("rethink_teacher", "rethink_1_teachers", "rethink_2_teachers", "rethink_3_teachers")
 
 
 def get(name: str, argument: str | None) -> ConfigDict:
-    import importlib
-
     return importlib.import_module(f"configs.{name}").get_config(argument)
 
 
 def test_no_config_is_forgotten(root):
     names = {path.stem for path in (root / "configs").glob("*.py")} - {"common", "published", "rethink"}
-    assert names == {*TEACHERS, *BRANCHED, *STUDENTS, *RETHINK, "student", "tolerant_generations"}
+    assert names == {*TEACHERS, *AUXILIARY, *STUDENTS, *RETHINK, "student", "tolerant_generations"}
 
 
 @pytest.mark.parametrize("name", TEACHERS + STUDENTS)
@@ -64,7 +60,7 @@ def test_hsakds_networks_have_auxiliary_classifiers():
 
 
 def test_weak_and_strong_teachers_and_their_student(tmp_path, one_device):
-    """Missing teachers name the command that makes them; made by it, they are found."""
+    """The error of a missing teacher has the command that trains it; the run of that command is then found."""
     store = Store(tmp_path)
     config = get("rethink_2_teachers", "smoke,ws,to_strong")
     with pytest.raises(UserError, match="rethink_teacher.py:smoke,w,1 --run=digits/resnet8-rethink-w-smoke-s1"):
@@ -79,7 +75,7 @@ def test_weak_and_strong_teachers_and_their_student(tmp_path, one_device):
     assert default_run_name(other) != default_run_name(config)
 
 
-def test_the_released_values_are_named():
+def test_the_values_of_the_released_code_are_listed_in_the_notes():
     config = get("rethink_3_teachers", "cifar100,wss,to_strong,as_released")
     resolve(config)
     assert config.teacher_batch_norm == "batch" and config.losses.kd.temperature == 3.0
@@ -90,14 +86,12 @@ def test_the_released_values_are_named():
     assert plain.teacher_batch_norm == "running" and not plain.notes and plain.losses.kd.temperature == 10.0
     assert get("rethink_teacher", "cifar100,s,2,as_released").epochs == 45
     assert get("rethink_teacher", "cifar100,s,2").epochs == get("rethink_teacher", "cifar100,w,1").epochs
-    with pytest.raises(UserError, match="'wx' is no word"):
+    with pytest.raises(UserError, match="unknown word 'wx'"):
         get("rethink_2_teachers", "digits,wx")
 
 
-@pytest.mark.parametrize("name", (*TEACHERS, *BRANCHED, *STUDENTS, *RETHINK, "tolerant_generations"))
+@pytest.mark.parametrize("name", (*TEACHERS, *AUXILIARY, *STUDENTS, *RETHINK, "tolerant_generations"))
 def test_every_config_opens_like_a_lab_notebook(name):
-    import importlib
-
     text = importlib.import_module(f"configs.{name}").__doc__
     for word in ("Command:", "Expect:", "Hardware:"):
         assert word in text
@@ -150,8 +144,36 @@ def test_published_numbers_and_weights_stand_in_the_config():
         assert len(rows) == len(published.IMAGENET_PAIRS)
 
 
-def test_what_a_paper_prints_is_of_its_own_teachers():
-    """The tables' teachers were trained with cross-entropy; of weights that were imported nobody knows better."""
+def test_every_published_number_has_its_provenance():
+    for dataset, tables in published.TABLES.items():
+        for row in tables.accuracy:
+            for pair in tables.pairs:
+                entry = published.entry(row, dataset, *pair)
+                if not entry:
+                    continue
+                assert entry["source"] and entry["view"] and isinstance(entry["epochs"], int)
+                assert entry["selection"] in ("last epoch", "best epoch", "") and isinstance(entry["runs"], int)
+
+
+def test_the_provenance_of_the_rows():
+    def of(row, teacher, student, dataset="cifar100"):
+        return published.entry(row, dataset, teacher, student)
+
+    assert of("crd", "vgg13", "vgg8")["selection"] == "last epoch" and of("crd", "vgg13", "vgg8")["runs"] == 5
+    assert of("crd", "vgg13", "mobilenetv2_half")["runs"] == 3 and of("crd", "vgg13", "vgg8")["epochs"] == 240
+    for pair in published.PAIRS:
+        assert of("dkd", *pair).get("selection", "best epoch") == "best epoch"
+    from_lskd = of("dkd", "resnet110", "resnet20")
+    assert from_lskd["accuracy"] == 71.06 and "LSKD" in from_lskd["source"]
+    assert of("dkd", "resnet34", "resnet18", "imagenet")["selection"] == "best epoch"
+    nkd = of("nkd", "resnet50", "mobilenetv1", "imagenet")
+    assert nkd["alone"] == 69.21 and "teacher" not in nkd
+    assert of("dist", "resnet50", "mobilenetv1", "imagenet")["alone"] == 70.13
+    assert of("wttm", "resnet50", "mobilenetv1", "imagenet")["alone"] == 68.87
+
+
+def test_a_published_number_belongs_to_the_teachers_it_was_measured_with():
+    """The tables' teachers were trained with cross-entropy; the losses of imported weights are not known."""
     study = read_study(get("studies.teacher_loss_table", None))
     jobs = [job for stage in make_stages(study) for job in stage]
     found = {(job.key.student, job.key.teacher): published_accuracy(study, job) for job in jobs}
@@ -173,6 +195,85 @@ def test_a_wrong_argument_is_named(argument, message):
         get("student", argument)
 
 
+@pytest.mark.parametrize(
+    "name, one, other",
+    [
+        ("mse_teacher", "cifar100,vgg13,vgg8", "vgg13,vgg8"),
+        ("mse_teacher", "cifar10,vgg13,vgg8", "vgg13,vgg8,cifar10"),
+        ("alone_student", "imagenet,resnet50,mobilenetv1", "resnet50,imagenet,mobilenetv1"),
+        ("student", "dkd,vgg13,vgg8", "cifar100,vgg13,vgg8,dkd"),
+        ("student", "kd", "digits"),
+        ("rethink_2_teachers", "smoke,ws,to_strong", "to_strong,ws,smoke"),
+        ("rethink_teacher", "digits,s,2,as_released", "2,as_released,s"),
+    ],
+)
+def test_the_words_of_an_argument_may_be_in_any_order(name, one, other):
+    assert get(name, one).to_dict() == get(name, other).to_dict()
+
+
+def test_smoke_is_a_data_set_of_every_config(root):
+    for path in (root / "configs").glob("*.py"):
+        if "def get_config" in path.read_text() and path.stem not in AUXILIARY:
+            assert get(path.stem, "smoke").to_dict() != get(path.stem, None).to_dict()
+    assert get("student", "dkd,smoke").data.name == "gaussian"
+
+
+@pytest.mark.parametrize(
+    "argument, message",
+    [
+        ("cifar10,cifar100", r"should be \[DATASET\]\[,TEACHER,STUDENT\]: 'cifar10' and 'cifar100' are two words"),
+        ("digits,mlp,mlp,mlp", "it has 3 networks; name 2 or none"),
+        ("cifar10,mlp,mlp", "unknown word 'mlp'. There are: .*vgg8"),
+        ("imagenet,resnet34,resnet20", "unknown word 'resnet20'. Did you mean 'resnet"),
+        ("smoke,mlp,mlp", "unknown word 'mlp'"),
+    ],
+)
+def test_what_an_argument_may_not_say(argument, message):
+    with pytest.raises(UserError, match=message):
+        common.parse(argument)
+
+
+def test_a_check_names_every_wrong_field():
+    config = defaults()
+    config.losses = {"kd": {"weight": 1.0}}
+    check(config)
+    config.epochs, config.batch_size, config.model.init = 0, 0, "papr"
+    with pytest.raises(UserError) as error:
+        check(config)
+    words = str(error.value)
+    assert "config.epochs must be at least 1, not 0." in words and "config.batch_size must be at least 1" in words
+    assert "config.model.init must be 'paper', 'torch' or 'flax', not 'papr'. Did you mean 'paper'?" in words
+    config.optimizer.lr, config.modle = 0.1, 1
+    with pytest.raises(
+        UserError, match="config has no field 'modle'. Did you mean 'model'.*config.optimizer has no.*'lr'"
+    ):
+        check(config)
+
+
+@pytest.mark.parametrize("field", [*CHOICES, *RANGES])
+def test_every_choice_and_range_is_checked(field):
+    config = defaults()
+    config.losses = {"kd": {"weight": 1.0}}
+    config.teachers = {"NAME": {"run": "digits/mlp-ce-s0"}}
+    config.warmup.losses = {"kd": 1.0}
+    config.warmup.epochs = 1
+    for value in CHOICES.get(field, ()):
+        with config.unlocked():
+            config.update_from_flattened_dict({field: value})
+        check(config)
+    wrong = "neither" if field in CHOICES else type(config_value(config, field))(-2)
+    with config.unlocked():
+        config.update_from_flattened_dict({field: wrong})
+    with pytest.raises(UserError, match=rf"config\.{field} must be .*not {wrong!r}"):
+        check(config)
+
+
+def config_value(config: ConfigDict, field: str):
+    for part in field.split("."):
+        config = config[part]
+    return config
+
+
 def test_every_smoke_config_trains(tmp_path, one_device):
     store = Store(tmp_path)
     for name in TEACHERS + STUDENTS:
@@ -182,7 +283,7 @@ def test_every_smoke_config_trains(tmp_path, one_device):
 
 @pytest.mark.parametrize("name", [LIKE_ANOTHER.get(name, name) for name in TEACHERS + STUDENTS])
 def test_the_cifar_recipe_makes_its_first_steps(name, cifar_store, one_device, fake_cifar100):
-    """The real recipe but for its length and its networks' depth, on a tarball of random images."""
+    """The real recipe with one epoch and shallow networks, on a tarball of random images."""
     store = cifar_store
     config = get(name, "cifar100,resnet8,resnet8")
     config.epochs, config.batch_size, config.eval_batch_size = 1, 50, 50
@@ -198,7 +299,7 @@ def test_the_cifar_recipe_makes_its_first_steps(name, cifar_store, one_device, f
 
 @pytest.fixture(scope="module")
 def cifar_store(tmp_path_factory) -> Store:
-    """One for all recipes, so that their teachers are trained once."""
+    """One store for all recipes, so that their teachers are trained once."""
     return Store(tmp_path_factory.mktemp("runs"))
 
 
@@ -238,7 +339,7 @@ def test_the_quickstart_study_in_small(tmp_path):
 
 
 def test_a_misspelt_argument_is_refused_by_every_config(root):
-    """A typo in 'smoke' must not begin the whole study."""
+    """A typo in 'smoke' must not start the whole study."""
     files = [path for path in sorted((root / "configs").rglob("*.py")) if "def get_config" in path.read_text()]
     assert len(files) > 20
     for path in files:

@@ -1,1 +1,1 @@
-"""Benchmarks: commands that print a table of measurements, never timed tests."""
+"""Benchmarks: commands that print a table of measurements. Tests run them and assert no times."""

@@ -17,15 +17,19 @@ BENCHMARKS = {name: f"kdjax.bench.{name}" for name in ("data", "losses", "models
 
 cli.define_common_flags()
 cli.define_config_flag()
-cli.define(flags.DEFINE_integer, "rounds", 5, "Rounds; everything is measured once a round, in turn.", lower_bound=1)
-cli.define(flags.DEFINE_integer, "steps", 20, "Train steps a round.", lower_bound=1)
+cli.define(flags.DEFINE_integer, "rounds", 5, "Number of measurements, of which the median is shown.", lower_bound=1)
+cli.define(flags.DEFINE_integer, "steps", 20, "Number of train steps in one measurement.", lower_bound=1)
 cli.define(
-    flags.DEFINE_list, "only", [], "Of `models`, `losses` and the views of `data`: what to measure; all by default."
+    flags.DEFINE_list, "only", [], "Networks, methods or views to measure, separated by commas. The default is all."
 )
 
 
 def main(name: str) -> None:
-    """Runs one benchmark and prints its table."""
+    """Runs a benchmark and prints its table.
+
+    Args:
+      name: Key of BENCHMARKS.
+    """
     if name not in BENCHMARKS:
         raise UserError(f"unknown benchmark '{name}'.{nearest(name, BENCHMARKS)}")
     import importlib

@@ -1,4 +1,4 @@
-"""Times views on the device, and streams that read arrays, small files and photographs."""
+"""Measures views on the device, and streams that read arrays, small files and photographs."""
 
 import functools
 import pathlib
@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import flags
 from ml_collections import ConfigDict
 
-from kdjax.bench.step import fresh_teacher, machine, one_step
+from kdjax.bench.step import compiled_step, fresh_teacher
+from kdjax.bench.timing import in_turn, machine
 from kdjax.data import Dataset, Stored, make_order
 from kdjax.data.encoded import Files
 from kdjax.data.stream import train_stream
@@ -29,48 +31,37 @@ SHOWN = (
     *("crop_flip+mixup:1", "crop_flip+cutmix:1"),
 )
 
+VIEW_HEADER = ("view of 64 images of 32x32", "milliseconds per batch", "images per second", "share of a train step")
+STREAM_HEADER = ("stream", "processes", "images per second")
 
-def show(flag: Any) -> None:
-    """Prints the tables that the command's flags ask for; the config is that of the step views are compared with."""
+
+def show(flag: flags.FlagValues) -> None:
+    """Prints the tables that the command's flags ask for. Views are compared with a train step of the config."""
     views = tuple(flag.only) or SHOWN
     print(f"{machine()}\n\n{view_table(flag.config, views, flag.rounds, flag.steps)}\n\n{stream_table(flag.rounds)}")
 
 
 def view_table(config: ConfigDict, views: tuple[str, ...], rounds: int, num_steps: int) -> str:
-    """Returns milliseconds that each view of a batch takes, alone, and as a part of a train step without a view.
+    """Returns the time that each view of a batch takes, also relative to a train step without a view.
 
     Args:
-      config: of a student alone or a teacher, whose step is the measure; batch 64 of 32x32 images.
-      views: names.
-      rounds: of measurements, in turn.
-      num_steps: batches a turn.
+      config: Config whose train step is the measure, with a batch of 64 images of 32x32.
+      views: Names of the views.
+      rounds: Number of measurements. In each of them, all views and the train step are measured in turn.
+      num_steps: Number of batches in one measurement.
     """
     data = _images()
-    step = _train_step(config, data)
     runs: dict[str, Callable[[], Any]] = {view: _render(data, view) for view in views}
-    runs["(a train step)"] = step
-    seconds = _alternate(runs, rounds, num_steps)
+    runs["(a train step)"] = _train_step(config, data)
+    seconds = in_turn(runs, rounds, num_steps)
     whole = seconds.pop("(a train step)")
     rows = []
     for view, taken in seconds.items():
         share = statistics.median(one / other for one, other in zip(taken, whole, strict=True))
         median = statistics.median(taken)
         rows.append((view, f"{1000 * median:.2f}", f"{BATCH / median:.0f}", f"{share:.1%}"))
-    rows.append((f"a step of {config.model.name}", f"{1000 * statistics.median(whole):.2f}", "", ""))
-    return markdown(("view of 64 images 32x32", "ms a batch", "images/s", "share of a step"), rows)
-
-
-def _alternate(runs: dict[str, Callable], rounds: int, count: int) -> dict[str, list[float]]:
-    for run in runs.values():
-        jax.block_until_ready(run())
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name, run in runs.items():
-            began = time.perf_counter()
-            for _ in range(count):
-                jax.block_until_ready(run())
-            seconds[name].append((time.perf_counter() - began) / count)
-    return seconds
+    rows.append((f"train step of {config.model.name}", f"{1000 * statistics.median(whole):.2f}", "", ""))
+    return markdown(VIEW_HEADER, rows)
 
 
 def _images() -> Dataset:
@@ -97,24 +88,17 @@ def _train_step(config: ConfigDict, data: Dataset) -> Callable[[], Any]:
     config.data.view, config.batch_size = "none", BATCH
     config = resolve(config)
     teachers = {name: fresh_teacher(config, fields, data) for name, fields in config.teachers.items()}
-    lowered, (carry, fixed, batches) = one_step(plan_with(config, data, teachers, jax.local_devices()[:1]), BATCH)
-    compiled, carried = lowered.compile(), [carry]
-
-    def step():
-        carried[0] = compiled(carried[0], fixed, batches)
-        return carried[0]
-
-    return step
+    return compiled_step(plan_with(config, data, teachers, jax.local_devices()[:1]), BATCH).run
 
 
-class Source(NamedTuple):
-    """One kind of set to stream.
+class Streamed(NamedTuple):
+    """A kind of data set to stream.
 
     Attributes:
-      name: for the table.
-      data: the set.
-      smallest: of a random crop, 0 for none.
-      workers: processes to measure; 0: threads of one.
+      name: Name in the table.
+      data: The data set.
+      smallest: Smallest area of a random crop as a fraction of the image; 0 for the centre crop.
+      workers: Numbers of processes to measure; 0 for threads of the main process.
     """
 
     name: str
@@ -124,25 +108,25 @@ class Source(NamedTuple):
 
 
 def stream_table(rounds: int) -> str:
-    """Returns images a second of streams: arrays, files of 32x32, photographs cropped to 224x224; by processes."""
+    """Returns the images per second of streams of arrays, of 32x32 files and of photographs cropped to 224x224."""
     with tempfile.TemporaryDirectory() as folder:
         rows = [row for source in _sources(pathlib.Path(folder)) for row in _stream_rows(source, rounds)]
-    return markdown(("stream", "processes", "images/s"), rows)
+    return markdown(STREAM_HEADER, rows)
 
 
-def _sources(folder: pathlib.Path) -> Iterator[Source]:
+def _sources(folder: pathlib.Path) -> Iterator[Streamed]:
     stored = Stored(1 / 255, (0.5,), (0.25,), ("none", "crop_flip"))
     array = _images()
-    yield Source("array 32x32x3", array, 0.0, (0,))
+    yield Streamed("array 32x32x3", array, 0.0, (0,))
     for suffix in ("jpg", "png"):
-        yield Source(f"files 32x32 {suffix}", _files(folder, 32, 32, 512, suffix, stored), 0.0, (0, 1, 2))
+        yield Streamed(f"files 32x32 {suffix}", _files(folder, 32, 32, 512, suffix, stored), 0.0, (0, 1, 2))
     cropped = stored._replace(size=224, kernel="bilinear", cropped=True)
     photographs = _files(folder, 375, 500, 128, "jpg", cropped)
-    yield Source("photographs 500x375 jpg, random crop to 224x224", photographs, 0.08, (0, 1, 2))
+    yield Streamed("photographs 500x375 jpg, random crop to 224x224", photographs, 0.08, (0, 1, 2))
 
 
 def _files(folder: pathlib.Path, height: int, width: int, count: int, suffix: str, stored: Stored) -> Dataset:
-    """Smooth images with noise, whose files are about as long as those of photographs."""
+    """Returns smooth images with noise, whose files are about as large as those of photographs."""
     from PIL import Image
 
     rng, paths = np.random.default_rng(0), []
@@ -157,13 +141,13 @@ def _files(folder: pathlib.Path, height: int, width: int, count: int, suffix: st
     return Dataset("files", Files(tuple(paths)), rows % 2, None, 2, {"train": rows}, stored, image_shape=shape)
 
 
-def _stream_rows(source: Source, rounds: int) -> Iterator[tuple]:
+def _stream_rows(source: Streamed, rounds: int) -> Iterator[tuple]:
     batch = min(BATCH, len(source.data.splits["train"]))
     order = make_order(source.data, batch, 0)
     batches = max(4, 1024 // batch) if not source.smallest else 6
     for workers in source.workers:
         stream = train_stream(source.data, order, 0, 10**6, smallest=source.smallest, mixes=False, workers=workers)
-        for _ in range(8):  # processes start, buffers fill
+        for _ in range(8):  # until processes have started and buffers are full
             next(stream)
         rates = []
         for _ in range(rounds):

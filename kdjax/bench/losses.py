@@ -1,18 +1,19 @@
-"""Times every method's losses and their gradient at the shapes of resnet32x4 -> resnet8x4, beside a train step."""
+"""Measures every method's losses with their gradient, at the shapes of resnet32x4 -> resnet8x4."""
 
 import functools
+import importlib
 import statistics
-import time
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import flags
 from ml_collections import ConfigDict
 
 from kdjax import models
-from kdjax.bench.step import machine, one_step
+from kdjax.bench.step import compiled_step
+from kdjax.bench.timing import in_turn, machine
 from kdjax.data import Dataset
 from kdjax.data.dataset import Stored
 from kdjax.distillation import distillers
@@ -25,25 +26,30 @@ from kdjax.types import ModelOutput
 
 TEACHER, STUDENT = "resnet32x4", "resnet8x4"
 SIZE, CLASSES, BATCH, EXAMPLES = 32, 100, 64, 50_000
-HEADER = ("method", "phase", "loss and gradient, ms", "temporary memory, MB", "carried, MB", "share of a step")
+HEADER = (
+    *(
+        "method",
+        "phase",
+        "milliseconds for loss and gradient",
+        "temporary memory in MiB",
+        "state and parameters in MiB",
+    ),
+    "share of a train step",
+)
 
 
-def show(flag: Any) -> None:
+def show(flag: flags.FlagValues) -> None:
     """Prints a row for every method, as soon as it is measured.
 
-    The command's config is one of configs/student.py; its method is replaced by each in turn.
+    The config of the command is configs/student.py, which is called for each method in turn.
     """
-    import importlib
-
     student = importlib.import_module("configs.student")  # on the path since --config was read
     methods = flag.only or [method for method in student.METHODS if method not in ("alone", "hsakd")]
     for method in methods:
         lookup(student.METHODS, method, "method")
     seconds = _step_seconds(_plan(student.get_config(f"kd,{TEACHER},{STUDENT}")), flag.rounds)
-    print(
-        f"{machine()}; one device, batch {BATCH}, {SIZE}x{SIZE}, {CLASSES} classes, {EXAMPLES} examples; a train step"
-    )
-    print(f"of {TEACHER} -> {STUDENT} by KD: {1000 * seconds:.0f} ms\n")
+    print(f"{machine()}; one device, batch {BATCH}, {SIZE}x{SIZE}, {CLASSES} classes, {EXAMPLES} examples.")
+    print(f"A train step of {TEACHER} -> {STUDENT} with KD takes {1000 * seconds:.0f} milliseconds.\n")
     rows = []
     for method in methods:
         for row in _rows(method, student.get_config(f"{method},{TEACHER},{STUDENT}"), seconds, flag.rounds):
@@ -53,7 +59,7 @@ def show(flag: Any) -> None:
 
 
 def _rows(method: str, config: ConfigDict, step_seconds: float, rounds: int) -> list[tuple]:
-    """One row for each phase in which the method's own terms count, cross-entropy left out."""
+    """Returns a row for each phase in which the method has losses of its own; cross-entropy is not measured."""
     plan, found = _plan(config), []
     for spec in (plan.warmup, plan.spec):
         terms = {key: term for key, term in traced(plan.config)["losses"].items() if key != "cross_entropy"}
@@ -61,8 +67,8 @@ def _rows(method: str, config: ConfigDict, step_seconds: float, rounds: int) -> 
         if not terms:
             continue
         compiled, arguments = _compiled(plan, spec, terms)
-        jax.block_until_ready(compiled(*arguments))
-        seconds = statistics.median(_time(lambda: jax.block_until_ready(compiled(*arguments))) for _ in range(rounds))
+        run = functools.partial(compiled, *arguments)
+        seconds = statistics.median(in_turn({method: run}, rounds)[method])
         memory = compiled.memory_analysis()
         temporary = f"{memory.temp_size_in_bytes / 2**20:.1f}" if memory is not None else "-"
         carried = sum(leaf.nbytes for leaf in jax.tree.leaves(plan.distiller))
@@ -72,7 +78,7 @@ def _rows(method: str, config: ConfigDict, step_seconds: float, rounds: int) -> 
 
 
 def _compiled(plan: Plan, spec: steps.Spec, terms: dict) -> tuple[Callable, tuple]:
-    """The compiled loss and gradient with respect to the student's outputs and the losses' own parts."""
+    """Returns the compiled loss with its gradient for the student's outputs and the losses' own parameters."""
     generator = np.random.default_rng(0)
 
     def output(name: str) -> ModelOutput:
@@ -107,16 +113,10 @@ def _compiled(plan: Plan, spec: steps.Spec, terms: dict) -> tuple[Callable, tupl
 
 
 def _by_depth(output: ModelOutput) -> ModelOutput:
-    """Features in the networks' order, which a compiled function's arguments lose."""
+    """Returns the output with its features in the order of depth, which dicts lose as arguments of compiled code."""
     names = ("stem", "stage1", "stage2", "stage3")
     features = {f"{name}{end}": output.features[f"{name}{end}"] for name in names for end in ("", "_preact")}
     return output._replace(features=features)
-
-
-def _time(run: Callable) -> float:
-    began = time.perf_counter()
-    run()
-    return time.perf_counter() - began
 
 
 def _plan(config: ConfigDict) -> Plan:
@@ -129,7 +129,7 @@ def _plan(config: ConfigDict) -> Plan:
 
 @functools.lru_cache
 def _blank() -> Dataset:
-    """As many examples as CIFAR-100, of no content."""
+    """Returns a data set of the size of CIFAR-100 whose images are all black."""
     images = np.zeros((EXAMPLES, SIZE, SIZE, 3), np.uint8)
     labels = (np.arange(EXAMPLES) % CLASSES).astype(np.int32)
     rows = np.arange(EXAMPLES, dtype=np.int32)
@@ -137,11 +137,4 @@ def _blank() -> Dataset:
 
 
 def _step_seconds(plan: Plan, rounds: int) -> float:
-    lowered, (carry, fixed, batches) = one_step(plan, BATCH)
-    compiled, carried = lowered.compile(), [carry]
-
-    def run() -> None:
-        carried[0] = jax.block_until_ready(compiled(carried[0], fixed, batches))
-
-    run()
-    return statistics.median(_time(run) for _ in range(rounds))
+    return statistics.median(in_turn({"step": compiled_step(plan, BATCH).run}, rounds)["step"])

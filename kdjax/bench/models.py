@@ -1,17 +1,17 @@
-"""Times every network: initial weights, compilation of its train step, and a step at batch 64 of 32x32 images."""
+"""Measures every network: initialization, compilation of its train step, and a step at batch 64 of 32x32 images."""
 
 import functools
 import statistics
 import time
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
+from absl import flags
 from ml_collections import ConfigDict
 
 from kdjax import models
-from kdjax.bench.step import machine, one_step
+from kdjax.bench.step import compiled_step
+from kdjax.bench.timing import in_turn, machine
 from kdjax.data import Dataset
 from kdjax.data.dataset import Stored
 from kdjax.errors import lookup
@@ -19,17 +19,20 @@ from kdjax.reporting.tables import markdown
 from kdjax.training.plan import plan_with, resolve
 
 SIZE, CLASSES, BATCH = 32, 100, 64
-HEADER = ("network", "parameters", "running statistics", "init s", "compile s", "ms a step", "images/s")
+HEADER = (
+    *("network", "parameters", "running statistics", "seconds to initialize", "seconds to compile"),
+    *("milliseconds per step", "images per second"),
+)
 
 
-def show(flag: Any) -> None:
+def show(flag: flags.FlagValues) -> None:
     """Prints a row for every network that the command's flags name, as soon as it is measured."""
     names = flag.only or list(models.MODELS)
     for name in names:
         lookup(models.MODELS, name, "model")
     print(f"{machine()}; one device, batch {BATCH}, {SIZE}x{SIZE}, {CLASSES} classes, cross-entropy, SGD\n")
     rows = []
-    jax.config.update("jax_enable_compilation_cache", False)  # what is found there was not compiled
+    jax.config.update("jax_enable_compilation_cache", False)  # a program from the cache would not be compiled
     for name in names:
         rows.append(row(flag.config, name, flag.rounds, flag.steps))
         print(" | ".join(map(str, rows[-1])), flush=True)
@@ -41,55 +44,42 @@ def row(config: ConfigDict, name: str, rounds: int, num_steps: int) -> tuple:
     """Returns a network's row of the table.
 
     Args:
-      config: of a teacher; its network, data and batch size are replaced.
-      name: of the network.
-      rounds: of measurements; the median is reported.
-      num_steps: train steps a round.
+      config: Config of a teacher. Its network, data and batch size are replaced.
+      name: Name of the network.
+      rounds: Number of measurements, of which the median is reported.
+      num_steps: Number of train steps in one measurement.
     """
+    config = _config_of(config, name)
+    module = models.create_model(name, CLASSES)
+    began = time.perf_counter()
+    variables = models.init_variables(module, (1, SIZE, SIZE, 3), config.seed)
+    init_seconds = time.perf_counter() - began
+    step = compiled_step(plan_with(config, _noise(), {}, jax.local_devices()[:1]), BATCH)
+    median = statistics.median(in_turn({name: step.run}, rounds, num_steps)[name])
+    scalars = sum(leaf.size for leaf in jax.tree.leaves(variables["batch_stats"]))
+    return (
+        name,
+        f"{models.count_parameters(variables):,}",
+        f"{scalars:,}",
+        f"{init_seconds:.2f}",
+        f"{step.compile_seconds:.1f}",
+        f"{1000 * median:.1f}",
+        f"{BATCH / median:.0f}",
+    )
+
+
+def _config_of(config: ConfigDict, name: str) -> ConfigDict:
     config = ConfigDict(config.to_dict())
     config.model = ConfigDict({**config.model.to_dict(), "name": name, "args": {}})
     config.losses = ConfigDict({"cross_entropy": {"weight": 1.0}})
     config.teachers = ConfigDict()
     config.batch_size = BATCH
-    config = resolve(config)
-    module = models.create_model(name, CLASSES)
-    began = time.perf_counter()
-    variables = models.init_variables(module, (1, SIZE, SIZE, 3), config.seed)
-    init_seconds = time.perf_counter() - began
-    step, compile_seconds = _compile(config)
-    step()
-    seconds = [_time(step, num_steps) for _ in range(rounds)]
-    parameters, median = models.count_parameters(variables), statistics.median(seconds)
-    scalars = sum(leaf.size for leaf in jax.tree.leaves(variables["batch_stats"]))
-    timings = (f"{init_seconds:.2f}", f"{compile_seconds:.1f}", f"{1000 * median:.1f}", f"{BATCH / median:.0f}")
-    return name, f"{parameters:,}", f"{scalars:,}", *timings
-
-
-def _compile(config: ConfigDict) -> tuple[Callable[[], None], float]:
-    """Returns a function that makes one update and waits for it, and the seconds that compiling it took."""
-    plan = plan_with(config, _generated(), {}, jax.local_devices()[:1])
-    lowered, (carry, fixed, batches) = one_step(plan, BATCH)
-    began = time.perf_counter()
-    compiled = lowered.compile()
-    compile_seconds = time.perf_counter() - began
-    carried = [carry]
-
-    def step() -> None:
-        carried[0] = jax.block_until_ready(compiled(carried[0], fixed, batches))
-
-    return step, compile_seconds
-
-
-def _time(step: Callable[[], None], num_steps: int) -> float:
-    began = time.perf_counter()
-    for _ in range(num_steps):
-        step()
-    return (time.perf_counter() - began) / num_steps
+    return resolve(config)
 
 
 @functools.lru_cache
-def _generated() -> Dataset:
-    """Noise: the time of a step does not depend on what is in the images."""
+def _noise() -> Dataset:
+    """Random images, since the time of a step does not depend on their content."""
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (BATCH, SIZE, SIZE, 3), np.uint8)
     labels = generator.integers(0, CLASSES, BATCH).astype(np.int32)

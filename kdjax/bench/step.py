@@ -1,57 +1,51 @@
-"""Times a train step of a config on 1, 2, ... devices, in turn."""
+"""Measures a train step of a config on 1, 2, ... devices."""
 
 import functools
-import os
-import platform
 import statistics
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from absl import flags
 from ml_collections import ConfigDict
 
 from kdjax import models
-from kdjax.data import load_dataset
+from kdjax.bench.timing import in_turn, machine
+from kdjax.data import Dataset, load_dataset
 from kdjax.reporting.tables import markdown
 from kdjax.training import loop, metrics, parallel, steps
 from kdjax.training import state as train_state
 from kdjax.training.evaluation import make_batches, resident
-from kdjax.training.manifest import versions
 from kdjax.training.plan import Plan, plan_with, resolve, traced
 from kdjax.training.teachers import Teacher
 
+HEADER = ("devices", "batch", "milliseconds per step", "images per second", "speed relative to one device")
 
-def show(flag: Any) -> None:
+
+def show(flag: flags.FlagValues) -> None:
     """Prints the table that the command's flags ask for."""
     print(table(flag.config, flag.data_dir, flag.rounds, flag.steps))
 
 
 def table(config: ConfigDict, data_dir: str, rounds: int, num_steps: int) -> str:
-    """Returns milliseconds a step and images a second, for each count of devices that divides the batch.
+    """Returns the time of a step and the images per second, for each number of devices that divides the batch.
 
-    Teachers are built from `config.teachers.NAME.run`'s network name (`DATASET/MODEL-...`) with fresh weights, since
-    weights do not change the time; no store is read.
+    Teachers have new random weights, since weights do not change the time. Their network is taken from the name of the
+    run (`DATASET/MODEL-...`), so no store is read.
 
     Args:
-      config: of a teacher or a student.
-      data_dir: where data sets that are not embedded lie.
-      rounds: of measurements; the devices' turns alternate within each.
-      num_steps: train steps a turn, after one turn that compiles.
+      config: Config of a teacher or a student.
+      data_dir: Directory of the data sets.
+      rounds: Number of measurements. In each of them, all numbers of devices are measured in turn.
+      num_steps: Number of train steps in one measurement.
     """
     counts = [count for count in range(1, len(jax.local_devices()) + 1) if config.batch_size % count == 0]
-    runners = {count: _runner(config, data_dir, jax.local_devices()[:count], num_steps) for count in counts}
-    for run in runners.values():
-        run()
-    seconds = {count: [] for count in counts}
-    for _ in range(rounds):
-        for count, run in runners.items():
-            began = time.perf_counter()
-            run()
-            seconds[count].append((time.perf_counter() - began) / num_steps)
+    runs = {count: _runner(config, data_dir, jax.local_devices()[:count], num_steps) for count in counts}
+    seconds = {count: [one / num_steps for one in taken] for count, taken in in_turn(runs, rounds).items()}
     rows = [_row(config, count, seconds) for count in counts]
-    return f"{machine()}\n\n{markdown(('devices', 'batch', 'ms a step', 'images/s', 'ratio to 1 device'), rows)}"
+    return f"{machine()}\n\n{markdown(HEADER, rows)}"
 
 
 def _row(config: ConfigDict, count: int, seconds: dict[int, list[float]]) -> tuple:
@@ -60,16 +54,8 @@ def _row(config: ConfigDict, count: int, seconds: dict[int, list[float]]) -> tup
     return count, config.batch_size, f"{1000 * median:.1f}", f"{config.batch_size / median:.0f}", f"{ratio:.2f}"
 
 
-def machine() -> str:
-    """One line: processor, cores, backend, versions."""
-    found = versions()
-    packages = ", ".join(f"{name} {found[name]}" for name in ("python", "jax", "flax", "numpy"))
-    kind = jax.devices()[0].device_kind
-    return f"{platform.machine()}, {os.cpu_count()} cores, {jax.default_backend()} ({kind}), {packages}"
-
-
-def _runner(config: ConfigDict, data_dir: str, devices, num_steps: int) -> Callable[[], None]:
-    """Returns a function that makes `num_steps` updates, in dispatches as a run makes them, and waits for them."""
+def _runner(config: ConfigDict, data_dir: str, devices: Sequence, num_steps: int) -> Callable[[], Any]:
+    """Returns a function that makes `num_steps` updates, dispatched as in a run, and returns the arrays to wait for."""
     config = resolve(config)
     dataset = load_dataset(config.data, data_dir)
     teachers = {name: fresh_teacher(config, fields, dataset) for name, fields in config.teachers.items()}
@@ -79,18 +65,18 @@ def _runner(config: ConfigDict, data_dir: str, devices, num_steps: int) -> Calla
     placed, fixed = place(plan)
     compiled, carry = loop.compiled(plan.spec, tuple(devices)), [placed]
 
-    def run() -> None:
+    def run() -> Any:
         for start in range(0, num_steps, chunk):
             part = index[start : start + chunk]
             batches = make_batches(part, np.ones(part.shape, bool), 0, devices)
             carry[0] = compiled(carry[0], fixed, batches)
-        jax.block_until_ready(carry[0])
+        return carry[0]
 
     return run
 
 
 def place(plan: Plan) -> tuple[tuple, steps.Fixed]:
-    """Returns on the plan's devices what a step carries on before the first one, and what it only reads."""
+    """Returns, on the plan's devices, what the first step starts from and what all steps only read."""
     state = train_state.create_state(plan.variables, plan.distiller, traced(plan.config))
     sums = metrics.zeros(steps.train_metric_names(plan.spec))
     taught = {name: teacher.variables for name, teacher in plan.teachers.items()}
@@ -98,21 +84,43 @@ def place(plan: Plan) -> tuple[tuple, steps.Fixed]:
     return tuple(carry), steps.Fixed(taught, resident(plan.dataset, plan.devices), numbers)
 
 
-def one_step(plan: Plan, batch_size: int) -> tuple[Any, tuple]:
-    """Returns the compiled step's lowering for the first rows of the data, and its arguments."""
+class CompiledStep(NamedTuple):
+    """A compiled train step.
+
+    Attributes:
+      run: Makes one update and returns the arrays to wait for.
+      compile_seconds: Seconds that the compilation took.
+    """
+
+    run: Callable[[], Any]
+    compile_seconds: float
+
+
+def compiled_step(plan: Plan, batch_size: int) -> CompiledStep:
+    """Compiles the train step of a plan for the first rows of its data."""
     carry, fixed = place(plan)
     index = np.arange(batch_size, dtype=np.int32)[None]
     batches = make_batches(index, np.ones(index.shape, bool), 0, plan.devices)
     body = functools.partial(steps.train_steps, spec=plan.spec, axis_name=parallel.AXIS)
-    return parallel.data_parallel(body, plan.devices).lower(carry, fixed, batches), (carry, fixed, batches)
+    lowered = parallel.data_parallel(body, plan.devices).lower(carry, fixed, batches)
+    began = time.perf_counter()
+    compiled = lowered.compile()
+    compile_seconds = time.perf_counter() - began
+    carried = [carry]
+
+    def run() -> Any:
+        carried[0] = compiled(carried[0], fixed, batches)
+        return carried[0]
+
+    return CompiledStep(run, compile_seconds)
 
 
 def _indices(rows: np.ndarray, num_steps: int, batch_size: int) -> np.ndarray:
     return np.resize(rows, num_steps * batch_size).astype(np.int32).reshape(num_steps, batch_size)
 
 
-def fresh_teacher(config: ConfigDict, fields: ConfigDict, dataset) -> Teacher:
-    """Returns a teacher of fresh weights with the network that a run's name says."""
+def fresh_teacher(config: ConfigDict, fields: ConfigDict, dataset: Dataset) -> Teacher:
+    """Returns a teacher with random weights and the network that the name of its run says."""
     name = fields.run.rsplit("/", 1)[-1].partition("-")[0]
     model = models.create_model(name, dataset.num_classes, dtype=config.model.dtype)
     variables = models.init_variables(model, (1, *dataset.input_shape), 1)

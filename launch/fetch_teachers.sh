@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Fetches the published CIFAR-100 teachers, imports them as runs, evaluates them, and prints what each paper printed.
+# Downloads the published CIFAR-100 teachers, imports them as runs, and prints their published and measured accuracy.
 # Usage: launch/fetch_teachers.sh [--from=DIR] [--store=DIR] [--data_dir=DIR] [NAME...]
-#   NAME: resnet56 resnet110 resnet32x4 wrn_40_2 vgg13 resnet50_cifar; all of them by default.
-#   --from=DIR: takes DIR/NAME_vanilla/ckpt_epoch_240.pth or DIR/NAME.pth instead of downloading.
-# Files are kept under DATA_DIR/teachers with their sha256; one that has changed since is refused.
+#   NAME: resnet56, resnet110, resnet32x4, wrn_40_2, vgg13 or resnet50_cifar. The default is all of them.
+#   --from=DIR: use DIR/NAME_vanilla/ckpt_epoch_240.pth or DIR/NAME.pth instead of downloading.
+# The files are stored in DATA_DIR/teachers with their sha256. A file that has changed since then is refused.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 first="${MDISTILLER_URL:-https://github.com/megvii-research/mdistiller/releases/download/checkpoints/cifar_teachers.tar}"
@@ -14,19 +14,20 @@ for argument in "$@"; do
     --from=*) from="${argument#*=}" ;;
     --store=*) store="${argument#*=}" ;;
     --data_dir=*) data_dir="${argument#*=}" ;;
-    -*) echo "kdjax: unknown flag $argument; there are --from, --store and --data_dir." >&2; exit 2 ;;
+    -*) echo "kdjax: unknown flag $argument. There are: --from, --store, --data_dir." >&2; exit 2 ;;
     *) names+=("$argument") ;;
   esac
 done
 [ "${#names[@]}" -gt 0 ] || names=(resnet56 resnet110 resnet32x4 wrn_40_2 vgg13 resnet50_cifar)
 
-# name -> the folder of the servers, and the accuracy that RepDistiller's README prints for it.
+# The folder of a teacher on the servers.
 folder_of() { case "$1" in resnet50_cifar) echo ResNet50_vanilla ;; *) echo "${1}_vanilla" ;; esac; }
+# The accuracy (%) of a teacher in the README of RepDistiller.
 published() {
   case "$1" in
     resnet56) echo 72.34 ;; resnet110) echo 74.31 ;; resnet32x4) echo 79.42 ;;
     wrn_40_2) echo 75.61 ;; vgg13) echo 74.64 ;; resnet50_cifar) echo 79.34 ;;
-    *) echo "kdjax: no teacher '$1' was published; there are resnet56 resnet110 resnet32x4 wrn_40_2 vgg13 resnet50_cifar." >&2
+    *) echo "kdjax: unknown teacher '$1'. There are: resnet56, resnet110, resnet32x4, wrn_40_2, vgg13, resnet50_cifar." >&2
        return 2 ;;
   esac
 }
@@ -36,7 +37,7 @@ kept="$data_dir/teachers"
 mkdir -p "$kept"
 fetch() { curl --fail --location --silent --show-error --connect-timeout 20 --retry 2 --output "$2.part" "$1" && mv "$2.part" "$2"; }
 
-# Puts a teacher's file at $kept/NAME.pth: from the folder at hand, else from the first server's archive, else the second.
+# Writes a teacher's file to $kept/NAME.pth, from --from=DIR, the archive of the first server, or the second server.
 obtain() {
   local name="$1" file="$kept/$1.pth" folder; folder="$(folder_of "$1")"
   if [ -n "$from" ]; then
@@ -53,16 +54,16 @@ obtain() {
   fi
   fetch "$second/$folder/ckpt_epoch_240.pth" "$file" && return
   rm -f "$file.part" "$archive.part"
-  echo "kdjax: $name could not be downloaded from $first nor $second; if you have the file, use --from=DIR." >&2; return 1
+  echo "kdjax: $name could not be downloaded from $first nor $second; if you have the file, set --from=DIR." >&2; return 1
 }
 
-# Remembers a file's sha256 the first time, compares it from then on.
+# Stores the sha256 of a file that is new, and compares it if the file is known.
 verify() {
   local sums="$kept/sha256sums.txt" name="$1" old new
   new="$(sha256sum "$kept/$name.pth" | cut -d' ' -f1)"
   old="$(grep "  $name.pth\$" "$sums" 2>/dev/null | cut -d' ' -f1 || true)"
   if [ -z "$old" ]; then echo "$new  $name.pth" >> "$sums"; return; fi
-  [ "$old" = "$new" ] || { echo "kdjax: $kept/$name.pth is not the file of $sums any more; delete one of them." >&2; return 2; }
+  [ "$old" = "$new" ] || { echo "kdjax: $kept/$name.pth is not the file of $sums; delete one of the two." >&2; return 2; }
 }
 
 launch/setup.sh
@@ -72,7 +73,7 @@ for name in "${names[@]}"; do
   .venv/bin/python -m kdjax.import_torch --file="$kept/$name.pth" --model="$name" --data=cifar100 \
     --run="cifar100/$name-published" --store="$store" --data_dir="$data_dir" >/dev/null
 done
-echo "| teacher | run | published | here |"
+echo "| teacher | run | published | measured |"
 echo "|---|---|---|---|"
 for name in "${names[@]}"; do
   here="$(.venv/bin/python -c '

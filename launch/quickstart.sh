@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The main job on the embedded digits: teachers, students and a table, in minutes on a laptop.
-# Usage: launch/quickstart.sh [--smoke]     --smoke: the whole path in seconds on a tiny synthetic set.
+# Trains teachers and students on the embedded digits and prints a table, in minutes on a laptop.
+# Usage: launch/quickstart.sh [--smoke] [FLAGS]
+#   --smoke: runs all of it in seconds on a tiny synthetic data set.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 launch/setup.sh

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Makes .venv and installs kdjax into it with the pinned versions; does nothing, offline too, when that is done.
-# Usage: launch/setup.sh [EXTRA]     EXTRA: of setup.py, such as 'test'. PYTHON=... picks the interpreter.
+# Creates .venv and installs kdjax into it with pinned versions. If that is done already, it does nothing, also offline.
+# Usage: launch/setup.sh [EXTRA]
+#   EXTRA: an extra of setup.py, such as 'test'. Set PYTHON=... to choose the interpreter.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 extra="${1:-}"
@@ -16,18 +17,18 @@ find_python() {
   exit 2
 }
 
-# Only what changes an installation is in the stamp: a second run, or one without a network, finds it and stops here.
+# The name of the stamp depends on everything that changes an installation: a second call stops here, also offline.
 stamp=".venv/kdjax-$(cat setup.py constraints.txt | cksum | cut -d' ' -f1)${extra:+-$extra}"
 if [ -x .venv/bin/python ] && [ -e "$stamp" ]; then exit 0; fi
 
 if [ ! -x .venv/bin/python ]; then
   python="$(find_python)"
-  echo "kdjax: making .venv with $("$python" --version)" >&2
-  "$python" -m venv .venv || { rm -rf .venv; echo "kdjax: no venv module; on Debian: apt install python3-venv" >&2; exit 2; }
+  echo "kdjax: creating .venv with $("$python" --version)" >&2
+  "$python" -m venv .venv || { rm -rf .venv; echo "kdjax: Python has no venv module; on Debian: apt install python3-venv" >&2; exit 2; }
 fi
 echo "kdjax: installing $target into .venv (a minute or two, once)" >&2
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable "$target" || {
-  echo "kdjax: the installation failed; is there a network? The lines above say what pip missed." >&2
+  echo "kdjax: the installation failed; the lines above are pip's message. Is there a network?" >&2
   exit 1
 }
 touch "$stamp"

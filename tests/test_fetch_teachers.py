@@ -1,4 +1,4 @@
-"""launch/fetch_teachers.sh: from a folder, from a server's archive, from the other server."""
+"""launch/fetch_teachers.sh, with files from a folder, from the first server's archive and from the second server."""
 
 import functools
 import http.server
@@ -26,7 +26,7 @@ def an_environment():
 
 
 def write_teacher(path, model):
-    """A file of the name that the servers use; kdjax tells its form by its content."""
+    """Writes a file with the name that the servers use. kdjax recognises the format by the content."""
     module = models.create_model(model, 100)
     state = to_state_dict(module, models.init_variables(module, (1, 32, 32, 3), 0))
     path.parent.mkdir(parents=True)
@@ -44,7 +44,7 @@ def data_dir(tmp_path):
 
 @pytest.fixture
 def server(tmp_path):
-    """Serves what the two servers would: an archive with one teacher, and another teacher beside it."""
+    """Serves what the two servers have: an archive with one teacher, and a file of another teacher."""
     served = tmp_path / "served"
     write_teacher(served / "repo/vgg13_vanilla/ckpt_epoch_240.pth", "vgg13")
     write_teacher(tmp_path / "cifar_teachers/wrn_40_2_vanilla/ckpt_epoch_240.pth", "wrn_40_2")
@@ -73,7 +73,7 @@ def test_from_the_servers_and_then_again_without_them(tmp_path, data_dir, server
         accuracy = Store(tmp_path / "runs").find(f"cifar100/{name}-published").result["last"]["test"]["accuracy"]
         assert row == f"| {name} | cifar100/{name}-published | {published} | {100 * accuracy:.2f} |"
     assert len((data_dir / "teachers/sha256sums.txt").read_text().splitlines()) == 2
-    again = fetch(tmp_path, data_dir, "wrn_40_2", "vgg13")  # the servers are gone, the files are kept
+    again = fetch(tmp_path, data_dir, "wrn_40_2", "vgg13")  # the servers are gone, the files are there
     assert again.returncode == 0 and again.stdout == done.stdout, again.stderr
 
 
@@ -91,7 +91,7 @@ def test_from_a_folder_and_a_file_that_has_changed(tmp_path, data_dir):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["resnet57"], "no teacher 'resnet57' was published"),
+        (["resnet57"], "unknown teacher 'resnet57'. There are: resnet56,"),
         (["--form=x"], "unknown flag --form=x"),
         (["--from=nowhere", "vgg13"], "nowhere has neither vgg13_vanilla/ckpt_epoch_240.pth nor vgg13.pth"),
         (["vgg13"], "vgg13 could not be downloaded from"),

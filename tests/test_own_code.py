@@ -1,4 +1,4 @@
-"""Losses, models, data sets and schedules of a user's own, from a folder outside the project."""
+"""A user's own losses, models, data sets and schedules, from a folder outside the project."""
 
 import pytest
 

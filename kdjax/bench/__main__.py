@@ -6,6 +6,7 @@ python -m kdjax.bench data --config=configs/kd_student.py:cifar10,resnet20,resne
 python -m kdjax.bench losses --config=configs/student.py --only=kd,crd
 """
 
+import importlib
 import sys
 
 from absl import flags
@@ -32,12 +33,10 @@ def main(name: str) -> None:
     """
     if name not in BENCHMARKS:
         raise UserError(f"unknown benchmark '{name}'.{nearest(name, BENCHMARKS)}")
-    import importlib
-
-    flag = cli.FLAGS
-    importlib.import_module(BENCHMARKS[name]).show(flag)
+    importlib.import_module(BENCHMARKS[name]).show(cli.FLAGS)
 
 
 if __name__ == "__main__":
-    named = sys.argv.pop(1) if len(sys.argv) > 1 and not sys.argv[1].startswith("-") else "step"
-    cli.run(lambda: main(named))
+    if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
+        sys.argv.insert(1, "step")
+    cli.run(main, takes="|".join(BENCHMARKS))

@@ -27,13 +27,11 @@ from kdjax.types import ModelOutput
 TEACHER, STUDENT = "resnet32x4", "resnet8x4"
 SIZE, CLASSES, BATCH, EXAMPLES = 32, 100, 64, 50_000
 HEADER = (
-    *(
-        "method",
-        "phase",
-        "milliseconds for loss and gradient",
-        "temporary memory in MiB",
-        "state and parameters in MiB",
-    ),
+    "method",
+    "phase",
+    "milliseconds for loss and gradient",
+    "temporary memory in MiB",
+    "state and parameters in MiB",
     "share of a train step",
 )
 

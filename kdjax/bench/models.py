@@ -20,8 +20,13 @@ from kdjax.training.plan import plan_with, resolve
 
 SIZE, CLASSES, BATCH = 32, 100, 64
 HEADER = (
-    *("network", "parameters", "running statistics", "seconds to initialize", "seconds to compile"),
-    *("milliseconds per step", "images per second"),
+    "network",
+    "parameters",
+    "running statistics",
+    "seconds to initialize",
+    "seconds to compile",
+    "milliseconds per step",
+    "images per second",
 )
 
 

@@ -137,12 +137,15 @@ def _override_fault(argv: list[str]) -> str:
     """Returns what is wrong with the first override of a field that the config lacks, or '' if there is none."""
     paths = [argument.lstrip("-").partition("=")[0] for argument in argv[1:] if argument.startswith("-")]
     overrides = [path for path in paths if path.startswith("config.")]
+    argument = _config_argument(argv)
+    if not overrides or not argument:
+        return ""
     try:  # absl has not kept the config, so it is read once more, without the overrides
-        config = FLAGS["config"].parser.parse(_config_argument(argv)) if overrides else None
-    except Exception:  # then the file is at fault
+        config = FLAGS["config"].parser.parse(argument)
+    except Exception:  # the file itself is at fault
         return ""
     for path in overrides:
-        if missing := _missing_field(config, path):
+        if config is not None and (missing := _missing_field(config, path)):
             return f"--{path}: {missing} An override can only change a field that the config file sets."
     return ""
 

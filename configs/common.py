@@ -167,11 +167,13 @@ def read(argument: str | None, grammar: Grammar) -> Words:
     dataset = chosen.pop("data set", "cifar100" if set(networks) & set(NETWORKS) else grammar.default)
     known = RECIPES[dataset].networks if grammar.networks else ()
     for word in networks:
+        if word not in known and grammar.networks and any(word in recipe.networks for recipe in RECIPES.values()):
+            raise refusal(argument, grammar, f"'{word}' is not a network of {dataset}.{nearest(word, known)}")
         if word not in known:
             hint = nearest(word, [*known, *(word for words in kinds.values() for word in words)])
             raise refusal(argument, grammar, f"unknown word '{word}'.{hint}")
     if len(networks) not in (0, grammar.networks):
-        raise refusal(argument, grammar, f"it has {len(networks)} networks; name {grammar.networks} or none.")
+        raise refusal(argument, grammar, f"name {grammar.networks} networks or none, not {len(networks)}.")
     return Words(dataset, tuple(networks), chosen)
 
 

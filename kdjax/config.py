@@ -49,7 +49,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
         "batch",  # statistics of the global batch, as in code that never calls eval() on its teachers
     ),
     "teachers.NAME.output": (
-        "",
+        "",  # a softmax, but refused if the teacher was fitted in logit space
         "softmax",
         "clipped_logits",  # the logits, clipped at 0 and normalised, are the probabilities
     ),

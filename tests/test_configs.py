@@ -222,10 +222,10 @@ def test_smoke_is_a_data_set_of_every_config(root):
     "argument, message",
     [
         ("cifar10,cifar100", r"should be \[DATASET\]\[,TEACHER,STUDENT\]: 'cifar10' and 'cifar100' are two words"),
-        ("digits,mlp,mlp,mlp", "it has 3 networks; name 2 or none"),
-        ("cifar10,mlp,mlp", "unknown word 'mlp'. There are: .*vgg8"),
-        ("imagenet,resnet34,resnet20", "unknown word 'resnet20'. Did you mean 'resnet"),
-        ("smoke,mlp,mlp", "unknown word 'mlp'"),
+        ("digits,mlp,mlp,mlp", "name 2 networks or none, not 3"),
+        ("cifar10,mlp,mlp", "'mlp' is not a network of cifar10. There are: .*vgg8"),
+        ("imagenet,resnet34,resnet20", "'resnet20' is not a network of imagenet. Did you mean 'resnet"),
+        ("smoke,mlp,mlp", "'mlp' is not a network of smoke"),
     ],
 )
 def test_what_an_argument_may_not_say(argument, message):

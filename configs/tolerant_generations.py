@@ -16,7 +16,6 @@ m times as long, and with the ensemble of m independent networks.
 from ml_collections import ConfigDict
 
 from configs import common
-from kdjax.errors import UserError
 
 KL = {"kd": {"weight": 1.0, "temperature": 1.0}}  # without temperature
 HOT_KD = {"kd": {"weight": 1.0, "temperature": 4.0}}
@@ -28,14 +27,13 @@ PATRIARCHS = {  # names without spaces, so that flags reach them: --config.chain
     "confidence_penalty": {"cross_entropy": {"weight": 1.0}, "confidence_penalty": {"weight": 0.1}},
 }
 CHARACTERS = {"capitals": "ABCDEFGHIJKLMNOPQRSTUVWXYZ", "printed digits": "0123456789"}  # sets to transfer digits to
+GRAMMAR = common.Grammar("[DATASET][,NETWORK]", networks=1)
 
 
 def get_config(argument: str | None = None):
-    """Argument: digits | smoke | cifar100[,NETWORK] | cifar10[,NETWORK]."""
-    dataset, *network = (argument or "digits").split(",")
-    if len(network) > 1:
-        raise UserError(f"config argument '{argument}' should be a data set, or DATASET,NETWORK.")
-    pair = f"{dataset},{network[0]},{network[0]}" if network else dataset
+    """Argument: [DATASET][,NETWORK]."""
+    dataset, networks, _ = common.read(argument, GRAMMAR)
+    pair = ",".join((dataset, *networks, *networks))
     smoke = dataset == "smoke"
     small = dataset in ("digits", "smoke")
     study = ConfigDict()

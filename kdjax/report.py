@@ -23,13 +23,12 @@ def main() -> None:
     from kdjax.store import Store
 
     flag, store = cli.FLAGS, Store(cli.FLAGS.store)
-    records = collect.collect(store, flag.runs)
-    groups = selection.select_groups(records, flag.select, flag.checkpoint)
+    groups = selection.select_groups(records := collect.collect(store, flag.runs), flag.select, flag.checkpoint)
     options = {"baseline": flag.baseline, "interval": flag.interval, "checkpoint": flag.checkpoint}
     formats.check(flag.format)
     comparison.compare(groups, **options)  # refuses rows that cannot be compared before any network runs
-    examples = 0 if flag.format else EXAMPLES
-    evidence = gather(store, report.choose_networks(groups, flag.networks), flag.data_dir, examples)
+    networks = report.choose_networks(groups, flag.networks)
+    evidence = gather(store, networks, flag.data_dir, 0 if flag.format else EXAMPLES)
     if flag.format:
         return print(formats.as_text(report.table_rows(groups, evidence, **options), flag.format), end="")
     page = report.make_page(store, records, groups, evidence, title=flag.title, **options)

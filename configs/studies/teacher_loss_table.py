@@ -11,19 +11,20 @@ Hardware: CIFAR-100 needs a GPU or TPU; `:resnet8,resnet8,digits` is a small con
 
 from ml_collections import ConfigDict
 
-from configs import ce_teacher, mse_teacher, student
-from kdjax.errors import UserError
+from configs import ce_teacher, common, mse_teacher, student
 
 METHODS = tuple(method for method in student.METHODS if method not in ("alone", "hsakd"))
+GRAMMAR = common.Grammar("TEACHER,STUDENT[,DATASET], or 'smoke'", networks=2, default="cifar100")
 
 
 def get_config(argument: str | None = None):
     """Argument: TEACHER,STUDENT[,DATASET] or smoke."""
-    smoke = argument == "smoke"
-    words = ("resnet8,resnet8,digits" if smoke else argument or "resnet32x4,resnet8x4").split(",")
-    if len(words) not in (2, 3):
-        raise UserError(f"config argument '{argument}' should be TEACHER,STUDENT[,DATASET] or 'smoke'.")
-    teacher, trained, dataset = (*words, "cifar100")[:3]
+    words = common.read(argument, GRAMMAR)
+    smoke = words.dataset == "smoke"
+    dataset = "digits" if smoke else words.dataset
+    # The MLPs that digits have by default have no maps.
+    default = ("resnet8", "resnet8") if dataset == "digits" else common.RECIPES[dataset].pair
+    teacher, trained = words.networks or default
     pair = f"{dataset},{teacher},{trained}"
     methods = ("kd", "similarity") if smoke else METHODS
     arguments = {method: f"{method},{teacher},{trained},{dataset}" for method in ("alone", *methods)}

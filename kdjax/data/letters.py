@@ -7,6 +7,7 @@ import numpy as np
 
 from kdjax.data.dataset import Rows
 from kdjax.errors import UserError
+from kdjax.randomness import philox
 
 ALLOWED = string.ascii_letters + string.digits  # what all of the fonts have
 SIDE, BLOCK = 32, 4  # of the bitmap; its blocks are counted into one value each, as those of the digits were
@@ -39,7 +40,7 @@ def load_letters(data_dir: str, *, characters: str = string.ascii_uppercase, cop
         raise UserError(f"data set 'letters' needs two or more different letters or digits, not {characters!r}.")
     if copies < 1:
         raise UserError(f"data set 'letters' needs copies >= 1, not {copies}.")
-    draw = np.random.Generator(np.random.Philox(key=np.array([seed, 4], np.uint64)))
+    draw = np.random.Generator(philox(seed, "letters"))
     glyphs = [glyph for font in (*TRAIN_FONTS, *TEST_FONTS) for glyph in _glyphs(font, characters)]
     images = np.stack([_reduced(_moved(glyph, draw)) for glyph in glyphs for _ in range(copies)])
     labels = np.tile(np.repeat(np.arange(len(characters)), copies), len(TRAIN_FONTS) + len(TEST_FONTS))

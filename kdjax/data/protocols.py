@@ -4,7 +4,6 @@ A protocol is `(dataset, *, seed, ...) -> dataset`, a function of its arguments 
 """
 
 import dataclasses
-import inspect
 import json
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -12,11 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from kdjax.arguments import check_arguments, signature_of
 from kdjax.data.dataset import Dataset
 from kdjax.errors import UserError, lookup, nearest
-
-# Streams of random bits under one seed, so that two protocols of an experiment do not move together.
-STREAMS = {"subset": 11, "long_tailed": 12, "label_noise": 13, "labelled_fraction": 14}
+from kdjax.randomness import philox
 
 # CIFAR-100's 20 coarse classes, by fine class in alphabetical order (Krizhevsky, 2009).
 CIFAR100_COARSE = (
@@ -292,25 +290,15 @@ def apply_protocols(dataset: Dataset, protocols: Mapping[str, Mapping], split_se
     for name in sorted(protocols, key=lambda name: (protocols[name].get("order", ranks.get(name, 99)), name)):
         arguments = {field: value for field, value in protocols[name].items() if field != "order"}
         function = lookup(PROTOCOLS, name, "protocol")
-        _check_arguments(function, name, arguments)
+        takes = signature_of(function, leading=1)
+        where = {"field": f"config.data.protocols.{name}", "owner": "the protocol", "also": ("order",)}
+        check_arguments(takes, {"seed": split_seed, **arguments}, **where)
         dataset = function(dataset, **{"seed": split_seed, **arguments})
         if not len(dataset.splits["train"]):
             raise UserError(f"config.data.protocols.{name} leaves no training example.")
         record = {"protocol": name, "arguments": arguments, **_counts(dataset)}
         dataset = dataclasses.replace(dataset, protocols=(*dataset.protocols, record))
     return dataset
-
-
-def _check_arguments(function: Callable, name: str, arguments: Mapping) -> None:
-    known = [field for field in inspect.signature(function).parameters if field != "dataset"]
-    for field in arguments:
-        if field not in known:
-            hint = nearest(field, [*known, "order"])
-            raise UserError(f"config.data.protocols.{name} has no argument '{field}'.{hint}")
-    try:
-        inspect.signature(function).bind(None, **{"seed": 0, **arguments})
-    except TypeError as error:
-        raise UserError(f"config.data.protocols.{name}: {error}.") from error
 
 
 def _counts(dataset: Dataset) -> dict[str, Any]:
@@ -337,9 +325,8 @@ def _train_labels(dataset: Dataset) -> np.ndarray:
 
 
 def _words(dataset: Dataset, seed: int, stream: str) -> np.ndarray:
-    """[rows] random words; raw bits of Philox, which NumPy promises for ever."""
-    bits = np.random.Philox(key=np.array([seed, STREAMS[stream]], np.uint64))
-    return bits.random_raw(len(dataset.labels))
+    """[rows] random words."""
+    return philox(seed, stream).random_raw(len(dataset.labels))
 
 
 def _ranked(dataset: Dataset, label: int, words: np.ndarray) -> np.ndarray:

@@ -6,11 +6,7 @@ import numpy as np
 
 from kdjax.data.dataset import Dataset
 from kdjax.errors import UserError
-from kdjax.randomness import mix
-
-# First words of the two hashes of (seed, epoch) that key an order; they part these bits from any other use of a seed.
-DOMAINS = (0x6B646A61, 0x786F7264)
-UNLABELLED = 0x756E6C61  # parts the order of examples without labels from that of the others
+from kdjax.randomness import ORDER_WORDS, UNLABELLED, mix
 
 
 def epoch_order(seed: Any, epoch: Any, n: int, xp: Any = np) -> Any:
@@ -27,7 +23,7 @@ def epoch_order(seed: Any, epoch: Any, n: int, xp: Any = np) -> Any:
     """
     # Arrays of one element, since NumPy warns when scalars wrap around.
     seed, epoch = (xp.asarray(value, dtype=xp.uint32).reshape(1) for value in (seed, epoch))
-    first, second = (mix(mix(seed ^ xp.uint32(word), xp) + epoch, xp) for word in DOMAINS)
+    first, second = (mix(mix(seed ^ xp.uint32(word), xp) + epoch, xp) for word in ORDER_WORDS)
     # Two rounds with independent words: with one, nearby words would give orders that are shifts of each other.
     keys = mix(mix(xp.arange(n, dtype=xp.uint32) + first, xp) ^ second, xp)
     return xp.argsort(keys, stable=True).astype(xp.int32)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import inspect
 import json
 import pathlib
 import zipfile
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from kdjax.arguments import check_arguments, signature_of
 from kdjax.data.cifar import load_cifar10, load_cifar100
 from kdjax.data.cifar10h import load_cifar10h
 from kdjax.data.dataset import Dataset, Rows, Source, Stored, check_rows, check_stored
@@ -22,6 +22,7 @@ from kdjax.data.protocols import apply_protocols
 from kdjax.data.splits import make_splits
 from kdjax.data.tfds_source import load_fashion_mnist, load_stl10, load_svhn, load_tfds
 from kdjax.errors import UserError, lookup, nearest
+from kdjax.randomness import philox
 
 CROP_FLIP = ("crop_flip", "crop", "none")
 CIFAR10_UNITS = (1 / 255, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
@@ -70,7 +71,7 @@ def load_gaussian(
     del data_dir
     if classes < 2 or dim < 1 or n_train < 1 or n_test < 0 or variance <= 0:
         raise UserError("data set 'gaussian' needs classes >= 2, dim >= 1, n_train >= 1, n_test >= 0 and variance > 0.")
-    draw = np.random.Generator(np.random.Philox(key=np.array([seed, 3], np.uint64)))
+    draw = np.random.Generator(philox(seed, "gaussian"))
     centres = _centres(draw, classes, dim, delta)
     labels = draw.integers(0, classes, n_train + n_test)
     noise = np.sqrt(variance) * draw.standard_normal((n_train + n_test, dim))
@@ -90,7 +91,7 @@ def gaussian_oracle(
     Args:
       classes, dim, variance, delta, seed: as `load_gaussian` takes them; its other arguments change nothing.
     """
-    draw = np.random.Generator(np.random.Philox(key=np.array([seed, 3], np.uint64)))
+    draw = np.random.Generator(philox(seed, "gaussian"))
     centres = _centres(draw, classes, dim, delta)
     return centres / variance, -(centres**2).sum(axis=1) / (2 * variance)
 
@@ -251,7 +252,8 @@ def _read(name: str, json_args: str, data_dir: str) -> tuple[Rows, Stored]:
         source = lookup(DATASETS, name, "data set")
     source = source if isinstance(source, Source) else Source(source)
     units = {unit: args.pop(unit) for unit in UNITS if unit in args}
-    _check_args(source.load, args, data_dir, where)
+    takes = signature_of(source.load, leading=1)
+    check_arguments(takes, args, field="config.data.args", owner=where, also=UNITS)
     rows = check_rows(_load(source, args, data_dir, where), where)
     return rows, _stored(source, units, rows.images)
 
@@ -264,21 +266,6 @@ def _load(source: Source, args: Mapping, data_dir: str, where: str) -> Rows:
     except Exception as error:  # the loader may be the user's own
         line = f"{type(error).__name__}: {_first_line(error)}"
         raise UserError(f"{where} could not be loaded with {args}: {line}") from error
-
-
-def _check_args(load: Any, args: Mapping, data_dir: str, where: str) -> None:
-    """Refuses arguments that a loader does not take, and names those that it needs."""
-    signature = inspect.signature(load)
-    known = [p.name for p in list(signature.parameters.values())[1:] if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
-    free = any(p.kind == p.VAR_KEYWORD for p in signature.parameters.values())
-    for arg in args:
-        if arg not in known and not free:
-            help_ = nearest(arg, [*known, *UNITS])
-            raise UserError(f"config.data.args has '{arg}', which {where} does not take.{help_}")
-    try:
-        signature.bind(data_dir, **args)
-    except TypeError as error:
-        raise UserError(f"config.data.args does not suit {where}: {error}.") from error
 
 
 def _stored(source: Source, units: Mapping, images: np.ndarray) -> Stored:

@@ -6,9 +6,7 @@ import numpy as np
 
 from kdjax.data.dataset import Rows
 from kdjax.errors import UserError
-
-# Streams of random bits under one split seed: the test split does not move when the validation fraction does.
-TEST_STREAM, VALIDATION_STREAM = 1, 2
+from kdjax.randomness import philox
 
 
 def make_splits(rows: Rows, validation: float, split_seed: int) -> dict[str, np.ndarray]:
@@ -27,10 +25,10 @@ def make_splits(rows: Rows, validation: float, split_seed: int) -> dict[str, np.
     """
     everything = np.arange(len(rows.labels))
     if rows.num_train is None:
-        train, test = _hold_out(everything, rows.labels, rows.test, split_seed, TEST_STREAM, "the fraction 'test'")
+        train, test = _hold_out(everything, rows.labels, rows.test, split_seed, "test_split", "the fraction 'test'")
     else:
         train, test = everything[: rows.num_train], everything[rows.num_train :]
-    train, held_out = _hold_out(train, rows.labels, validation, split_seed, VALIDATION_STREAM, "config.data.validation")
+    train, held_out = _hold_out(train, rows.labels, validation, split_seed, "validation_split", "config.data.validation")
     splits = {"train": train, "validation": held_out, "test": test}
     return {name: split.astype(np.int32) for name, split in splits.items() if len(split)}
 
@@ -40,15 +38,14 @@ def split_hash(indices: np.ndarray) -> str:
     return hashlib.sha256(np.sort(np.asarray(indices)).astype("<i8").tobytes()).hexdigest()
 
 
-def _hold_out(pool, labels, fraction: float, split_seed: int, stream: int, what: str) -> tuple[np.ndarray, np.ndarray]:
+def _hold_out(pool, labels, fraction: float, split_seed: int, stream: str, what: str) -> tuple[np.ndarray, np.ndarray]:
     """Parts the sorted rows `pool` into those that stay and those held out."""
     if fraction == 0:
         return pool, pool[:0]
     count = int(fraction * len(pool) + 0.5)
     if not 0 < count < len(pool):
         raise UserError(f"{what} = {fraction:g} holds out {count} of {len(pool)} examples; take 0 or another fraction.")
-    # Raw bits of Philox, since NumPy promises those for ever but not what its distributions make of them.
-    bits = np.random.Philox(key=np.array([split_seed, stream], np.uint64))
+    bits = philox(split_seed, stream)
     row_keys, classes = bits.random_raw(len(labels))[pool], labels[pool]
     quotas = _quotas(np.bincount(classes), count, bits)
     order = np.lexsort((row_keys, classes))  # by class, at random inside a class

@@ -1,1 +1,1 @@
-"""What a loss needs besides arrays: trainable adapters, memories, and the table of methods."""
+"""What a loss needs besides arrays: its inputs, its weight's schedule, trainable adapters, memories, and its method."""

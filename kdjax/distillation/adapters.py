@@ -1,8 +1,8 @@
-"""The trainable parts that losses need between a network's maps and their own arguments: flax modules.
+"""Adapters: the trainable layers that some losses need between a network's maps and their own arguments.
 
 An adapter takes the arguments that the networks offer a loss, by name, and returns those that the loss takes. Its
-parameters are optimised with the student, its statistics and memories are carried in the train state; neither is ever
-exported. They start as PyTorch's layers do, which the papers' code leaves them to.
+parameters are optimised with the student, and its statistics and memories are carried in the train state; neither is
+ever exported. Initial values follow PyTorch's defaults, as in the papers' code.
 """
 
 import math
@@ -15,20 +15,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdjax import losses
+from kdjax.data import Dataset
 from kdjax.losses._maps import same_size
 from kdjax.models.initialize import TORCH_INITIALIZERS, kaiming_normal_fan_out, torch_transposed
 from kdjax.models.layers import batch_norm, conv1x1, conv3x3
 from kdjax.types import Array
 
-Arguments = Mapping[str, Any]
+Arguments = Mapping[str, Any]  # argument of a loss -> value
 
 
 class Adapter(nn.Module):
-    """What all adapters share.
+    """The base class of all adapters.
 
     Attributes:
-      train: whether batch statistics are used and kept.
-      warming_up: whether this is the phase that a method starts with.
+      train: Whether BatchNorm uses batch statistics and updates the running ones.
+      warming_up: Whether the phase is the warm-up that some methods begin with.
     """
 
     train: bool = True
@@ -36,19 +37,26 @@ class Adapter(nn.Module):
 
     INITIALIZERS = ((r".*(transposed|paraphraser_decoder/conv\d)/(kernel|bias)", torch_transposed), *TORCH_INITIALIZERS)
 
-    def first_memory(self, seed: int, context: Any) -> dict[str, np.ndarray]:
-        """Returns what it remembers before the first step, {} for nothing; `context` tells of the data."""
-        del seed, context
+    def first_memory(self, seed: int, dataset: Dataset | None) -> dict[str, np.ndarray]:
+        """Returns the adapter's memory before the first step, {} for an adapter without one.
+
+        Args:
+          seed: Integer in [0, 2^32), the adapter's own.
+          dataset: The data that the student is trained on.
+        """
+        del seed, dataset
         return {}
 
 
 class Regressor(nn.Module):
-    """One convolution to the teacher's width and size, then BatchNorm and perhaps ReLU (FitNet, Romero et al. 2015).
+    """One convolution to the teacher's width and size, BatchNorm, and optionally a ReLU.
+
+    Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015.
 
     Attributes:
-      shape: [batch, height, width, channels] of the teacher's map.
-      relu: whether it ends in one.
-      train: whether batch statistics are used.
+      shape: Shape of the teacher's map, [batch, height, width, channels].
+      relu: Whether a ReLU follows.
+      train: Whether BatchNorm uses batch statistics.
     """
 
     shape: tuple[int, ...]
@@ -60,12 +68,12 @@ class Regressor(nn.Module):
         """Returns [batch, teacher's height, teacher's width, teacher's channels].
 
         Raises:
-          ValueError: a size of which the teacher's is neither half, nor double, nor at most as large.
+          ValueError: The teacher's map is larger than the student's and not exactly twice as large.
         """
         (height, width), (to_height, to_width), channels = x.shape[1:3], self.shape[1:3], self.shape[3]
         if height == 2 * to_height:
             x = nn.Conv(channels, (3, 3), strides=2, padding=1, name="conv")(x)
-        elif 2 * height == to_height:  # padding 2 of the spread input is PyTorch's padding 1 of the output
+        elif 2 * height == to_height:  # flax pads the dilated input by 2 where PyTorch crops the output by 1
             x = nn.ConvTranspose(channels, (4, 4), strides=(2, 2), padding=((2, 2), (2, 2)), name="transposed")(x)
         elif height >= to_height and width >= to_width:
             size = (1 + height - to_height, 1 + width - to_width)
@@ -77,11 +85,11 @@ class Regressor(nn.Module):
 
 
 class Hint(Adapter):
-    """Regresses the student's map to the teacher's (FitNet)."""
+    """Regresses the student's map to the teacher's: FitNet's hint (Romero et al. 2015)."""
 
     @nn.compact
     def __call__(self, given: Arguments) -> dict:
-        """Returns the pair of maps, of one shape."""
+        """Returns the pair of maps, both of the teacher's shape."""
         student, teacher = given["student_features"], given["teacher_features"]
         return {
             "student_features": Regressor(teacher.shape, True, self.train, name="regressor")(student),
@@ -90,11 +98,14 @@ class Hint(Adapter):
 
 
 class Connectors(Adapter):
-    """Regresses every map of which the shape differs from the teacher's, without a ReLU (AB, Heo et al. 2019)."""
+    """Regresses, without a ReLU, every map whose shape differs from the teacher's.
+
+    Heo et al., "Knowledge Transfer via Distillation of Activation Boundaries", AAAI 2019.
+    """
 
     @nn.compact
     def __call__(self, given: Arguments) -> dict:
-        """Returns the pairs of maps, of one shape each."""
+        """Returns the maps of both networks, those of a pair of one shape."""
         connected = []
         for i, (student, teacher) in enumerate(zip(given["student_features"], given["teacher_features"], strict=True)):
             same = student.shape == teacher.shape
@@ -104,13 +115,16 @@ class Connectors(Adapter):
 
 
 class WidthConnectors(Adapter):
-    """A 1x1 convolution and BatchNorm to the teacher's width; the teacher's map pooled to the student's size (OFD)."""
+    """A 1x1 convolution and BatchNorm to the teacher's width; the teacher's map is pooled to the student's size.
+
+    Heo et al., "A Comprehensive Overhaul of Feature Distillation" (OFD), ICCV 2019.
+    """
 
     INITIALIZERS = ((r".*conv/kernel", kaiming_normal_fan_out), *TORCH_INITIALIZERS)
 
     @nn.compact
     def __call__(self, given: Arguments) -> dict:
-        """Returns the pairs of maps, of one shape each, and the margins."""
+        """Returns the maps of both networks, those of a pair of one shape, and the margins."""
         connected, pooled = [], []
         for i, (student, teacher) in enumerate(zip(given["student_features"], given["teacher_features"], strict=True)):
             x = conv1x1(teacher.shape[-1], name=f"connector{i + 1}_conv")(student)
@@ -120,25 +134,27 @@ class WidthConnectors(Adapter):
 
 
 class Variational(Adapter):
-    """Predicts the teacher's maps by three 1x1 convolutions, with a variance a channel (VID, Ahn et al. 2019).
+    """Predicts the teacher's maps by three 1x1 convolutions, with one variance for each channel.
+
+    Ahn et al., "Variational Information Distillation for Knowledge Transfer" (VID), CVPR 2019.
 
     Attributes:
-      first_variance: where the variances start.
-      least_variance: below them all.
+      first_variance: Initial value of the variances.
+      least_variance: Lower bound of the variances.
     """
 
     first_variance: float = 5.0
     least_variance: float = 1e-5
 
     @property
-    def INITIALIZERS(self) -> tuple:  # noqa: N802, a table as in the other adapters
-        """PyTorch's, and the variances at their first value."""
+    def INITIALIZERS(self) -> tuple:  # pyright: ignore[reportIncompatibleVariableOverride]  depends on a field
+        """Returns PyTorch's defaults, and an initializer of the variances."""
         first = math.log(math.expm1(self.first_variance - self.least_variance))
         return ((r"rho\d+", lambda generator, shape, kernel: np.full(shape, first)), *TORCH_INITIALIZERS)
 
     @nn.compact
     def __call__(self, given: Arguments) -> dict:
-        """Returns predicted means, the teacher's maps and variances, pooled to the smaller size of each pair."""
+        """Returns the predicted means, the teacher's maps (pooled to the smaller size of each pair), and variances."""
         means, maps, variances = [], [], []
         for i, (student, teacher) in enumerate(zip(given["student_features"], given["teacher_features"], strict=True)):
             student, teacher = same_size(student, teacher)
@@ -157,12 +173,12 @@ class Variational(Adapter):
 
 
 class Encoder(nn.Module):
-    """Three 3x3 convolutions to `width` channels, each with LeakyReLU and perhaps BatchNorm before it (FT).
+    """3x3 convolutions, each followed by an optional BatchNorm and a LeakyReLU (Kim et al. 2018).
 
     Attributes:
-      widths: channels after each convolution.
-      norm: whether there is a BatchNorm.
-      train: whether batch statistics are used.
+      widths: Channels after each convolution.
+      norm: Whether BatchNorm is used.
+      train: Whether BatchNorm uses batch statistics.
     """
 
     widths: tuple[int, ...]
@@ -171,7 +187,7 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Returns [batch, height, width, last of widths]."""
+        """Returns [batch, height, width, widths[-1]]."""
         for i, width in enumerate(self.widths, start=1):
             x = conv3x3(width, use_bias=True, name=f"conv{i}")(x)
             x = batch_norm(None, self.train)(name=f"bn{i}")(x) if self.norm else x
@@ -180,17 +196,19 @@ class Encoder(nn.Module):
 
 
 class Factors(Adapter):
-    """The teacher's paraphraser, trained in the warm-up and then kept, and the student's translator (Kim et al. 2018).
+    """The teacher's paraphraser, which the warm-up trains and training proper freezes, and the student's translator.
+
+    Kim et al., "Paraphrasing Complex Network: Network Compression via Factor Transfer", NeurIPS 2018.
 
     Attributes:
-      rate: of the teacher's channels, that a factor has.
+      rate: Channels of a factor, as a fraction of the teacher's channels.
     """
 
     rate: float = 0.5
 
     @nn.compact
     def __call__(self, given: Arguments) -> dict:
-        """Returns student's and teacher's factors; in the warm-up the teacher's map and what is made of its factor."""
+        """Returns the factors of both networks; in the warm-up the teacher's map and its reconstruction."""
         student, teacher = given["student_features"], given["teacher_features"]
         wide, narrow = teacher.shape[-1], int(teacher.shape[-1] * self.rate)
         paraphraser = Encoder((wide, narrow, narrow), False, self.train, name="paraphraser")
@@ -205,13 +223,15 @@ class Factors(Adapter):
 
 
 class Fusion(nn.Module):
-    """ReviewKD's fusion by attention: a stage of the student with what comes from deeper ones (Chen et al. 2021).
+    """Fuses a stage of the student with the fusion of the deeper stages, by attention.
+
+    Chen et al., "Distilling Knowledge via Knowledge Review" (ReviewKD), CVPR 2021.
 
     Attributes:
-      middle: channels inside.
-      channels: of the teacher's map.
-      size: height and width of the teacher's map.
-      train: whether batch statistics are used.
+      middle: Channels of the fused map.
+      channels: Channels of the teacher's map.
+      size: Height and width of the teacher's map.
+      train: Whether BatchNorm uses batch statistics.
     """
 
     middle: int
@@ -221,19 +241,19 @@ class Fusion(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, deeper: Array | None) -> tuple[Array, Array]:
-        """Returns the map to compare with the teacher's, and what the next shallower stage fuses."""
+        """Returns the map to compare with the teacher's, and the map that the next shallower stage fuses with."""
         norm = batch_norm(None, self.train)
         x = norm(name="bn1")(conv1x1(self.middle, name="conv1")(x))
         if deeper is not None:
-            deeper = _nearest(deeper, x.shape[1:3])
-            weights = nn.sigmoid(nn.Conv(2, (1, 1), name="attention")(jnp.concatenate([x, deeper], axis=-1)))
-            x = x * weights[..., :1] + deeper * weights[..., 1:]
+            below = _nearest(deeper, x.shape[1:3])
+            weights = nn.sigmoid(nn.Conv(2, (1, 1), name="attention")(jnp.concatenate([x, below], axis=-1)))
+            x = x * weights[..., :1] + below * weights[..., 1:]
         x = _nearest(x, self.size)
         return norm(name="bn2")(conv3x3(self.channels, name="conv2")(x)), x
 
 
 def _nearest(x: Array, size: tuple[int, int]) -> Array:
-    """Resizes as PyTorch's mode 'nearest': output pixel i reads input pixel floor(i * input / output)."""
+    """Resizes as PyTorch does in mode 'nearest': output pixel i reads input pixel floor(i * input / output)."""
     rows, columns = (np.arange(after) * before // after for before, after in zip(x.shape[1:3], size, strict=True))
     return x if x.shape[1:3] == tuple(size) else x[:, rows][:, :, columns]
 
@@ -246,13 +266,16 @@ def kaiming_uniform_1(generator: np.random.Generator, shape: Any, kernel: Any) -
 
 
 class Review(Adapter):
-    """Fuses the student's stages from the deepest to the shallowest; the pooled vectors are maps of one pixel."""
+    """Fuses the student's stages from the deepest to the shallowest; the pooled vectors are maps of one pixel.
+
+    Chen et al., "Distilling Knowledge via Knowledge Review" (ReviewKD), CVPR 2021.
+    """
 
     INITIALIZERS = ((r".*/conv\d/kernel", kaiming_uniform_1), *TORCH_INITIALIZERS)
 
     @nn.compact
     def __call__(self, given: Arguments) -> dict:
-        """Returns the fused maps, shallow to deep, each of its teacher's shape."""
+        """Returns the fused maps from shallow to deep, each of the shape of the teacher's map."""
         pairs = list(zip(given["student_features"], given["teacher_features"], strict=True))
         middle, deeper, fused = min(512, pairs[-1][0].shape[-1]), None, []
         for i, (student, teacher) in reversed(list(enumerate(pairs))):
@@ -263,10 +286,12 @@ class Review(Adapter):
 
 
 class Embeddings(Adapter):
-    """A linear embedding of each side (CC, Peng et al. 2019).
+    """A linear embedding of each network's vector.
+
+    Peng et al., "Correlation Congruence for Knowledge Distillation" (CC), ICCV 2019.
 
     Attributes:
-      dim: of the embeddings.
+      dim: Dimension of the embeddings.
     """
 
     dim: int = 128
@@ -281,11 +306,14 @@ class Embeddings(Adapter):
 
 
 class Projection(Adapter):
-    """A linear map of the student's vector to the teacher's width (ITRD, Miles et al. 2022)."""
+    """A linear map of the student's vector to the teacher's width.
+
+    Miles et al., "Information Theoretic Representation Distillation" (ITRD), BMVC 2022.
+    """
 
     @nn.compact
     def __call__(self, given: Arguments) -> dict:
-        """Returns the vectors, and the student's projected; the mutual term reads the projection if widths differ."""
+        """Returns both vectors (the student's projected if their widths differ) and the student's projected vector."""
         student, teacher = given["student_embeddings"], given["teacher_embeddings"]
         projected = nn.Dense(teacher.shape[-1], name="projection")(student)
         return {

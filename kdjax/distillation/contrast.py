@@ -1,6 +1,4 @@
-"""CRD's trainable part: two embeddings and the memories that they are scored against."""
-
-from typing import Any
+"""CRD's trainable part: two embeddings, and the memories that they are scored against."""
 
 import flax.linen as nn
 import jax
@@ -8,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdjax import losses
+from kdjax.data import Dataset
 from kdjax.distillation import memory
 from kdjax.distillation.adapters import Adapter, Arguments
 from kdjax.losses._maps import normalized
@@ -15,14 +14,16 @@ from kdjax.types import Array
 
 
 class Contrast(Adapter):
-    """Embeddings of both sides on the sphere, scored against what is remembered of the other (Tian et al. 2020).
+    """Embeds both networks' vectors on the sphere and scores each against a memory of the other's embeddings.
+
+    Tian et al., "Contrastive Representation Distillation" (CRD), ICLR 2020.
 
     Attributes:
-      dim: of the embeddings.
-      negatives: for each example, of other classes.
-      momentum: share of what a memory held, when an example comes again.
-      temperature: that scores are divided by.
-      dtype: of the memories, 'float32' or 'bfloat16'.
+      dim: Dimension of the embeddings.
+      negatives: Number of negatives for each example, all of other classes.
+      momentum: Weight of the old embedding when an example comes again.
+      temperature: Scores are divided by it.
+      dtype: Type of the memories, 'float32' or 'bfloat16'.
     """
 
     dim: int = 128
@@ -31,22 +32,28 @@ class Contrast(Adapter):
     temperature: float = 0.07
     dtype: str = "float32"
 
-    def first_memory(self, seed: int, context: Any) -> dict[str, np.ndarray]:
-        """Returns two memories of the training rows, the tables that negatives are drawn by, and no normalisers yet."""
-        rows = context.splits["train"]
+    def first_memory(self, seed: int, dataset: Dataset | None) -> dict[str, np.ndarray]:
+        """Returns two memories of the training rows, the tables for drawing negatives, and unset normalisers (-1).
+
+        Raises:
+          ValueError: There is no data set.
+        """
+        if dataset is None:
+            raise ValueError("the memory of CRD needs the data set that it remembers.")
+        rows = dataset.splits["train"]
         memory.announce(len(rows), self.dim, self.dtype)
         banks = [memory.first_bank((seed + side) & 0xFFFFFFFF, len(rows), self.dim, self.dtype) for side in (0, 1)]
-        table = memory.class_table(context.labels, rows, context.num_classes)
+        table = memory.class_table(dataset.labels, rows, dataset.num_classes)
         exact = jax.dtypes.canonicalize_dtype(np.float64)
         return {"student": banks[0], "teacher": banks[1], "normalizers": np.full(2, -1.0, exact), **table}
 
     @nn.compact
     def __call__(self, given: Arguments) -> dict:
-        """Returns the scores of both directions, their normalisers and how many examples are remembered."""
+        """Returns the scores of both directions, their normalisers, and the number of remembered examples."""
         student, teacher = (
             normalized(nn.Dense(self.dim, name=side)(given[f"{side}_embeddings"])) for side in ("student", "teacher")
         )
-        if not self.has_variable("memory", "student"):  # its parameters alone are asked for
+        if not self.has_variable("memory", "student"):  # flax asks for the parameters alone
             return {}
         held = {name: self.get_variable("memory", name) for name in self.variables["memory"]}
         places = held["slot"][given["index"]]
@@ -69,13 +76,13 @@ class Contrast(Adapter):
         }
 
     def _normalizers(self, held: Array, scores: tuple, examples: int, axis_name: str | None) -> Array:
-        """The ones that the first batch set, over all devices."""
+        """Returns the normalisers, which the first batch of all devices sets for the rest of the run."""
         first = jnp.stack([losses.first_normalizer(jax.lax.stop_gradient(s), examples=examples) for s in scores])
         first = first if axis_name is None else jax.lax.pmean(first, axis_name)
         return jnp.where(held > 0, held, first.astype(held.dtype))
 
     def _remember(self, held: dict, places, student, teacher, normalizers, axis_name: str | None) -> None:
-        """Writes the global batch down, on every device alike."""
+        """Writes the embeddings of the global batch to the memories, identically on every device."""
         written = (places, jax.lax.stop_gradient(student), jax.lax.stop_gradient(teacher))
         if axis_name is not None:
             written = jax.lax.all_gather(written, axis_name, axis=0, tiled=True)

@@ -1,7 +1,7 @@
-"""A memory of embeddings on the device, and negatives drawn for an example from those of other classes."""
+"""A memory of embeddings on the device, and negatives drawn for an example from other classes."""
 
 import math
-from typing import Any
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -10,41 +10,42 @@ from absl import logging
 from jax import Array
 
 from kdjax.losses._maps import normalized
+from kdjax.randomness import KEY_STREAMS, philox
 
-LOUD_BYTES = 256 * 2**20  # a memory from here on is announced before it is allocated
+LOUD_BYTES = 256 * 2**20  # larger memories are announced as a warning before they are allocated
 
 
 def plan_bytes(examples: int, dim: int, dtype: str) -> int:
-    """Returns the bytes of two memories [examples, dim] and of the tables that negatives are drawn by."""
+    """Returns the bytes of two memories [examples, dim] and of the tables for drawing negatives."""
     return 2 * examples * dim * jnp.dtype(dtype).itemsize + 3 * examples * 4
 
 
 def first_bank(seed: int, examples: int, dim: int, dtype: str) -> np.ndarray:
-    """Draws a memory [examples, dim] uniformly within ±1 / √(dim / 3), by Philox(seed)."""
+    """Returns a memory [examples, dim] of values drawn uniformly within ±1 / √(dim / 3)."""
     bound = 1 / math.sqrt(dim / 3)
-    generator = np.random.Generator(np.random.Philox(key=np.array([seed, 0xC8D], np.uint64)))
+    generator = np.random.Generator(philox(seed, "memory"))
     exact = jax.dtypes.canonicalize_dtype(np.float64) if dtype == "float32" else jnp.dtype(dtype)
     return generator.uniform(-bound, bound, (examples, dim)).astype(exact)
 
 
 def announce(examples: int, dim: int, dtype: str) -> None:
-    """Says how large a memory is going to be, before it is allocated."""
+    """Logs how large two memories are going to be, before they are allocated."""
     size = plan_bytes(examples, dim, dtype)
     say = logging.warning if size >= LOUD_BYTES else logging.info
     say("a memory of 2 x %d x %d in %s takes %.0f MB on every device", examples, dim, dtype, size / 2**20)
 
 
 def class_table(labels: np.ndarray, rows: np.ndarray, num_classes: int) -> dict[str, np.ndarray]:
-    """Makes what `draw_negatives` and the memory are indexed by, on the host.
+    """Makes, on the host, the tables that lead from rows and classes to places in a memory.
 
     Args:
-      labels: [all rows of the data set] int.
-      rows: [examples] of them that are remembered, the training rows.
-      num_classes: of the labels.
+      labels: [rows of the whole data set] integer labels.
+      rows: [examples] the rows that are remembered: those of the training split.
+      num_classes: Number of classes.
 
     Returns:
-      slot [all rows], a row's place in the memory, 0 for one that has none; order [examples], places sorted by class;
-      starts [classes + 1], where a class begins in `order`; all int32.
+      'slot' [rows of the whole data set]: each row's place in the memory, 0 where it has none; 'order' [examples]:
+      places sorted by class; 'starts' [classes + 1]: where each class begins in 'order'. All are int32.
     """
     slot = np.zeros(len(labels), np.int32)
     slot[rows] = np.arange(len(rows), dtype=np.int32)
@@ -54,25 +55,27 @@ def class_table(labels: np.ndarray, rows: np.ndarray, num_classes: int) -> dict[
     return {"slot": slot, "order": order, "starts": starts}
 
 
-def draw_negatives(seed: Any, epoch: Any, index: Array, labels: Array, table: dict, count: int) -> Array:
-    """Draws places of other classes than an example's own, without replacement as long as there are enough.
+def draw_negatives(
+    seed: Array, epoch: Array, index: Array, labels: Array, table: Mapping[str, Array], count: int
+) -> Array:
+    """Draws places of classes other than an example's own, without replacement as long as there are enough.
 
     A keyed bijection of the places of other classes is evaluated at 0, 1, ..., count - 1, so that the cost does not
-    depend on how many there are.
+    depend on how many there are. The draw is a function of (seed, epoch, example) alone.
 
     Args:
-      seed: [] of the run, traced or not.
-      epoch: [] int.
-      index: [batch] the examples, which with seed and epoch alone decide.
-      labels: [batch] int, their classes.
-      table: of `class_table`.
-      count: of negatives.
+      seed: [] integer in [0, 2^32), traced or not.
+      epoch: [] integer.
+      index: [batch] rows of the examples in the full data set.
+      labels: [batch] integer labels of the examples.
+      table: The tables that `class_table` returned.
+      count: Number of negatives for each example, static.
 
     Returns:
       [batch, count] int32 places in the memory.
     """
     key = jax.random.key(jnp.asarray(seed, jnp.uint32), impl="threefry2x32")
-    key = jax.random.fold_in(jax.random.fold_in(key, 0xC8D), epoch)
+    key = jax.random.fold_in(jax.random.fold_in(key, KEY_STREAMS["negatives"]), epoch)
     words = jax.vmap(lambda row: jax.random.bits(jax.random.fold_in(key, row), (6,), jnp.uint32))(index)
     start, stop = table["starts"][labels], table["starts"][labels + 1]
     others = (table["order"].shape[0] - (stop - start)).astype(jnp.uint32)
@@ -84,7 +87,7 @@ def draw_negatives(seed: Any, epoch: Any, index: Array, labels: Array, table: di
 
 
 def _permuted(x: Array, below: Array, words: Array, bits: int) -> Array:
-    """A keyed bijection of [0, below): one of [0, 2^bits), walked on until it lands there."""
+    """Applies a keyed bijection of [0, below): a bijection of [0, 2^bits), repeated until it lands in that range."""
 
     def walk(x):
         return jnp.where(x < below, x, _mixed(x, words, bits))
@@ -93,7 +96,7 @@ def _permuted(x: Array, below: Array, words: Array, bits: int) -> Array:
 
 
 def _mixed(x: Array, words: Array, bits: int) -> Array:
-    """Three rounds of an odd multiplication, an addition and a xor with its own upper half, each invertible."""
+    """Applies three rounds of an odd multiplication, an addition and an XOR with its own upper half, all invertible."""
     mask = jnp.uint32(2**bits - 1)
     for i in range(3):
         x = (x * (words[:, 2 * i] | 1) + words[:, 2 * i + 1]) & mask
@@ -101,14 +104,14 @@ def _mixed(x: Array, words: Array, bits: int) -> Array:
     return x
 
 
-def remember(bank: Array, places: Array, embeddings: Array, momentum: Any) -> Array:
-    """Returns a memory with the normalised mean of what it held and the new embeddings, by `momentum`.
+def remember(bank: Array, places: Array, embeddings: Array, momentum: float) -> Array:
+    """Returns a memory in which the batch's places hold the normalised mean of the old and the new embeddings.
 
     Args:
-      bank: [examples, dim].
-      places: [batch] of them, each once.
-      embeddings: [batch, dim].
-      momentum: share of what it held.
+      bank: [examples, dim] the memory.
+      places: [batch] places in it, all different.
+      embeddings: [batch, dim] the new embeddings.
+      momentum: Weight of the old embedding, in [0, 1].
     """
     held = bank[places].astype(embeddings.dtype)
     return bank.at[places].set(normalized(momentum * held + (1 - momentum) * embeddings).astype(bank.dtype))

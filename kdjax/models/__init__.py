@@ -1,6 +1,5 @@
 """Networks: the MODELS table, and the few functions through which the other rooms use a network."""
 
-import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -8,7 +7,8 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from kdjax.errors import UserError, lookup, nearest
+from kdjax.arguments import check_arguments, signature_of
+from kdjax.errors import UserError, lookup
 from kdjax.models.apply import batch_norm_scope, batch_statistics, call, check_features, feature_shapes
 from kdjax.models.auxiliary import AuxiliaryResNet
 from kdjax.models.densenet import DenseNet
@@ -131,22 +131,19 @@ def create_model(name: str, num_classes: int, /, *, dtype: str | None = None, **
 
 def _check_arguments(name: str, constructor: Callable, num_classes: int, compute_dtype: Any, args: dict) -> None:
     try:
-        parameters = inspect.signature(constructor).parameters
+        takes = signature_of(constructor, skip=("parent", "name"))
     except (TypeError, ValueError):  # some callables have no signature; calling them tells
         return
-    takes = [key for key in parameters if key not in ("parent", "name")]
-    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+    if takes.takes_any:
         return
-    if "num_classes" not in takes:
+    if "num_classes" not in takes.parameters:
         raise UserError(f"model '{name}' must take the argument num_classes (here {num_classes}).")
-    if compute_dtype is not None and "dtype" not in takes:
+    if compute_dtype is not None and "dtype" not in takes.parameters:
         raise UserError(f"model '{name}' takes no dtype: give it such a field, or set config.model.dtype=float32.")
-    for key in args:
-        if key == "num_classes":
-            raise UserError("config.model.args.num_classes is not yours to set: the data set has it.")
-        if key not in takes:
-            hint = nearest(key, set(takes) - {"num_classes", "dtype"})
-            raise UserError(f"model '{name}' takes no argument '{key}' (config.model.args).{hint}")
+    if "num_classes" in args:
+        raise UserError("config.model.args.num_classes is not yours to set: the data set has it.")
+    takes = signature_of(constructor, skip=("parent", "name", "num_classes", "dtype"))
+    check_arguments(takes, args, field="config.model.args", owner=f"model '{name}'")
 
 
 def _one_line(error: Exception) -> str:

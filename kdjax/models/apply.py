@@ -1,7 +1,6 @@
 """One way to call any network, kdjax's or a user's: arguments, outputs, features and BatchNorm over all devices."""
 
 import functools
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import errors, traverse_util
 
+from kdjax.arguments import Signature, select_arguments, signature_of
 from kdjax.errors import UserError, nearest
 from kdjax.models.pick import INTERMEDIATES, Picked, available, capture_filter, pick_features
 from kdjax.types import Array, ModelOutput
@@ -71,10 +71,14 @@ def call(
 
 def call_arguments(module: nn.Module, train: bool, keys: Array | None = None) -> dict[str, Any]:
     """Returns those of `train` and `keys` that a network's call takes, by name."""
-    parameters = inspect.signature(type(module).__call__).parameters
-    takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-    arguments = {"train": train} if "train" in parameters or takes_all else {}
-    return arguments | ({"keys": keys} if "keys" in parameters else {})
+    takes = _call_signature(type(module))
+    arguments = {"train": train} if takes.takes_any else {}
+    return arguments | select_arguments(takes, {"train": train, "keys": keys})
+
+
+@functools.lru_cache(maxsize=256)
+def _call_signature(module: type[nn.Module]) -> Signature:
+    return signature_of(module.__call__)
 
 
 def batch_statistics(axis_name: str | None, unbiased: bool, train: bool) -> Callable:

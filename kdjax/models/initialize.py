@@ -3,7 +3,6 @@
 import functools
 import math
 import re
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from flax import traverse_util
 from kdjax.errors import UserError
 from kdjax.models.apply import call_arguments
 from kdjax.models.pick import INTERMEDIATES, Picked
+from kdjax.randomness import leaf_generator
 
 COLLECTIONS = ("params", "batch_stats")
 PASSING = (INTERMEDIATES, "perturbations")  # collections of flax that one call makes and nobody keeps
@@ -145,8 +145,7 @@ def _draw(who: str, table: Sequence, path: str, leaves: Mapping[str, Any], seed:
     kernel = leaves.get(f"{path.rpartition('/')[0]}/kernel") if collection == "params" else None
     for pattern, initializer in table:
         if re.fullmatch(pattern, within):
-            key = np.array([seed, zlib.crc32(path.encode())], np.uint64)
-            generator = np.random.Generator(np.random.Philox(key=key))
+            generator = leaf_generator(seed, path)
             values = initializer(generator, leaves[path].shape, kernel.shape if kernel is not None else None)
             return values.astype(jax.dtypes.canonicalize_dtype(np.float64))
     raise UserError(f"{who}.INITIALIZERS has no pattern for the leaf '{within}': add one.")

@@ -207,8 +207,8 @@ def test_protocols_compose_in_the_tables_order_or_in_the_order_asked_for():
     ("protocols", "words"),
     [
         ({"longtailed": {"imbalance": 3}}, "unknown protocol 'longtailed'. Did you mean 'long_tailed'"),
-        ({"long_tailed": {"imbalence": 3}}, "no argument 'imbalence'. Did you mean 'imbalance'"),
-        ({"long_tailed": {}}, "missing a required argument: 'imbalance'"),
+        ({"long_tailed": {"imbalence": 3}}, "takes no 'imbalence'. Did you mean 'imbalance'"),
+        ({"long_tailed": {}}, "the protocol needs 'imbalance'; set config.data.protocols.long_tailed.imbalance"),
         ({"long_tailed": {"imbalance": 0.5}}, "at least 1"),
         ({"drop_classes": {"classes": list(range(10))}}, "some, not all"),
         ({"drop_classes": {"classes": [10]}}, "some, not all"),

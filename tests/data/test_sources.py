@@ -175,12 +175,12 @@ def test_arrays_without_a_file_or_with_another_kind_of_file(tmp_path):
     whole = (tmp_path / "own.npz") if npz(tmp_path, images=IMAGES, labels=LABELS) else None
     (tmp_path / "half.npz").write_bytes(whole.read_bytes()[:2000])
     refused("not an .npz of plain arrays", "arrays", tmp_path, args={"path": "half.npz"})
-    refused("config.data.args does not suit data set 'arrays': missing a required.*path", "arrays")
+    refused("config.data.args: data set 'arrays' needs 'path'", "arrays")
 
 
 def test_mistakes_in_a_config_are_named():
     refused(r"unknown data set 'digit'\. Did you mean 'digits'\?", "digit")
-    refused(r"config.data.args has 'n_trian', which data set 'gaussian' does not take\. Did you mean 'n_train'\?",
+    refused(r"config.data.args: data set 'gaussian' takes no 'n_trian'\. Did you mean 'n_train'\?",
             "gaussian", args={"n_trian": 3})  # fmt: skip
     refused("'gaussian' needs classes >= 2", "gaussian", args={"classes": 1})
     refused("data set 'digits' has no soft labels; take 'labels'", "digits", targets="soft")

@@ -112,7 +112,7 @@ def test_a_model_from_any_module():
     [
         ("resnet21", {}, "'resnet2"),
         ("resnet8", {"width": (1, 2)}, "Did you mean 'widths'"),
-        ("mlp", {"hiden": (5,)}, "no argument 'hiden' (config.model.args). Did you mean 'hidden'"),
+        ("mlp", {"hiden": (5,)}, "config.model.args: model 'mlp' takes no 'hiden'. Did you mean 'hidden'"),
         ("mlp", {"num_classes": 5}, "data set"),
         ("mlp", {"hidden": 5}, "(512, 512)"),
         ("resnet8", {"depth": 9}, "depth must be 2 + 6 n"),

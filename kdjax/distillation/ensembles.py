@@ -1,0 +1,45 @@
+"""Makes one teacher of several, for losses that read logits alone."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from kdjax import randomness
+from kdjax.distillation.inputs import TeacherOutput
+from kdjax.types import Array
+
+
+def make_ensemble(
+    teachers: Mapping[str, TeacherOutput], ensemble: str, index: Array, visit: Array, seed: Array
+) -> TeacherOutput | None:
+    """Makes one teacher's output of several, by their weights.
+
+    Args:
+      teachers: Name -> output of each teacher.
+      ensemble: 'logits' or 'probs' for the mean of either, 'choice' for one teacher drawn for each example, or
+        'losses', where the losses are averaged instead.
+      index: [batch] rows of the examples in the full data set.
+      visit: [] or [batch] pass over the data that each example is in.
+      seed: [] seed of the run.
+
+    Returns:
+      The first teacher's output with the logits of the ensemble; None where each loss is averaged over the teachers
+      instead: for 'losses', for one teacher, and for teachers of different classes.
+    """
+    same_classes = len({teacher.logits.shape for teacher in teachers.values()}) == 1
+    if ensemble == "losses" or len(teachers) < 2 or not same_classes:
+        return None
+    logits = jnp.stack([teacher.logits for teacher in teachers.values()])
+    weights = jnp.stack([jnp.asarray(teacher.weight, logits.dtype) for teacher in teachers.values()])
+    shares = weights / jnp.sum(weights)
+    if ensemble == "logits":
+        joined = jnp.tensordot(shares, logits, 1)
+    elif ensemble == "probs":
+        logs = jax.nn.log_softmax(logits) + jnp.log(shares)[:, None, None]
+        joined = jax.nn.logsumexp(logs, axis=0)
+    else:
+        drawn = randomness.unit(randomness.bits(index, visit, seed, "teacher", 1, jnp)[:, 0], jnp)
+        chosen = jnp.sum(drawn[:, None] >= jnp.cumsum(shares)[:-1], axis=1)
+        joined = jnp.take_along_axis(logits, chosen[None, :, None], axis=0)[0]
+    return next(iter(teachers.values()))._replace(logits=joined, weight=jnp.ones(()))

@@ -1,0 +1,64 @@
+"""What losses are offered: the record that a step fills in, and the names of the arguments that a loss may take."""
+
+from typing import NamedTuple
+
+from kdjax.types import Array, ModelOutput
+
+# A loss takes any of these by name; every other parameter in its signature is a hyper-parameter.
+FROM_BATCH = ("logits", "student_logits", "labels", "index", "mask", "axis_name")
+FROM_TEACHER = ("teacher_logits",)
+FROM_MAPS = ("student_features", "teacher_features", "margins")
+FROM_VECTORS = ("student_embeddings", "teacher_embeddings")
+FROM_BRANCHES = ("auxiliary", "student_auxiliary", "teacher_auxiliary")  # classifiers of rotated images
+FROM_ADAPTER = ("variances", "student_projections", "student_scores", "teacher_scores", "normalizers", "examples")
+INPUTS = FROM_BATCH + FROM_TEACHER + FROM_MAPS + FROM_VECTORS + FROM_BRANCHES + FROM_ADAPTER
+
+
+class TeacherOutput(NamedTuple):
+    """The output of one teacher for a batch, outside the gradient.
+
+    Attributes:
+      logits: [batch, classes] as the losses read them: the columns of the data's classes, at the teacher's own
+        temperature.
+      weight: [] share of this teacher among several.
+      output: The network's whole output, as it is.
+      norms: Stage -> (scale, bias) of the BatchNorm before the stage's ReLU, where the network names them.
+    """
+
+    logits: Array
+    weight: Array
+    output: ModelOutput
+    norms: dict[str, tuple[Array, Array]]
+
+
+class LossInputs(NamedTuple):
+    """What the losses of a step are offered: one device's share of the batch, and how devices reduce it.
+
+    Attributes:
+      output: The student's output.
+      targets: What a loss takes as `labels`: [batch] int32, or [batch, classes] distributions.
+      labels: [batch] int32 classes, 0 where an example has none.
+      index: [batch] int32 rows in the full data set.
+      mask: [batch] bool, False for examples that no mean may include.
+      epoch: [] int32.
+      seed: [] uint32 seed of the run.
+      teachers: Name -> output of each teacher.
+      ensemble: One output made from all teachers, for losses that read logits alone; None where each loss is averaged
+        over the teachers instead.
+      axis_name: The mapped axis of the devices, None outside one.
+      sync_axis: The axis over which adapters take their batch statistics, None for each device's own.
+      unbiased: Whether the running variance of BatchNorm is the unbiased one, as in PyTorch.
+    """
+
+    output: ModelOutput
+    targets: Array
+    labels: Array
+    index: Array
+    mask: Array
+    epoch: Array
+    seed: Array
+    teachers: dict[str, TeacherOutput]
+    ensemble: TeacherOutput | None = None
+    axis_name: str | None = None
+    sync_axis: str | None = None
+    unbiased: bool = False

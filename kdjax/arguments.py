@@ -48,7 +48,7 @@ def signature_of(function: Callable, *, skip: Collection[str] = (), leading: int
 
 
 def hashable(function: Callable) -> Callable:
-    """Returns a callable with a hash, so that it can be part of what shapes a compiled step; most functions as they are."""
+    """Returns the callable if it has a hash, else a wrapper that has one: a compiled step is looked up by its functions."""
     return function if isinstance(function, Hashable) else functools.partial(function)
 
 

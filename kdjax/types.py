@@ -1,4 +1,4 @@
-"""What travels between the rooms: batches, model outputs and metrics. No logic."""
+"""The records that travel between the rooms: batches, model outputs and metrics. No logic."""
 
 from typing import Any, NamedTuple
 
@@ -6,22 +6,20 @@ Array = Any  # jax.Array, numpy.ndarray or a tracer
 
 
 class Batch(NamedTuple):
-    """One device's share of a step.
-
-    A resident source sends indices only; a stream sends the arrays as well.
+    """One device's share of a step. A resident data set sends indices only; a stream sends the arrays as well.
 
     Attributes:
-      index: [batch] int32, the example's row in the full set: what random keys are made of.
+      index: [batch] int32 rows of the examples in the full set; random keys are made of them.
       epoch: [] int32.
-      mask: [batch] bool, False for padding that no mean may see.
+      mask: [batch] bool, False for padding, which no mean may include.
       labelled: [batch] bool, False where the label must not be used.
-      images: [batch, ...] in the stored type, or None when the set is resident; followed by the partners' where a view
-        mixes, and so are labels and soft.
-      labels: [batch] int32, or None when the set is resident.
-      soft: [batch, classes] target distributions, or None.
-      visit: [batch] int32, which pass over the data the example is in: what random keys are made of too; None for the
-        epoch.
-      partner: [batch] int32, whom the example is mixed with, None where no view mixes.
+      images: [batch, ...] in the stored type, None when the set is resident. Where a view mixes, the images of the
+        partners follow, and so do their labels and soft targets.
+      labels: [batch] int32, None when the set is resident.
+      soft: [batch, classes] target distributions, None where there are none.
+      visit: [batch] int32, which pass over the data each example is in; random keys are made of it too. None stands for
+        the epoch.
+      partner: [batch] int32 rows that the examples are mixed with, None where no view mixes.
     """
 
     index: Array
@@ -35,13 +33,29 @@ class Batch(NamedTuple):
     partner: Array | None = None
 
 
+class MaterializedBatch(NamedTuple):
+    """The arrays of a batch, in one form for resident and streamed data.
+
+    Attributes:
+      images: [rows or batch, ...] in the stored type.
+      rows: [batch] int32, which of `images` the batch reads.
+      labels: [batch] int32.
+      soft: [batch, classes] target distributions, None where there are none.
+    """
+
+    images: Array
+    rows: Array
+    labels: Array
+    soft: Array | None
+
+
 class ModelOutput(NamedTuple):
     """What every network returns.
 
     Attributes:
       logits: [batch, classes].
-      features: stage name -> activations, in the order of depth when iterated in the model.
-      pooled: [batch, dim], what the classifier reads; None where a model has no such vector.
+      features: Stage -> activations, from shallow to deep.
+      pooled: [batch, dim] the vector that the classifier reads, None where a model has no such vector.
     """
 
     logits: Array

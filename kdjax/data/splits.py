@@ -28,7 +28,9 @@ def make_splits(rows: Rows, validation: float, split_seed: int) -> dict[str, np.
         train, test = _hold_out(everything, rows.labels, rows.test, split_seed, "test_split", "the fraction 'test'")
     else:
         train, test = everything[: rows.num_train], everything[rows.num_train :]
-    train, held_out = _hold_out(train, rows.labels, validation, split_seed, "validation_split", "config.data.validation")
+    train, held_out = _hold_out(
+        train, rows.labels, validation, split_seed, "validation_split", "config.data.validation"
+    )
     splits = {"train": train, "validation": held_out, "test": test}
     return {name: split.astype(np.int32) for name, split in splits.items() if len(split)}
 

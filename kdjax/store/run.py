@@ -82,7 +82,7 @@ class Run(Checkpoints):
                 f"choose another --run or --store, or delete {self.path}."
             )
 
-    def take_back(self) -> None:
+    def discard_if_empty(self) -> None:
         """Takes back the beginning of a run that came to nothing: one with a step or an epoch to its name is kept."""
         if not self.steps() and not self.metrics():
             (self.path / MANIFEST).unlink(missing_ok=True)

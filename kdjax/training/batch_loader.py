@@ -1,7 +1,8 @@
-"""The batches of (epoch, step), wherever the images are: on the devices already, or read while they work."""
+"""The batches of (epoch, step), whether the images are on the devices already or are read while they work."""
 
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,13 +15,13 @@ from kdjax.training import parallel
 from kdjax.types import Batch
 
 
-class Feed:
-    """Hands out batches and counts what an epoch's line tells of them.
+class BatchLoader:
+    """Loads batches, and counts what an epoch's row of metrics.jsonl reports about them.
 
     Attributes:
-      waited: seconds spent waiting for images.
-      bad: images that could not be read.
-      labelled, unlabelled: examples handed out.
+      waited: Seconds spent waiting for images.
+      bad: Images that could not be read.
+      labelled, unlabelled: Examples loaded.
     """
 
     def __init__(
@@ -33,38 +34,42 @@ class Feed:
         last: int,
         workers: int = -1,
     ):
-        """Reads nothing yet.
+        """Makes a loader; nothing is read yet.
 
         Args:
-          dataset: streamed or resident.
-          order: of its examples.
-          view: of the student, whose random crop a stream makes, or whose mix partners are for.
-          devices: of this process.
-          last: steps in the whole run.
-          workers: as in `stream.train_stream`.
+          dataset: Streamed or resident data.
+          order: The order of its examples.
+          view: The student's view: a stream makes its random crop, and a view that mixes needs partners.
+          devices: Devices of this process.
+          last: Steps in the whole run.
+          workers: Processes that decode images; see `stream.train_stream`.
         """
         self.dataset, self.order, self.devices, self.last = dataset, order, tuple(devices), last
         self.view, self.workers = view_names.parse(view), workers
         self._stream: Iterator[Pixels] | None = None
         self._next = -1
-        self._epoch = (-1, None)
-        self.forget()
+        self._epoch, self._steps = -1, None
+        self.reset_counts()
 
-    def forget(self) -> None:
+    def reset_counts(self) -> None:
         """Sets the counts to zero."""
         self.waited, self.bad, self.labelled, self.unlabelled = 0.0, 0, 0, 0
 
+    def counts(self) -> dict[str, Any]:
+        """Returns the fields that an epoch's row has for partly labelled and for streamed data."""
+        found: dict[str, Any] = {}
+        if self.unlabelled:
+            found["examples"] = {"labelled": self.labelled, "unlabelled": self.unlabelled}
+        if self.dataset.streamed:
+            found |= {"waited_for_data": self.waited, "bad_images": self.bad}
+        return found
+
     def batches(self, epoch: int, start: int, count: int) -> Batch:
-        """Returns `count` batches from step `start` of an epoch on: leaves `[devices, steps, ...]`."""
-        if self._epoch[0] != epoch:
-            self._epoch = epoch, self.order.epoch(epoch)
-        index, visit = (part[start : start + count] for part in self._epoch[1])
+        """Returns `count` batches of an epoch from step `start` on; leaves are `[devices, steps, ...]`."""
+        index, visit = self._rows(epoch, slice(start, start + count))
         labelled, partner = self.dataset.labelled[index], None
         if self.view.mix:
-            rows = self.dataset.splits["train"]
-            partner = np.stack(
-                [randomness.partners(rows, *step, self.order.seed) for step in zip(index, visit, strict=True)]
-            )
+            partner = self._partners(index, visit)
             labelled = labelled & self.dataset.labelled[partner]
         self.labelled += int(labelled.sum())
         self.unlabelled += int((~labelled).sum())
@@ -82,16 +87,29 @@ class Feed:
         )
 
     def close(self) -> None:
-        """Ends the processes that read."""
+        """Ends the processes that read images."""
         if self._stream is not None:
             self._stream.close()
             self._stream = None
 
+    def _rows(self, epoch: int, steps: slice) -> tuple[np.ndarray, np.ndarray]:
+        """Returns rows and visits, [steps, batch] each, of some steps of an epoch."""
+        if self._steps is None or self._epoch != epoch:
+            self._epoch, self._steps = epoch, self.order.epoch(epoch)
+        return self._steps.index[steps], self._steps.visit[steps]
+
+    def _partners(self, index: np.ndarray, visit: np.ndarray) -> np.ndarray:
+        """Returns the rows [steps, batch] that the examples are mixed with."""
+        train, seed = self.dataset.splits["train"], self.order.seed
+        return np.stack([randomness.partners(train, *step, seed) for step in zip(index, visit, strict=True)])
+
     def _split(self, array: np.ndarray) -> np.ndarray:
         return parallel.split(array, self.devices)
 
-    def _arrays(self, first: int, index: np.ndarray, partner: np.ndarray | None) -> tuple[dict, np.ndarray]:
-        """What a resident set has on the devices, for the batches from step `first` of the run on."""
+    def _arrays(
+        self, first: int, index: np.ndarray, partner: np.ndarray | None
+    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Returns the arrays of streamed batches and which images are good, from step `first` of the run on."""
         began = time.perf_counter()
         pixels = [self._read(first + i) for i in range(len(index))]
         self.waited += time.perf_counter() - began
@@ -110,6 +128,7 @@ class Feed:
         return joined, good
 
     def _read(self, step: int) -> Pixels:
+        """Reads the images of a step of the run; a step out of turn starts a new stream."""
         if self._stream is None or step != self._next:
             self.close()
             self._stream = train_stream(

@@ -1,8 +1,8 @@
-"""Evaluation of a network on the splits of a data set that lives on the devices."""
+"""Evaluation of a network on the splits of a data set, resident on the devices or streamed."""
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,28 +14,28 @@ from kdjax.data.keeping import PART_OF_MEMORY
 from kdjax.data.stream import eval_stream
 from kdjax.errors import UserError
 from kdjax.training import metrics, parallel, steps
-from kdjax.training.steps import EvalSpec
-from kdjax.types import Batch
+from kdjax.training.spec import EvalSpec, Model
+from kdjax.types import Array, Batch
 
 
 class _Identity:
-    """Hashes an array by identity and keeps it alive, so that its place on the devices can be remembered."""
+    """Hashes an array by identity and keeps it alive, so that its copy on the devices can be cached."""
 
-    def __init__(self, array):
+    def __init__(self, array: np.ndarray):
         self.array = array
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return id(self.array)
 
-    def __eq__(self, other):
-        return self.array is other.array
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Identity) and self.array is other.array
 
 
-def resident(dataset: Dataset, devices: Sequence[jax.Device]) -> dict | None:
+def resident(dataset: Dataset, devices: Sequence[jax.Device]) -> dict[str, Array] | None:
     """Places a data set on the devices in its stored type, once for all runs of the process over the same arrays.
 
     Returns:
-      'images', 'labels' and perhaps 'soft'; None for a set that is streamed.
+      'images', 'labels' and, where the data has distributions, 'soft'; None for a set that is streamed.
     """
     if dataset.streamed:
         return None
@@ -46,25 +46,25 @@ def resident(dataset: Dataset, devices: Sequence[jax.Device]) -> dict | None:
 
 
 @functools.lru_cache(maxsize=2)
-def _place_images(images: _Identity, devices: tuple):
+def _place_images(images: _Identity, devices: tuple) -> Array:
     return parallel.replicate(images.array, devices)
 
 
 @functools.lru_cache(maxsize=8)  # experiments on one set of images may differ in its labels
-def _place_targets(targets: _Identity, devices: tuple):
+def _place_targets(targets: _Identity, devices: tuple) -> Array:
     return parallel.replicate(targets.array, devices)
 
 
 def stream_if_needed(dataset: Dataset, stream: str, devices: Sequence[jax.Device]) -> Dataset:
-    """Returns the data set, marked as streamed where it does not fit on the devices, which is said.
+    """Returns the data set, marked as streamed, with a warning, where it does not fit on the devices.
 
     Args:
-      dataset: loaded.
+      dataset: Loaded data.
       stream: config.data.stream.
-      devices: that it would be placed on.
+      devices: Devices that would hold it.
 
     Raises:
-      UserError: it does not fit and must not be streamed.
+      UserError: It does not fit and must not be streamed.
     """
     if dataset.streamed:
         return dataset
@@ -79,26 +79,32 @@ def stream_if_needed(dataset: Dataset, stream: str, devices: Sequence[jax.Device
 
 
 @functools.lru_cache(maxsize=64)
-def _compiled(spec: EvalSpec, devices: tuple):
+def _compiled(spec: EvalSpec, devices: tuple) -> Callable[..., metrics.Sums]:
     body = functools.partial(steps.eval_steps, spec=spec, axis_name=parallel.AXIS)
     return parallel.data_parallel(body, devices)
 
 
 def evaluate(
-    model: Any, variables: Mapping, dataset: Dataset, split: str, batch_size: int, devices: Sequence[jax.Device]
+    model: Model,
+    variables: Mapping[str, Any],
+    dataset: Dataset,
+    split: str,
+    batch_size: int,
+    devices: Sequence[jax.Device],
 ) -> dict[str, float]:
-    """Returns the means of loss (cross-entropy), accuracy and, above five classes, top-5 over a whole split.
+    """Returns the means of `metrics.eval_metrics` over a whole split.
 
-    Where a protocol hides classes, accuracies of seen and unseen ones too; where the data has distributions, the mean
-    squared distance to them, summed over classes.
+    These are loss (cross-entropy) and accuracy; top-5 above five classes; where the data has distributions, the mean
+    squared distance to them, summed over classes; where a protocol hides classes, the accuracies of seen and unseen
+    ones.
 
     Args:
-      model: network.
+      model: The network.
       variables: {'params': ..., 'batch_stats': ...}, on the devices or the host.
-      dataset: with the split.
-      split: 'train', 'validation' or 'test'; never augmented, the last partial batch included.
-      batch_size: over all devices, a multiple of their number.
-      devices: of this process.
+      dataset: Data with the split.
+      split: 'train', 'validation' or 'test'; never augmented, and the last partial batch counts.
+      batch_size: Examples over all devices, a multiple of their number.
+      devices: Devices of this process.
     """
     spec = EvalSpec(model, dataset.stored, dataset.num_classes, dataset.unseen, dataset.soft is not None)
     rows = dataset.splits[split]
@@ -111,7 +117,7 @@ def evaluate(
 
 
 def _streamed(dataset: Dataset, index: np.ndarray, mask: np.ndarray, devices: Sequence[jax.Device]) -> Iterator[Batch]:
-    """Batches of one step that carry their images; one that cannot be read is masked."""
+    """Yields batches of one step that carry their images; an image that cannot be read is masked."""
     targets = (dataset.labels, dataset.soft)
     for i, pixels in enumerate(eval_stream(dataset, index)):
         batch = make_batches(index[i : i + 1], mask[i : i + 1] & pixels.good, 0, devices)
@@ -120,7 +126,7 @@ def _streamed(dataset: Dataset, index: np.ndarray, mask: np.ndarray, devices: Se
 
 
 def make_batches(index: np.ndarray, mask: np.ndarray, epoch: int, devices: Sequence[jax.Device]) -> Batch:
-    """Makes what one dispatch takes of `[steps, batch]` indices and mask: leaves `[devices, steps, ...]`."""
+    """Makes the batches of one dispatch from `[steps, batch]` rows and mask; leaves are `[devices, steps, ...]`."""
     index, mask = parallel.split(index, devices), parallel.split(mask, devices)
     epochs = np.full(index.shape[:2], epoch, np.int32)
     return Batch(index=index, epoch=epochs, mask=mask, labelled=np.ones_like(mask))

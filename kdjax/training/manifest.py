@@ -1,4 +1,4 @@
-"""What a run writes down about itself."""
+"""The manifest of a run: what was asked for, on what data, with what software."""
 
 import functools
 import importlib.metadata
@@ -7,8 +7,12 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
 
 import kdjax
+from kdjax import randomness
 from kdjax.data import Dataset, split_hash
 from kdjax.models import count_parameters
 
@@ -16,18 +20,17 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml_c
 
 
 def make_manifest(
-    config: dict, dataset: Dataset, teachers: Mapping[str, dict], batch_norm: str, parameters: int
-) -> dict:
-    """Returns the manifest of a run: what was asked, on what data, with what software.
+    config: dict[str, Any], dataset: Dataset, teachers: Mapping[str, dict], batch_norm: str, parameters: int
+) -> dict[str, Any]:
+    """Returns the manifest of a run that is trained.
 
     Args:
-      config: resolved, plain.
-      dataset: its splits are recorded by size and hash.
-      teachers: name -> record of the run and step that was loaded.
-      batch_norm: 'none', 'global' or 'per_device', as it came out for this network.
-      parameters: of the network.
+      config: Resolved config, as plain mappings.
+      dataset: Data; its splits are recorded by size and hash.
+      teachers: Name -> record of the run and step that was loaded.
+      batch_norm: Over what batch statistics are taken for this network: 'none', 'global' or 'per_device'.
+      parameters: Number of the network's parameters.
     """
-    splits = {name: {"size": len(rows), "sha256": split_hash(rows)} for name, rows in dataset.splits.items()}
     return {
         "config": config,
         "model": {
@@ -40,9 +43,10 @@ def make_manifest(
         "loss_space": _loss_space(config["losses"]),
         "teachers": dict(teachers),
         "class_names": _names(dataset),
-        "splits": splits,
-        "labelled": {"size": len(dataset.labelled_train), "sha256": split_hash(dataset.labelled_train)},
+        "splits": _splits(dataset),
+        "labelled": _rows(dataset.labelled_train),
         "protocols": list(dataset.protocols),
+        "randomness": randomness.VERSION,
         "versions": versions(),
         "command": " ".join(sys.argv),
         "git": _git_revision(),
@@ -50,18 +54,21 @@ def make_manifest(
 
 
 def imported_manifest(
-    config: dict, num_classes: int, variables: Mapping, dataset: Dataset | None, origin: Mapping[str, str]
-) -> dict:
+    config: dict[str, Any],
+    num_classes: int,
+    variables: Mapping[str, Any],
+    dataset: Dataset | None,
+    origin: Mapping[str, str],
+) -> dict[str, Any]:
     """Returns the manifest of a run whose weights came from a file.
 
     Args:
-      config: the defaults with the network and, where it is known, the data it was trained on.
-      num_classes: of its logits.
-      variables: of the network.
-      dataset: that it was evaluated on, or None.
-      origin: {'file', 'sha256'}.
+      config: The defaults with the network and, where it is known, the data that it was trained on.
+      num_classes: Width of its logits.
+      variables: The network's variables.
+      dataset: Data that it was evaluated on, or None.
+      origin: {'file', 'sha256'} of the file.
     """
-    splits = {} if dataset is None else dataset.splits
     return {
         "config": config,
         "model": {
@@ -75,33 +82,41 @@ def imported_manifest(
         "loss_space": "probs",
         "teachers": {},
         "class_names": _names(dataset),
-        "splits": {name: {"size": len(rows), "sha256": split_hash(rows)} for name, rows in splits.items()},
+        "splits": {} if dataset is None else _splits(dataset),
         "versions": versions(),
         "command": " ".join(sys.argv),
         "git": _git_revision(),
     }
 
 
+def _splits(dataset: Dataset) -> dict[str, dict]:
+    return {name: _rows(rows) for name, rows in dataset.splits.items()}
+
+
+def _rows(rows: np.ndarray) -> dict[str, Any]:
+    return {"size": len(rows), "sha256": split_hash(rows)}
+
+
 def _names(dataset: Dataset | None) -> list[str] | None:
-    """Of the classes that a network's logits are of, where they are known."""
+    """Returns the names of the classes of a network's logits, where they are known."""
     return None if dataset is None or dataset.class_names is None else list(dataset.class_names)
 
 
-def _loss_space(terms: Mapping) -> str:
-    """In which space a teacher's outputs were fitted: 'logits' or 'probs'."""
+def _loss_space(terms: Mapping[str, Mapping]) -> str:
+    """Returns the space in which the network's outputs are fitted, 'logits' or 'probs'."""
     return "logits" if any(term.get("space") == "logits" for term in terms.values()) else "probs"
 
 
 @functools.lru_cache
 def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
+    """Returns the versions of the packages that the numbers depend on."""
     found = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {"kdjax": kdjax.__version__, "python": platform.python_version(), **found}
 
 
 @functools.lru_cache
 def _git_revision() -> str | None:
-    """The project's revision, None where kdjax does not live in a checkout of its own."""
+    """Returns the project's revision, None where kdjax is not in a checkout of its own."""
     root = pathlib.Path(kdjax.__file__).parents[1]
     if not (root / ".git").exists():
         return None

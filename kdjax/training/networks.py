@@ -1,4 +1,4 @@
-"""A trained network out of the store: rebuilt from its own manifest, weights from one of its checkpoints."""
+"""A trained network from the store: rebuilt from its run's manifest, with the weights of one of its checkpoints."""
 
 import functools
 import pathlib
@@ -9,21 +9,22 @@ from kdjax import models
 from kdjax.config import with_defaults
 from kdjax.errors import UserError
 from kdjax.store import Run
+from kdjax.training.spec import Model
 
 
 class Network(NamedTuple):
     """A frozen network.
 
     Attributes:
-      model: its module, or one with picked features.
+      model: Its module, or one with picked features.
       variables: {'params': ..., 'batch_stats': ...}, NumPy arrays.
-      manifest: of its run.
-      step: that the weights are from.
+      manifest: Manifest of its run, completed by the defaults of fields that have come since.
+      step: Step of the checkpoint that the weights are from.
     """
 
-    model: Any
-    variables: dict
-    manifest: dict
+    model: Model
+    variables: dict[str, Any]
+    manifest: dict[str, Any]
     step: int
 
 
@@ -31,22 +32,28 @@ def load_network(run: Run, checkpoint: str = "last") -> Network:
     """Loads the network of a run.
 
     Args:
-      run: one that exists.
+      run: A run that exists.
       checkpoint: 'last', 'best' or a step.
 
     Raises:
-      UserError: the run keeps no such checkpoint, or its model can no longer be built.
+      UserError: The run keeps no such checkpoint, or its model can no longer be built.
     """
-    manifest = {**run.manifest, "config": with_defaults(run.manifest["config"])}
-    if not run.steps():
-        raise UserError(f"run '{run.name}' has no checkpoint yet; run its command again to go on.")
-    written = (run.path / "checkpoints").stat().st_mtime_ns  # tells one state of the folder from the next
-    variables, step = _variables(run.name, run.path, _which(checkpoint), written)
+    stored = run.manifest
+    if stored is None or not run.steps():
+        raise UserError(f"run '{run.name}' has no checkpoint yet; repeat its command to resume it.")
+    manifest = {**stored, "config": with_defaults(stored["config"])}
+    # The time of writing tells one state of the folder from the next, so that the cache never returns an older one.
+    written = (run.path / "checkpoints").stat().st_mtime_ns
+    variables, step = _variables(run.name, run.path, _parse(checkpoint), written)
     return Network(build(manifest["config"]["model"], manifest["model"]["num_classes"]), variables, manifest, step)
 
 
-def build(model: Mapping[str, Any], num_classes: int) -> Any:
-    """Builds the network that a `config.model` describes, plain, with the features that it picks."""
+def build(model: Mapping[str, Any], num_classes: int) -> Model:
+    """Builds the network that a `config.model` describes: plain, or with the features that it picks.
+
+    Raises:
+      UserError: The config picks a pooled vector without features, or names an unknown network or argument.
+    """
     module = models.create_model(model["name"], num_classes, dtype=model["dtype"], **model["args"])
     features, pooled = tuple(model.get("features", ())), model.get("pooled", "")
     if pooled and not features:
@@ -55,12 +62,12 @@ def build(model: Mapping[str, Any], num_classes: int) -> Any:
 
 
 @functools.lru_cache(maxsize=8)  # many students of one process share a teacher
-def _variables(name: str, path: pathlib.Path, which: str | int, written: int) -> tuple[dict, int]:
+def _variables(name: str, path: pathlib.Path, which: str | int, written: int) -> tuple[dict[str, Any], int]:
     del written
     return Run(name, path).restore_variables(which)
 
 
-def _which(checkpoint: str) -> str | int:
+def _parse(checkpoint: str) -> str | int:
     if checkpoint in ("last", "best"):
         return checkpoint
     if checkpoint.isdigit():

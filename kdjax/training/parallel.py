@@ -16,14 +16,14 @@ AXIS = "devices"
 def data_parallel(body: Callable, devices: Sequence[jax.Device], donate_argnums: tuple[int, ...] = ()) -> Callable:
     """Compiles a per-device body `(replicated, replicated, mapped) -> replicated` over `devices`.
 
-    The un-stacked form: what is replicated carries no device axis, going in or coming out. Every output must have been
-    reduced over `AXIS` by the body; a body that forgot is found by running it under `jax.vmap(axis_name=AXIS)`, since
-    pmap would hand back the first device's value in silence.
+    The un-stacked form: replicated arguments and results have no device axis. The body must reduce every output over
+    `AXIS`; pmap returns the first device's value in silence where it did not, so every body is also tested under
+    `jax.vmap(axis_name=AXIS)`, which raises.
 
     Args:
-      body: names the axis `AXIS` in its collectives.
-      devices: of this process.
-      donate_argnums: arguments whose buffers the call may reuse; they must have come from `replicate`.
+      body: Function that names the axis `AXIS` in its collectives.
+      devices: Devices of this process.
+      donate_argnums: Arguments whose buffers the call may reuse; they must have come from `replicate`.
     """
     return jax.pmap(
         body,
@@ -49,7 +49,7 @@ def split(array: np.ndarray, devices: Sequence[jax.Device]) -> np.ndarray:
 
 
 def memory(devices: Sequence[jax.Device]) -> int:
-    """Returns the bytes that each of `devices` has, emulated ones sharing the host's."""
+    """Returns the bytes of memory of the smallest of `devices`; emulated devices share the host's."""
     stats = [device.memory_stats() or {} for device in devices]
     if all("bytes_limit" in one for one in stats):
         return min(one["bytes_limit"] for one in stats)
@@ -57,7 +57,11 @@ def memory(devices: Sequence[jax.Device]) -> int:
 
 
 def check_batch_size(field: str, batch_size: int, devices: Sequence[jax.Device]) -> None:
-    """Refuses a batch that the devices do not divide."""
+    """Refuses a batch that cannot be divided evenly among the devices.
+
+    Raises:
+      UserError: names the field and two sizes that work.
+    """
     if batch_size % len(devices):
         below = batch_size // len(devices) * len(devices)
         raise UserError(

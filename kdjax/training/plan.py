@@ -1,8 +1,8 @@
 """From a config to a plan: resolved, checked, its data and teachers loaded, ready to be compiled."""
 
 import functools
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -14,18 +14,22 @@ from kdjax import models
 from kdjax.data import Dataset, load_dataset, make_order, resolve_view
 from kdjax.data.overlap import check_overlap
 from kdjax.data.views import names as view_names
-from kdjax.distillation import distillers
+from kdjax.distillation.distillers import make_distiller
+from kdjax.distillation.inputs import LossInputs
+from kdjax.distillation.terms import Term, make_terms, resolve_losses
 from kdjax.errors import UserError
 from kdjax.store import Store
-from kdjax.training import forward, parallel, steps
+from kdjax.training import forward, parallel
 from kdjax.training import state as train_state
 from kdjax.training.evaluation import stream_if_needed
-from kdjax.training.initialization import check_head, start_from
+from kdjax.training.freezing import check_head, make_freezing
+from kdjax.training.initialization import initialize_from
 from kdjax.training.manifest import make_manifest
 from kdjax.training.networks import Network, build, load_network
-from kdjax.training.spec import SpecTeacher
-from kdjax.training.structure import join, part
-from kdjax.training.teachers import Teacher, check_classes, check_splits, load_teachers
+from kdjax.training.schedules import find_schedule
+from kdjax.training.spec import Spec, SpecTeacher
+from kdjax.training.structure import combine, partition
+from kdjax.training.teachers import Teacher, check_classes, check_splits, load_teachers, match_precision
 from kdjax.types import ModelOutput
 
 
@@ -33,33 +37,42 @@ class Plan(NamedTuple):
     """A run that has been checked and is ready to be compiled.
 
     Attributes:
-      config: resolved.
-      dataset: loaded.
-      teachers: name -> Teacher.
-      spec: what shapes the step of training proper.
-      warmup: what shapes the step of the phase before it, None without one.
-      numbers: what the step takes as values.
-      variables: the network before the first step, on the host.
-      distiller: {'params', 'state'} of what the losses carry, before the first step, on the host.
-      devices: of this process.
+      config: Resolved config.
+      dataset: Loaded data.
+      teachers: Name -> Teacher.
+      spec: What shapes the step of training proper.
+      warmup: What shapes the step of the warm-up, the phase before it; None without one.
+      numbers: The numbers of the config, which the step takes as values.
+      variables: The network's variables before the first step, on the host.
+      distiller: {'params', 'state'} of the losses' adapters before the first step, on the host.
+      devices: Devices of this process.
     """
 
     config: ConfigDict
     dataset: Dataset
-    teachers: dict
-    spec: steps.Spec
-    warmup: steps.Spec | None
-    numbers: dict
-    variables: dict
-    distiller: dict
-    devices: tuple
+    teachers: dict[str, Teacher]
+    spec: Spec
+    warmup: Spec | None
+    numbers: dict[str, Any]
+    variables: dict[str, Any]
+    distiller: dict[str, Any]
+    devices: tuple[jax.Device, ...]
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of the whole run, the warm-up included."""
+        return self.config.warmup.epochs + self.config.epochs
+
+    def spec_at(self, epoch: int) -> Spec:
+        """Returns the spec of the phase that an epoch, counted from 0, belongs to."""
+        return self.warmup if self.warmup is not None and epoch < self.config.warmup.epochs else self.spec
 
 
 def resolve(config: ConfigDict) -> ConfigDict:
     """Returns a checked copy of a config in which every default of losses and teachers is explicit."""
     config = ConfigDict(config.to_dict())
     schema.check(config)
-    config.losses = ConfigDict(distillers.resolve_losses(config.losses.to_dict(), config.teachers.to_dict()))
+    config.losses = ConfigDict(resolve_losses(config.losses.to_dict(), config.teachers.to_dict()))
     for name, teacher in config.teachers.items():
         classes = teacher.get("classes") or config.teacher_classes
         config.teachers[name] = ConfigDict({**schema.TEACHER, **teacher.to_dict(), "classes": classes})
@@ -77,13 +90,14 @@ def make_plan(
     """Loads what a resolved config names and checks that it fits together, before anything compiles.
 
     Args:
-      config: resolved.
-      store, data_dir: where its teachers and its data are.
-      devices: of this process.
-      teachers: at hand, in the place of the store's.
+      config: Resolved config.
+      store: The store that has its teachers.
+      data_dir: Directory of the data sets that are not embedded.
+      devices: Devices of this process.
+      teachers: Teachers to use in place of the store's.
 
     Raises:
-      UserError: a teacher, data or batch size that is not there or does not fit the others.
+      UserError: A teacher or data is missing, or a teacher, the data or a batch size does not fit the others.
     """
     parallel.check_batch_size("batch_size", config.batch_size, devices)
     parallel.check_batch_size("eval_batch_size", config.eval_batch_size, devices)
@@ -97,48 +111,69 @@ def make_plan(
 
 
 def plan_with(
-    config: ConfigDict, dataset: Dataset, teachers: dict, devices: Sequence[jax.Device], origin: Network | None = None
+    config: ConfigDict,
+    dataset: Dataset,
+    teachers: Mapping[str, Teacher],
+    devices: Sequence[jax.Device],
+    origin: Network | None = None,
 ) -> Plan:
-    """Makes the plan of a resolved config for data, teachers and a network to start from that are at hand."""
+    """Makes the plan of a resolved config for data and teachers that are at hand.
+
+    Args:
+      config: Resolved config.
+      dataset: Loaded data.
+      teachers: Name -> Teacher.
+      devices: Devices of this process.
+      origin: The network that the student starts from, None for freshly drawn weights.
+    """
     model = build(config.model.to_dict(), dataset.num_classes)
     input_shape = (1, *dataset.input_shape)
     models.check_features(model, input_shape)
-    structure, numbers = part(traced(config))
-    spec = steps.Spec(
+    variables = models.init_variables(model, input_shape, config.seed, config.model.init)
+    check_head(config, variables)
+    if origin:
+        variables = initialize_from(variables, origin.variables, config.init_from, config.model.head)
+    teachers = {name: match_precision(teacher, variables) for name, teacher in teachers.items()}
+    structure, numbers = partition(traced(config))
+    numbers = _as_arrays(numbers)
+    terms = _terms(config, _main_losses(config))
+    spec = Spec(
         model=model,
         teachers=tuple(_spec_teacher(config, dataset, name, teacher) for name, teacher in teachers.items()),
         ensemble=config.ensemble,
         teacher_batch_norm=config.teacher_batch_norm,
         structure=structure,
+        schedule=find_schedule(config.schedule.name),
         stored=dataset.stored,
         view=resolve_view(dataset, config.data.view),
         targets=config.data.targets,
         num_classes=dataset.num_classes,
         unlabelled=len(dataset.labelled_train) < len(dataset.splits["train"]),
         phase="main",
-        terms=_main_terms(config),
+        terms=terms,
+        freezing=make_freezing(config, terms, warming_up=False),
         first_epoch=config.warmup.epochs,
-        moves="all",
         steps_per_epoch=make_order(dataset, config.batch_size, config.seed).steps,
         sync_batch_norm=config.model.batch_norm == "global",
         unbiased_variance=config.model.running_variance == "unbiased",
-        trainable=config.trainable,
-        head=config.model.head,
         diagnostics=config.diagnostics,
     )
-    variables = models.init_variables(model, input_shape, config.seed, config.model.init)
-    check_head(config, variables)
-    if origin:
-        variables = start_from(variables, origin.variables, config.init_from, config.model.head)
-    numbers = _as_arrays(numbers)
-    warmup = spec._replace(phase="warmup", terms=tuple(config.warmup.losses), first_epoch=0, moves=config.warmup.trains)
-    distiller = _first_distiller(config, dataset, spec, variables, teachers, numbers)
-    phase = warmup if config.warmup.epochs else None
-    return Plan(config, dataset, teachers, spec, phase, numbers, variables, distiller, tuple(devices))
+    distiller = _initial_distiller(config, dataset, spec, variables, teachers, numbers)
+    warmup = _warmup_spec(config, spec)
+    return Plan(config, dataset, teachers, spec, warmup, numbers, variables, distiller, tuple(devices))
+
+
+def _warmup_spec(config: ConfigDict, spec: Spec) -> Spec | None:
+    """Returns the spec of the phase before training proper, None without one."""
+    if not config.warmup.epochs:
+        return None
+    terms = _terms(config, tuple(config.warmup.losses), warming_up=True)
+    freezing = make_freezing(config, terms, warming_up=True)
+    return spec._replace(phase="warmup", terms=terms, freezing=freezing, first_epoch=0)
 
 
 def _spec_teacher(config: ConfigDict, dataset: Dataset, name: str, teacher: Teacher) -> SpecTeacher:
-    """A teacher with its own view, that of all teachers, or the student's."""
+    """Returns the spec of a teacher; its view is its own, else that of all teachers, else the student's."""
     fields = config.teachers[name]
     field = f"config.teachers.{name}.view" if fields.view else "config.data.teacher_view"
     view = resolve_view(dataset, fields.view or config.data.teacher_view or config.data.view, field)
@@ -147,55 +182,70 @@ def _spec_teacher(config: ConfigDict, dataset: Dataset, name: str, teacher: Teac
     return SpecTeacher(name, teacher.model, teacher.output, view, tuple(fields.classes))
 
 
-def _main_terms(config: ConfigDict) -> tuple[str, ...]:
-    """All terms but those that belong to the warm-up alone: named there, and of no weight here."""
+def _main_losses(config: ConfigDict) -> tuple[str, ...]:
+    """Returns all losses but those of the warm-up alone, which are named there and have no weight here."""
     return tuple(key for key, term in config.losses.items() if key not in config.warmup.losses or term.weight != 0)
 
 
-def _first_distiller(
-    config: ConfigDict, dataset: Dataset, spec, variables: dict, teachers: dict, numbers: dict
-) -> dict:
-    make_inputs = functools.partial(_example_inputs, dataset, spec, variables, teachers, numbers)
-    return distillers.make_distiller(config.losses.to_dict()).init(config.seed, make_inputs, dataset)
+def _terms(config: ConfigDict, keys: Sequence[str], *, warming_up: bool = False) -> tuple[Term, ...]:
+    entries = config.losses.to_dict()
+    return make_terms({key: entries[key] for key in keys}, warming_up=warming_up)
 
 
-def _example_inputs(dataset: Dataset, spec, variables: dict, teachers: dict, numbers: dict) -> dict:
-    taught = {name: teacher.variables for name, teacher in teachers.items()}
-    return forward.example_inputs(spec, variables, taught, numbers, dataset.input_shape)
+def _initial_distiller(
+    config: ConfigDict,
+    dataset: Dataset,
+    spec: Spec,
+    variables: Mapping[str, Any],
+    teachers: Mapping[str, Teacher],
+    numbers: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Draws the adapters of the losses of both phases."""
+    make_inputs = functools.partial(_blank_inputs, dataset, spec, variables, teachers, numbers)
+    return make_distiller(_terms(config, tuple(config.losses))).init(config.seed, make_inputs, dataset)
+
+
+def _blank_inputs(
+    dataset: Dataset,
+    spec: Spec,
+    variables: Mapping[str, Any],
+    teachers: Mapping[str, Teacher],
+    numbers: Mapping[str, Any],
+) -> LossInputs:
+    teacher_variables = {name: teacher.variables for name, teacher in teachers.items()}
+    return forward.blank_inputs(spec, variables, teacher_variables, numbers, dataset.input_shape)
 
 
 def rehearse(plan: Plan) -> ModelOutput:
-    """Shows networks and losses of a plan, those of both phases, the shapes of two blank images; computes nothing.
+    """Traces the networks and the losses of both phases of a plan on two blank images; computes nothing.
 
     Returns:
       Shapes of the network's output.
 
     Raises:
-      UserError: a teacher that cannot see the images, or a loss that does not take what it would be given.
+      UserError: A teacher cannot take the images, or a loss refuses what it would be given.
     """
 
-    def look():
-        inputs = _example_inputs(plan.dataset, plan.spec, plan.variables, plan.teachers, plan.numbers)
-        terms = join(plan.spec.structure, plan.numbers)["losses"]
+    def trace() -> ModelOutput:
+        inputs = _blank_inputs(plan.dataset, plan.spec, plan.variables, plan.teachers, plan.numbers)
+        config_losses = combine(plan.spec.structure, plan.numbers)["losses"]
         for spec in filter(None, (plan.warmup, plan.spec)):
-            chosen = {key: terms[key] for key in spec.terms}
-            distiller = distillers.make_distiller(chosen, warming_up=spec.phase == "warmup")
-            distiller.apply(plan.distiller, inputs, chosen)
-        return inputs["output"]
+            make_distiller(spec.terms).apply(plan.distiller, inputs, config_losses)
+        return inputs.output
 
-    return jax.eval_shape(look)
+    return jax.eval_shape(trace)
 
 
-def traced(config: ConfigDict) -> dict:
-    """Returns what a step reads of a resolved config, floats as floats and the seed as a NumPy scalar."""
+def traced(config: ConfigDict) -> dict[str, Any]:
+    """Returns the sections of a resolved config that a step reads, floats as floats and the seed as a NumPy scalar."""
     sections = {name: config[name] for name in schema.TRACED}
     sections = {name: value.to_dict() if isinstance(value, ConfigDict) else value for name, value in sections.items()}
-    # Of a teacher only its weight and temperature are numbers; its run's name must not shape the compilation.
+    # Weight and temperature only: the name of a teacher's run must not shape the compilation.
     sections["teachers"] = {
         name: {"weight": float(teacher["weight"]), "temperature": float(teacher["temperature"])}
         for name, teacher in sections["teachers"].items()
     }
-    # What shapes a loss's trainable part is structure, floats and all.
+    # The hyper-parameters of an adapter are structure, floats included, since they may shape its layers.
     sections["losses"] = {
         key: {**term, "adapter": tuple(sorted(term["adapter"].items()))} if "adapter" in term else term
         for key, term in sections["losses"].items()
@@ -208,22 +258,23 @@ def traced(config: ConfigDict) -> dict:
     return {**sections, "seed": np.uint32(config.seed), "epochs": config.epochs}
 
 
-def _floats_like_defaults(section: dict, defaults: ConfigDict) -> dict:
+def _floats_like_defaults(section: Mapping[str, Any], defaults: ConfigDict) -> dict[str, Any]:
+    """Returns a section of the config with floats wherever the schema's default is a float."""
     return {name: float(value) if isinstance(defaults[name], float) else value for name, value in section.items()}
 
 
-def _as_arrays(numbers: dict) -> dict:
+def _as_arrays(numbers: dict[str, Any]) -> dict[str, Any]:
     dtype = jax.dtypes.canonicalize_dtype(float)
     return jax.tree.map(lambda leaf: np.asarray(leaf, dtype if isinstance(leaf, float) else None), numbers)
 
 
-def manifest_of(plan: Plan) -> dict:
+def manifest_of(plan: Plan) -> dict[str, Any]:
     """Returns the manifest of a planned run."""
     records = {name: teacher.record for name, teacher in plan.teachers.items()}
     scope = models.batch_norm_scope(plan.spec.model, (1, *plan.dataset.input_shape))
     if scope == "global" and not plan.spec.sync_batch_norm:
         scope = "per_device"
     elif scope == "per_device" and plan.spec.sync_batch_norm:
-        logging.warning("%s keeps statistics of its own, which are taken per device.", plan.config.model.name)
+        logging.warning("%s has statistics other than BatchNorm's, which are taken per device.", plan.config.model.name)
     parameters = models.count_parameters(plan.variables)
     return make_manifest(plan.config.to_dict(), plan.dataset, records, scope, parameters)

@@ -1,41 +1,42 @@
-"""What a user sees while a run trains: a bar on a terminal, one line an epoch elsewhere."""
+"""How far a run is: the record that is saved with every checkpoint."""
 
-import sys
-
-
-class Progress:
-    """Shows epochs; `show=False` shows nothing, for programs that train many runs."""
-
-    def __init__(self, name: str, epochs: int, done: int, show: bool = True):
-        self._name, self._epochs, self._show = name, epochs, show
-        self._bar = None
-        if show and sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self._bar = tqdm(total=epochs, initial=done, desc=name, unit="epoch", dynamic_ncols=True)
-
-    def epoch(self, row: dict) -> None:
-        """Shows one row of metrics.jsonl; `row['epoch']` counts from 1."""
-        if self._bar is not None:
-            self._bar.set_postfix_str(_summary(row))
-            self._bar.update(row["epoch"] - self._bar.n)
-        elif self._show:
-            print(f"{self._name} epoch {row['epoch']}/{self._epochs} {_summary(row)}", file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        """Leaves the terminal in order."""
-        if self._bar is not None:
-            self._bar.close()
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 
-def _summary(row: dict) -> str:
-    held_out = [f"{split} {row[split]['accuracy']:.2%}" for split in ("validation", "test") if split in row]
-    shown = [f"loss {row['train']['loss']:.4g}", f"train {row['train']['accuracy']:.2%}", *held_out]
-    if "examples" in row:
-        shown.append("labelled {labelled} unlabelled {unlabelled}".format(**row["examples"]))
-    shown.append(f"{row['images_per_second']:.0f} images/s")
-    if "waited_for_data" in row:
-        shown.append(f"waited {row['waited_for_data']:.1f} s for data")
-    if row.get("bad_images"):
-        shown.append(f"{row['bad_images']} bad images")
-    return " ".join(shown)
+class Best(NamedTuple):
+    """The epoch with the highest validation accuracy so far, the earliest of equals.
+
+    Attributes:
+      epoch: Number of the epoch, counted from 1.
+      step: Updates made by its end.
+      accuracy: Validation accuracy after it.
+    """
+
+    epoch: int
+    step: int
+    accuracy: float
+
+
+class Progress(NamedTuple):
+    """How far a run is.
+
+    Attributes:
+      epoch: Finished epochs.
+      step_in_epoch: Updates made in the epoch after them.
+      best: The best epoch so far, None before one.
+    """
+
+    epoch: int = 0
+    step_in_epoch: int = 0
+    best: Best | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the record as plain mappings."""
+        return {**self._asdict(), "best": self.best and self.best._asdict()}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> "Progress":
+        """Returns the record that `to_json` turned into plain mappings."""
+        best = record["best"]
+        return cls(record["epoch"], record["step_in_epoch"], best and Best(**best))

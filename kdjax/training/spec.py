@@ -1,88 +1,111 @@
-"""What shapes a compiled step, and what it reads and never changes."""
+"""What shapes a compiled step, and what a step reads and never changes."""
 
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 
 from kdjax import models
+from kdjax.data import Stored
+from kdjax.distillation.terms import Term
+from kdjax.training.freezing import Freezing
+from kdjax.training.schedules import Schedule
 from kdjax.training.structure import Structure
+from kdjax.types import Array
+
+Model = nn.Module | models.Picked
 
 
 class Fixed(NamedTuple):
     """What a step reads and never changes, the same on every device.
 
     Attributes:
-      teachers: name -> variables.
-      arrays: the resident data set {'images', 'labels', 'soft'}, or None when batches carry their arrays.
-      numbers: the config's floats and the seed, as the structure's holes want them.
+      teachers: Name -> variables of each teacher.
+      arrays: The resident data set {'images', 'labels', 'soft'}, None when batches carry their arrays.
+      numbers: The config's floats and the seed, in the places that the structure leaves open.
     """
 
-    teachers: dict
-    arrays: Any
-    numbers: dict
+    teachers: dict[str, Any]
+    arrays: dict[str, Array] | None
+    numbers: dict[str, Any]
 
 
 class SpecTeacher(NamedTuple):
-    """What of a teacher shapes a compiled step.
+    """The part of a teacher that shapes a compiled step.
 
     Attributes:
-      name: in config.teachers.
-      model: its network.
-      output: what its logits mean, 'softmax' or 'clipped_logits'.
-      view: that it sees.
-      classes: columns of its logits that are the data's classes, () for all.
+      name: Its name in config.teachers.
+      model: Its network.
+      output: What its logits mean, 'softmax' or 'clipped_logits'.
+      view: The view that it is shown.
+      classes: The columns of its logits that are the data's classes, () for all.
     """
 
     name: str
-    model: nn.Module | models.Picked
+    model: Model
     output: str
     view: str
     classes: tuple[int, ...] = ()
 
 
 class Spec(NamedTuple):
-    """What shapes a compiled step: hashable, equal for two runs that may share one compilation.
+    """What shapes a compiled step: hashable, and equal for two runs that may share one compilation.
 
     Attributes:
-      model: the network that is trained.
-      teachers: of the config, in its order.
-      ensemble: how they join where a loss reads logits alone.
-      teacher_batch_norm: 'running' or 'batch' statistics in them.
-      structure: the traced sections of the config with holes for their numbers.
-      stored: how the data's stored values become network inputs.
-      view: the student's augmentation.
-      targets: 'labels' or 'soft'.
-      num_classes: of the data.
-      unlabelled: whether some training examples have no label.
-      phase: 'main' or 'warmup', in which other terms count and other parts move.
-      terms: names of the losses of this phase.
-      first_epoch: that the phase begins with.
-      moves: what the phase trains: 'all', the student's 'body', or the 'distiller' alone.
-      steps_per_epoch: full batches in an epoch.
-      sync_batch_norm: whether batch statistics are those of the global batch.
-      unbiased_variance: whether BatchNorm's running variance is PyTorch's.
-      trainable: 'all' or 'head'.
-      head: name of the classifier among the parameters.
-      diagnostics: whether to log entropies and weights.
+      model: The network that is trained.
+      teachers: Its teachers, in the config's order.
+      ensemble: How several teachers are made into one where a loss reads logits alone.
+      teacher_batch_norm: Statistics that teachers use: 'running' or those of the 'batch'.
+      structure: The traced sections of the config, with holes for their numbers.
+      schedule: The schedule of the learning rate.
+      stored: How the data's stored values become network inputs.
+      view: The view that the student is shown.
+      targets: What losses take as labels: 'labels' or 'soft'.
+      num_classes: Number of classes of the data.
+      unlabelled: Whether some training examples have no label.
+      phase: 'main', or 'warmup' for the phase before it.
+      terms: The losses of the phase.
+      freezing: Which parameters the phase trains.
+      first_epoch: The epoch that the phase begins with.
+      steps_per_epoch: Full batches in an epoch.
+      sync_batch_norm: Whether batch statistics are taken over the global batch.
+      unbiased_variance: Whether the running variance of BatchNorm is the unbiased one, as in PyTorch.
+      diagnostics: Whether to log the quantities in DIAGNOSTICS.
     """
 
-    model: nn.Module | models.Picked
+    model: Model
     teachers: tuple[SpecTeacher, ...]
     ensemble: str
     teacher_batch_norm: str
     structure: Structure
-    stored: Any
+    schedule: Schedule
+    stored: Stored
     view: str
     targets: str
     num_classes: int
     unlabelled: bool
     phase: str
-    terms: tuple[str, ...]
+    terms: tuple[Term, ...]
+    freezing: Freezing
     first_epoch: int
-    moves: str
     steps_per_epoch: int
     sync_batch_norm: bool
     unbiased_variance: bool
-    trainable: str
-    head: str
     diagnostics: bool
+
+
+class EvalSpec(NamedTuple):
+    """What shapes a compiled evaluation.
+
+    Attributes:
+      model: The network.
+      stored: How the data's stored values become network inputs.
+      num_classes: Number of classes of the data.
+      unseen: Classes that training never showed, whose examples are also scored apart.
+      soft: Whether outputs are also compared with the data's distributions.
+    """
+
+    model: Model
+    stored: Stored
+    num_classes: int
+    unseen: tuple[int, ...] = ()
+    soft: bool = False

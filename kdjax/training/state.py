@@ -1,4 +1,4 @@
-"""The train state, and the optimizer from the config."""
+"""The train state, the optimizer from the config, and its learning rate."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import optax
 
 from kdjax.errors import UserError, nearest
-from kdjax.training.schedules import learning_rate
+from kdjax.training.schedules import Schedule, find_schedule, learning_rate
+from kdjax.types import Array
 
 OPTIMIZERS = ("sgd", "adamw")
 
@@ -19,27 +20,38 @@ class TrainState:
     """All that a run carries from step to step.
 
     Attributes:
-      step: [] int32, updates made so far.
-      params: of the network that is trained.
-      batch_stats: its running statistics, {} where it has none.
-      distiller: {'params': ..., 'state': ...} of what the losses carry; never exported with the network.
-      opt_state: over {'model': params, 'distiller': distiller['params']}.
+      step: [] int32 updates made so far.
+      params: Parameters of the network that is trained.
+      batch_stats: Its running statistics, {} where it has none.
+      distiller: {'params': ..., 'state': ...} of the losses' adapters; never exported with the network.
+      opt_state: Optimizer state over {'model': params, 'distiller': distiller['params']}.
     """
 
-    step: Any
+    step: Array
     params: Any
     batch_stats: Any
-    distiller: Any
+    distiller: dict[str, Any]
     opt_state: Any
 
     @property
-    def trainable(self) -> dict:
-        """What the optimizer moves."""
+    def trainable(self) -> dict[str, Any]:
+        """Everything that the optimizer updates."""
         return {"model": self.params, "distiller": self.distiller["params"]}
 
+    @property
+    def variables(self) -> dict[str, Any]:
+        """The network's variables, as models take them."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
 
-def create_state(variables: Mapping, distiller: Mapping, config: Mapping) -> TrainState:
-    """Returns the state before the first step; `config` may hold traced numbers, they do not enter the state."""
+
+def create_state(variables: Mapping[str, Any], distiller: Mapping[str, Any], config: Mapping[str, Any]) -> TrainState:
+    """Returns the state before the first step.
+
+    Args:
+      variables: The network's initial variables.
+      distiller: {'params': ..., 'state': ...} of the adapters.
+      config: The traced sections of the config; its numbers do not enter the state.
+    """
     trainable = {"model": variables["params"], "distiller": distiller["params"]}
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -50,15 +62,15 @@ def create_state(variables: Mapping, distiller: Mapping, config: Mapping) -> Tra
     )
 
 
-def optimizer(config: Mapping, rate) -> optax.GradientTransformation:
-    """Builds the optax transformation for one step.
+def optimizer(config: Mapping[str, Any], rate: Array) -> optax.GradientTransformation:
+    """Builds the optax transformation of one step.
 
     Args:
-      config: joined config; floats in `config['optimizer']` may be traced.
+      config: The traced sections of the config; floats in `config['optimizer']` may be traced.
       rate: [] learning rate of this step.
 
     Raises:
-      UserError: the optimizer's name is unknown.
+      UserError: The name of the optimizer is unknown.
     """
     fields = config["optimizer"]
     decay = optax.add_decayed_weights(fields["weight_decay"], mask=_is_kernel if fields["decay"] == "kernels" else None)
@@ -71,22 +83,31 @@ def optimizer(config: Mapping, rate) -> optax.GradientTransformation:
     raise UserError(f"unknown optimizer '{fields['name']}'.{nearest(fields['name'], OPTIMIZERS)}")
 
 
-def _is_kernel(params):
+def _is_kernel(params: Any) -> Any:
     return jax.tree.map(lambda leaf: jnp.ndim(leaf) > 1, params)
 
 
-def rate_at(step, config: Mapping, steps_per_epoch: int):
-    """Returns the learning rate of update number `step` (counted from 0)."""
+def rate_at(step: Array, config: Mapping[str, Any], steps_per_epoch: int, schedule: Schedule | None = None) -> Array:
+    """Returns the scheduled learning rate of an update.
+
+    Args:
+      step: [] integer, number of the update, counted from 0.
+      config: The traced sections of the config.
+      steps_per_epoch: Updates in an epoch.
+      schedule: The schedule that the config names; looked up by default.
+    """
+    schedule = find_schedule(config["schedule"]["name"]) if schedule is None else schedule
     # Whole epochs by integer division: milestones must fall on the first step of an epoch to the bit.
     epoch = step // steps_per_epoch + jnp.asarray(step % steps_per_epoch, float) / steps_per_epoch
-    return learning_rate(config["optimizer"]["learning_rate"], epoch, config["schedule"], config["epochs"])
+    base = config["optimizer"]["learning_rate"]
+    return learning_rate(base, epoch, config["schedule"], config["epochs"], schedule)
 
 
-def check(config: Mapping) -> None:
-    """Tries optimizer and schedule on a config's numbers.
+def check(config: Mapping[str, Any]) -> None:
+    """Tries the optimizer and the schedule on a config's numbers.
 
     Raises:
-      UserError: an unknown name, or a schedule of the user's own that fails.
+      UserError: A name is unknown, or a schedule of the user's own fails.
     """
     optimizer(config, rate=0.0)
     try:

@@ -1,4 +1,4 @@
-"""Parts a config into structure, which shapes the compiled step, and numbers, which are its arguments."""
+"""Partitions a config into structure, which shapes the compiled step, and numbers, which are its arguments."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -14,15 +14,16 @@ class Structure(NamedTuple):
     items: tuple
 
 
-def part(tree: Mapping) -> tuple[Structure, dict]:
+def partition(tree: Mapping[str, Any]) -> tuple[Structure, dict[str, Any]]:
     """Splits a nested mapping into its hashable structure and the floats and NumPy scalars in it.
 
-    `join(*part(tree)) == tree`. Two configs that differ only in floats have one structure, hence one compiled step.
+    `combine(*partition(tree)) == tree`. Two configs that differ only in floats have one structure, hence one compiled
+    step.
     """
     structure, numbers = [], {}
     for name, value in sorted(tree.items()):
         if isinstance(value, Mapping):
-            value, inner = part(value)
+            value, inner = partition(value)
             if inner:
                 numbers[name] = inner
         elif isinstance(value, float | np.generic):
@@ -33,12 +34,12 @@ def part(tree: Mapping) -> tuple[Structure, dict]:
     return Structure(tuple(structure)), numbers
 
 
-def join(structure: Structure, numbers: Mapping) -> dict[str, Any]:
+def combine(structure: Structure, numbers: Mapping[str, Any]) -> dict[str, Any]:
     """Puts numbers, traced or not, back into their places."""
     tree = {}
     for name, value in structure.items:
         if isinstance(value, Structure):
-            tree[name] = join(value, numbers.get(name, {}))
+            tree[name] = combine(value, numbers.get(name, {}))
         else:
             tree[name] = numbers[name] if isinstance(value, str) and value == NUMBER else value
     return tree

@@ -1,66 +1,68 @@
-"""Frozen teachers: read from the store, rebuilt from their own manifests, checked against what a student asks."""
+"""Frozen teachers: read from the store, rebuilt from their own manifests, and checked against the student's config."""
 
 import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from absl import logging
+from ml_collections import ConfigDict
 
-from kdjax import losses
 from kdjax.data import Dataset, load_dataset, split_hash
-from kdjax.distillation.distillers import reads_branches, reads_teacher_logits
-from kdjax.errors import UserError, lookup, nearest
+from kdjax.distillation.terms import find_loss
+from kdjax.errors import UserError, nearest
 from kdjax.store import Store
 from kdjax.training.networks import load_network
+from kdjax.training.spec import Model
 
 
 class Teacher(NamedTuple):
     """A frozen network.
 
     Attributes:
-      model: its module.
-      variables: NumPy arrays.
-      num_classes: of its logits.
-      output: 'softmax' or 'clipped_logits': what its logits mean.
-      record: what a student's manifest keeps of it.
-      data: its own `config.data`, None when nobody knows it (imported weights).
-      labelled: hash of the examples whose labels it was trained on, where its manifest has one.
-      class_names: of its logits, where its manifest has them.
+      model: Its module.
+      variables: {'params': ..., 'batch_stats': ...}, NumPy arrays.
+      num_classes: Width of its logits.
+      output: What its logits mean: 'softmax' or 'clipped_logits'.
+      record: What a student's manifest keeps of it.
+      data: Its own `config.data`, None where that is not known (imported weights).
+      labelled: Hash of the examples whose labels it was trained on, where its manifest has one.
+      class_names: Names of the classes of its logits, where its manifest has them.
     """
 
-    model: Any
-    variables: dict
+    model: Model
+    variables: dict[str, Any]
     num_classes: int
     output: str
-    record: dict
-    data: dict | None
+    record: dict[str, Any]
+    data: dict[str, Any] | None
     labelled: str | None = None
     class_names: tuple[str, ...] | None = None
 
 
-def load_teachers(config, store: Store) -> dict[str, Teacher]:
+def load_teachers(config: ConfigDict, store: Store) -> dict[str, Teacher]:
     """Loads every teacher of `config.teachers`.
 
     Raises:
-      UserError: a run that the store lacks (with the command that makes it) or that has not finished, a checkpoint it
-        does not keep, or one fitted in logit space whose `output` was not said.
+      UserError: The store lacks a run (the message has the command that makes it), the run has not finished or does not
+        keep the checkpoint, or it was fitted in logit space and the config does not say how to read its output.
     """
     return {name: _load(name, fields, store) for name, fields in config.teachers.items()}
 
 
-def _load(name: str, fields: Mapping, store: Store) -> Teacher:
+def _load(name: str, fields: Mapping[str, Any], store: Store) -> Teacher:
     run = store.run(fields["run"])
     if run.manifest is None:
         made_by = fields.get("made_by", "")
         generic = f"python -m kdjax.train_teacher --config=... --run={run.name}"
         make = made_by if made_by.endswith(f"--run={run.name}") else generic  # the run may have been overridden
         hint = nearest(run.name, store.runs()) if made_by != make else ""
-        make += f" --store={store.root}"  # as printed it must fill this store, whichever it is
+        make += f" --store={store.root}"  # the command must fill this store, even if it is not the default one
         raise UserError(f"teacher '{name}': {store.root} has no run '{run.name}'.{hint} Make it with: {make}")
     checkpoint = str(fields.get("checkpoint", "last"))
     if run.result is None and not checkpoint.isdigit():
-        raise UserError(f"teacher '{name}': run '{run.name}' has not finished; run its command again to go on.")
+        raise UserError(f"teacher '{name}': run '{run.name}' has not finished; repeat its command to resume it.")
     network = load_network(run, checkpoint)
     record = {"run": run.name, "checkpoint": checkpoint, "step": network.step}
     output = _output_space(name, fields, network.manifest)
@@ -72,25 +74,49 @@ def _load(name: str, fields: Mapping, store: Store) -> Teacher:
     return Teacher(network.model, network.variables, classes, output, record, data, labelled, names)
 
 
-def _output_space(name: str, fields: Mapping, manifest: Mapping) -> str:
-    said = fields.get("output", "")
-    if manifest.get("loss_space") == "logits" and not said:
+def _output_space(name: str, fields: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
+    output = fields.get("output", "")
+    if manifest.get("loss_space") == "logits" and not output:
         raise UserError(
             f"teacher '{name}': run '{fields['run']}' was fitted in logit space, where a softmax says almost nothing; "
             f"set config.teachers.{name}.output to 'clipped_logits' (its logits as probabilities) or 'softmax'."
         )
-    return said or "softmax"
+    return output or "softmax"
+
+
+def match_precision(teacher: Teacher, variables: Mapping[str, Any]) -> Teacher:
+    """Returns a teacher whose floating leaves are as wide as the student's.
+
+    A float32 teacher beside a float64 student would compute parts of its output (BatchNorm's scale) in float32.
+
+    Args:
+      teacher: Any teacher.
+      variables: The student's variables.
+    """
+    student = {leaf.dtype for leaf in jax.tree.leaves(variables["params"])}
+    if np.dtype(np.float64) not in student:
+        return teacher
+    widened = jax.tree.map(lambda leaf: leaf.astype(np.float64) if _is_float(leaf) else leaf, teacher.variables)
+    return teacher._replace(variables=widened)
+
+
+def _is_float(leaf: np.ndarray) -> bool:
+    return jax.numpy.issubdtype(leaf.dtype, np.floating)
 
 
 def check_classes(
-    config, teachers: Mapping[str, Teacher], num_classes: int, class_names: tuple[str, ...] | None = None
+    config: ConfigDict,
+    teachers: Mapping[str, Teacher],
+    num_classes: int,
+    class_names: tuple[str, ...] | None = None,
 ) -> None:
-    """Refuses a teacher of other classes where a loss or diagnostic reads its logits, and columns that it lacks.
+    """Refuses a teacher of other classes where its logits are read, and columns that it lacks.
 
     Args:
-      config: resolved.
-      teachers: by their names in it.
-      num_classes, class_names: of the data. Names are compared where both sides have them and no columns are chosen.
+      config: Resolved config.
+      teachers: Teachers by their names in it.
+      num_classes: Number of classes of the data.
+      class_names: Their names, which are compared where both sides have names and the config chooses no columns.
 
     Raises:
       UserError: names the field of the config, the teacher and the difference.
@@ -103,64 +129,66 @@ def check_classes(
                 f"config.teachers.{name}.classes (or config.teacher_classes) must name columns from 0 to "
                 f"{teacher.num_classes - 1}, each once, not {tuple(columns)}."
             )
-    for (where, branches), names in _comparing(config, teachers).items():
+    for (field, branches), names in _comparisons(config, teachers).items():
         for name in names:
             own = config.teachers[name]
             if branches and (own.classes or own.temperature != 1):
                 raise UserError(
-                    f"{where} compares branches as they are: there teacher '{name}' can have no classes and no "
+                    f"{field} compares branches as they are: there teacher '{name}' can have no classes and no "
                     "temperature of its own."
                 )
             difference = _other_classes(teachers[name], own.classes, num_classes, class_names)
             if difference:
                 raise UserError(
-                    f"{where} compares logits, and teacher '{name}' has {difference}; name a teacher that was trained "
+                    f"{field} compares logits, and teacher '{name}' has {difference}; name a teacher that was trained "
                     f"on the same classes, or its columns of these classes in config.teachers.{name}.classes or "
                     "config.teacher_classes."
                 )
 
 
 def _other_classes(teacher: Teacher, columns: tuple, num_classes: int, class_names: tuple[str, ...] | None) -> str:
-    """In what a teacher's classes differ from the data's, '' where they do not."""
+    """Says how a teacher's classes differ from the data's, '' where they do not."""
     count = len(columns) or teacher.num_classes
     if count != num_classes:
         return f"{count} classes while the data has {num_classes}"
-    if columns or not teacher.class_names or not class_names:  # columns were chosen by somebody who knows
+    if columns or not teacher.class_names or not class_names:  # the user has chosen the columns, or no names are known
         return ""
     pairs = enumerate(zip(teacher.class_names, class_names))
     differing = (f"{a!r} as class {i}, where the data has {b!r}" for i, (a, b) in pairs if a != b)
     return next(differing, "")
 
 
-def _comparing(config, teachers: Mapping[str, Teacher]) -> dict[tuple[str, bool], list[str]]:
-    """(Field of the config that compares logits, whether branches are meant) -> names of the teachers that it reads."""
+def _comparisons(config: ConfigDict, teachers: Mapping[str, Teacher]) -> dict[tuple[str, bool], list[str]]:
+    """Returns (field of the config that compares logits, whether it compares branches) -> the teachers it reads."""
     found = {}
     for key, term in config.losses.items():
-        function = lookup(losses.LOSSES, term["loss"], "loss")
-        if reads_teacher_logits(function):
+        loss = find_loss(term["loss"])
+        if loss.reads_teacher_logits:
             names = [term["teacher"]] if term["teacher"] else list(teachers)
-            found[f"config.losses.{key}", reads_branches(function)] = names
+            found[f"config.losses.{key}", loss.reads_branches] = names
     return found | ({("config.diagnostics", False): list(teachers)} if config.diagnostics else {})
 
 
-def _rows_of(data: Mapping) -> str:
-    """What decides which images a data set has, in a form in which a manifest and a config compare."""
+def _identity_of(data: Mapping[str, Any]) -> str:
+    """Returns the fields that decide which images a data set has, in one form for a manifest and for a config."""
     args = {name: value for name, value in data["args"].items() if name not in ("scale", "mean", "std")}
     return json.dumps([data["name"], args], sort_keys=True)
 
 
-def check_splits(config, dataset: Dataset, teachers: Mapping[str, Teacher], data_dir: str) -> None:
-    """Warns of, or refuses, held-out images or hidden labels that a teacher was trained on.
+def check_splits(config: ConfigDict, dataset: Dataset, teachers: Mapping[str, Teacher], data_dir: str) -> None:
+    """Checks that no teacher was trained on held-out images or on labels that the student does not have.
+
+    Held-out images are only warned of, unless the student's best checkpoint would be chosen on them.
 
     Raises:
-      UserError: there are such images and the student's best is chosen on them, or there are such labels.
+      UserError: A teacher was trained on validation images that choose the best checkpoint, or on hidden labels.
     """
     for name, teacher in teachers.items():
-        if teacher.data is None or _rows_of(teacher.data) != _rows_of(config.data.to_dict()):
+        if teacher.data is None or _identity_of(teacher.data) != _identity_of(config.data.to_dict()):
             continue
-        theirs = load_dataset(type(config.data)(teacher.data), data_dir)
-        _check_labels(name, config, dataset, teacher, theirs)
-        trained_on = theirs.splits["train"]
+        teacher_dataset = load_dataset(type(config.data)(teacher.data), data_dir)
+        _check_labels(name, config, dataset, teacher, teacher_dataset)
+        trained_on = teacher_dataset.splits["train"]
         for split in ("validation", "test"):
             rows = dataset.splits.get(split, ())
             shared = len(np.intersect1d(rows, trained_on))
@@ -175,12 +203,12 @@ def check_splits(config, dataset: Dataset, teachers: Mapping[str, Teacher], data
             logging.warning("%s: accuracies there are too high.", line)
 
 
-def _check_labels(name: str, config, dataset: Dataset, teacher: Teacher, theirs: Dataset) -> None:
-    """Refuses a teacher that knows labels which a partly labelled student does not have."""
+def _check_labels(name: str, config: ConfigDict, dataset: Dataset, teacher: Teacher, teacher_dataset: Dataset) -> None:
+    """Refuses a teacher that was trained on labels which a partly labelled student does not have."""
     partly = any(record["protocol"] == "labelled_fraction" for record in dataset.protocols)
     if not partly or teacher.labelled == split_hash(dataset.labelled_train) or config.teachers[name].more_labels:
         return
-    extra = np.setdiff1d(theirs.labelled_train, dataset.labelled_train)
+    extra = np.setdiff1d(teacher_dataset.labelled_train, dataset.labelled_train)
     if len(extra):
         raise UserError(
             f"teacher '{name}' was trained on {len(extra)} labels that the student does not have; train it with the "

@@ -16,7 +16,7 @@ from test_steps import batches_of, largest_difference
 from configs import student
 from kdjax import models
 from kdjax.data import load_dataset
-from kdjax.training import metrics, parallel, steps
+from kdjax.training import metrics, parallel
 from kdjax.training.loop import compiled
 from kdjax.training.plan import plan_with, resolve
 from kdjax.training.teachers import Teacher
@@ -80,7 +80,7 @@ def run(plan, spec, num_steps):
         carry = step_once(carry, fixed, jax.tree.map(lambda leaf, step=step: leaf[:, step : step + 1], batches))
         state, sums = jax.device_get(carry)
         rows.append(metrics.means(sums.metrics))
-        carry = parallel.replicate((state, metrics.zeros(steps.train_metric_names(plan.spec))), plan.devices)
+        carry = parallel.replicate((state, metrics.zero_train_sums(plan.spec, plan.numbers)), plan.devices)
     return state, rows
 
 
@@ -96,7 +96,7 @@ def test_a_method_lowers_its_own_term(method, config):
     own = [key for key in config.losses if key != "cross_entropy"]
     plan = make_plan(config, 1, EQUAL if method in SAME_CHANNELS else WIDER)
     for spec in phases(plan):
-        terms = [f"losses/{key}" for key in own if key in spec.terms]
+        terms = [f"losses/{term.key}" for term in spec.terms if term.key in own]
         if not terms:
             continue
         _, rows = run(plan, spec, 30)
@@ -272,7 +272,7 @@ def test_a_convolutional_pair_learns_from_photographs(method, config, photograph
         config, dataset, {"a": Teacher(model, variables, 10, "softmax", {}, None)}, tuple(jax.local_devices()[:1])
     )
     for spec in phases(plan):
-        terms = [f"losses/{key}" for key in spec.terms if key != "cross_entropy"]
+        terms = [f"losses/{term.key}" for term in spec.terms if term.key != "cross_entropy"]
         if not terms:
             continue
         _, rows = run(plan, spec, 30)

@@ -309,7 +309,10 @@ def without_pooled(study, chain) -> None:
         (mistyped_probe, "config.transfer.other: config.data has no field 'sise'"),
         (lambda study, chain: chain.student.data.update(name="gausian"), "unknown data set 'gausian'"),
         (probe_of_images, "config.transfer.other: the networks of config.chains.tolerant.patriarch take 8, not 8x8x1"),
-        (lambda study, chain: chain.student.model.update(name="resnet8"), "gen1-s0': config.model.args: model 'resnet8' takes no"),
+        (
+            lambda study, chain: chain.student.model.update(name="resnet8"),
+            "gen1-s0': config.model.args: model 'resnet8' takes no",
+        ),
         (lambda study, chain: chain.student.update(batch_size=1000), "gen1-s0': config.batch_size = 1000 is more"),
         (lambda study, chain: study.alone.data.update(view="crop"), "alone-x1-s0': config.data.view 'crop'"),
         (lambda study, chain: chain.patriarch.losses.tolerant.update(num_top=7), "gen0-s0': config.losses.tolerant: "),

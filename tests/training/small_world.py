@@ -7,9 +7,9 @@ from ml_collections import ConfigDict
 from kdjax import models
 from kdjax.config import defaults
 from kdjax.data import Dataset, load_dataset
-from kdjax.training import metrics, steps
-from kdjax.training import state as train_state
-from kdjax.training.plan import Plan, plan_with, resolve, traced
+from kdjax.training.member import initial_carry
+from kdjax.training.plan import Plan, plan_with, resolve
+from kdjax.training.spec import Fixed
 from kdjax.training.teachers import Teacher
 
 
@@ -46,8 +46,6 @@ def make_plan(config: ConfigDict, devices) -> Plan:
 
 def start(plan: Plan):
     """Returns (state, sums) before the first step and what is fixed, all on the host."""
-    state = train_state.create_state(plan.variables, plan.distiller, traced(plan.config))
-    sums = metrics.zeros(steps.train_metric_names(plan.spec))
     teachers = {name: teacher.variables for name, teacher in plan.teachers.items()}
     arrays = {"images": plan.dataset.images, "labels": plan.dataset.labels, "soft": plan.dataset.soft}
-    return jax.tree.map(np.array, (state, sums)), steps.Fixed(teachers, arrays, plan.numbers)
+    return jax.tree.map(np.array, initial_carry(plan)), Fixed(teachers, arrays, plan.numbers)

@@ -16,12 +16,12 @@ from kdjax.errors import Interrupted, UserError
 from kdjax.inspection.predict import score_run
 from kdjax.store import Store
 from kdjax.training import forward, parallel, steps
-from kdjax.training.batch_loader import Feed
+from kdjax.training.batch_loader import BatchLoader
 from kdjax.training.evaluation import evaluate, stream_if_needed
 from kdjax.training.loop import Trainer, train
 from kdjax.training.networks import load_network
 from kdjax.training.plan import resolve
-from kdjax.training.structure import join
+from kdjax.training.structure import combine
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def photographs(data_dir: str) -> Rows:
 
 def imagenet_like(**data) -> ConfigDict:
     config = alone("")
-    config.data.name, config.data.args, config.data.view = "test_feed:photographs", {}, "rrc_flip"
+    config.data.name, config.data.args, config.data.view = "test_batch_loader:photographs", {}, "rrc_flip"
     config.data.size, config.data.interpolation, config.data.validation = 16, "bilinear", 0.0
     config.batch_size, config.eval_batch_size, config.data.workers = 8, 8, 0
     config.data.update(data)
@@ -128,12 +128,12 @@ def test_bad_images_are_counted_and_never_seen(store, tmp_path, one_device):
     dataset = load_dataset(resolve(config).data, str(tmp_path))
     (tmp_path / "4.png").write_bytes(b"no image")
     order = make_order(dataset, 4, 0)
-    feed = Feed(dataset, order, "rrc_flip", one_device, last=8, workers=0)
-    batch = feed.batches(0, 0, order.steps)
-    feed.close()
+    loader = BatchLoader(dataset, order, "rrc_flip", one_device, last=8, workers=0)
+    batch = loader.batches(0, 0, order.steps)
+    loader.close()
     index, mask = batch.index.ravel(), batch.mask.ravel()
     np.testing.assert_array_equal(mask, index != 4)
-    assert feed.bad == (index == 4).sum()
+    assert loader.bad == (index == 4).sum()
 
 
 # ---- too small a device
@@ -167,16 +167,16 @@ def step_of(plan):
 
 
 def first_batch(plan):
-    feed = Feed(plan.dataset, make_order(plan.dataset, 8, 0), plan.spec.view, plan.devices, last=1)
-    return feed, jax.tree.map(lambda leaf: leaf[:, 0], feed.batches(0, 0, 1))
+    loader = BatchLoader(plan.dataset, make_order(plan.dataset, 8, 0), plan.spec.view, plan.devices, last=1)
+    return loader, jax.tree.map(lambda leaf: leaf[:, 0], loader.batches(0, 0, 1))
 
 
 def test_label_terms_see_labelled_examples_only_and_distillation_sees_all(image_file):
     config = partly_labelled(image_file)
     config.data.view = "none"
     plan = make_plan(config, jax.local_devices()[:1])
-    feed, batch = first_batch(plan)
-    assert (feed.labelled, feed.unlabelled) == (4, 4) and batch.labelled.sum() == 4
+    loader, batch = first_batch(plan)
+    assert (loader.labelled, loader.unlabelled) == (4, 4) and batch.labelled.sum() == 4
     assert (plan.dataset.labels[batch.index[~batch.labelled]] == -1).all()  # lost, not only hidden
     step, (carry, fixed) = step_of(plan), start(plan)
     params, sums = jax.device_get(step(carry[0], fixed, batch))
@@ -214,9 +214,9 @@ def test_a_teacher_that_knows_more_labels_is_refused_unless_allowed(image_file, 
 # ---- views
 
 
-def see(plan):
+def views_of(plan):
     batch = jax.tree.map(lambda leaf: leaf[0], first_batch(plan)[1])
-    return forward.see(start(plan)[1], batch, join(plan.spec.structure, plan.numbers), plan.spec), batch
+    return forward.make_views(start(plan)[1], batch, combine(plan.spec.structure, plan.numbers), plan.spec), batch
 
 
 def test_a_teacher_may_see_another_view_with_the_same_crop(image_file):
@@ -229,8 +229,8 @@ def test_a_teacher_may_see_another_view_with_the_same_crop(image_file):
     plan = make_plan(config, jax.local_devices()[:1])
     assert plan.spec.view == "crop_flip+cutout:4" and plan.spec.teachers[0].view == "crop_flip"
 
-    seen, batch = see(plan)
-    student, teacher = (np.asarray(seen.views[view]) for view in ("crop_flip+cutout:4", "crop_flip"))
+    views, batch = views_of(plan)
+    student, teacher = (np.asarray(views.images[view]) for view in ("crop_flip+cutout:4", "crop_flip"))
     differ = (student != teacher).any(axis=-1)
     assert 0 < differ.sum(axis=(1, 2)).max() <= 16  # but for the hole
 
@@ -241,17 +241,19 @@ def test_mixed_targets_are_what_the_mixed_images_are(image_file):
     config.data.args, config.data.view = {"path": image_file}, "none+mixup:1"
     plan = make_plan(config, jax.local_devices()[:1])
 
-    seen, batch = see(plan)
+    views, batch = views_of(plan)
     images, labels = plan.dataset.images, plan.dataset.labels
     own, other = ((images[rows] / 255 - 0.5) / 0.5 for rows in (batch.index, batch.partner))
     for i in range(8):
         a, b = labels[batch.index[i]], labels[batch.partner[i]]
-        part = float(seen.targets[i, a])
-        assert seen.targets[i].sum() == pytest.approx(1)
+        part = float(views.targets[i, a])
+        assert views.targets[i].sum() == pytest.approx(1)
         if a != b:
-            assert part + float(seen.targets[i, b]) == pytest.approx(1)
-            np.testing.assert_allclose(seen.views["none+mixup:1"][i], part * own[i] + (1 - part) * other[i], atol=1e-5)
-    assert np.max(seen.targets, axis=1).min() < 1
+            assert part + float(views.targets[i, b]) == pytest.approx(1)
+            np.testing.assert_allclose(
+                views.images["none+mixup:1"][i], part * own[i] + (1 - part) * other[i], atol=1e-5
+            )
+    assert np.max(views.targets, axis=1).min() < 1
 
 
 # ---- classes that training never shows

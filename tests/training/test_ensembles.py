@@ -13,14 +13,16 @@ from small_world import fresh_teacher, start, student_config
 
 from kdjax import losses, models
 from kdjax.data import load_dataset, make_order
+from kdjax.distillation.inputs import TeacherOutput
 from kdjax.errors import UserError
 from kdjax.store import Store
 from kdjax.training import forward, parallel, steps
-from kdjax.training.batch_loader import Feed
+from kdjax.training.batch_loader import BatchLoader
 from kdjax.training.loop import train
 from kdjax.training.plan import plan_with, resolve
-from kdjax.training.structure import join
+from kdjax.training.structure import combine
 from kdjax.training.teachers import Teacher, check_classes
+from kdjax.types import ModelOutput
 
 from test_steps import largest_difference  # isort: skip
 
@@ -50,8 +52,8 @@ def make_plan(config, num_devices=1, seeds=(5, 6, 7)):
 
 
 def first_batch(plan):
-    feed = Feed(plan.dataset, make_order(plan.dataset, 8, 0), plan.spec.view, plan.devices, last=1)
-    return jax.tree.map(lambda leaf: leaf[:, 0], feed.batches(0, 0, 1))
+    loader = BatchLoader(plan.dataset, make_order(plan.dataset, 8, 0), plan.spec.view, plan.devices, last=1)
+    return jax.tree.map(lambda leaf: leaf[:, 0], loader.batches(0, 0, 1))
 
 
 def taught(plan):
@@ -59,10 +61,10 @@ def taught(plan):
     batch = jax.tree.map(lambda leaf: leaf[0], first_batch(plan))
 
     def teach(numbers, fixed, batch):
-        config = join(plan.spec.structure, numbers)
-        seen = forward.see(fixed, batch, config, plan.spec)
-        teachers = forward.run_teachers(fixed, seen.views, batch, config, plan.spec, None)
-        return seen, teachers, forward.join_teachers(teachers, batch, config, plan.spec)
+        config = combine(plan.spec.structure, numbers)
+        views = forward.make_views(fixed, batch, config, plan.spec)
+        teachers = forward.run_teachers(fixed, views.images, batch, config, plan.spec, None)
+        return views, teachers, forward.ensemble_of(teachers, batch, config, plan.spec)
 
     return batch, *jax.jit(teach)(plan.numbers, start(plan)[1], batch)
 
@@ -71,29 +73,31 @@ def test_teachers_join_by_logits_and_by_probabilities(image_file):
     shares = np.array([1, 2, 3]) / 6
     for ensemble in ("logits", "probs"):
         _, _, teachers, joined = taught(make_plan(configured(image_file, 3, ensemble=ensemble)))
-        logits = np.stack([np.asarray(teachers[name]["logits"], np.float64) for name in NAMES])
+        logits = np.stack([np.asarray(teachers[name].logits, np.float64) for name in NAMES])
         if ensemble == "logits":
-            np.testing.assert_allclose(joined["logits"], np.tensordot(shares, logits, 1), rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(joined.logits, np.tensordot(shares, logits, 1), rtol=1e-5, atol=1e-5)
         else:
             p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-            np.testing.assert_allclose(np.exp(joined["logits"]), np.tensordot(shares, p, 1), rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(np.exp(joined.logits), np.tensordot(shares, p, 1), rtol=1e-5, atol=1e-6)
 
 
 def test_one_teacher_is_chosen_for_each_example_as_often_as_its_weight_says(image_file):
     plan = make_plan(configured(image_file, 3, ensemble="choice"))
     batch, _, teachers, joined = taught(plan)
-    logits = np.stack([np.asarray(teachers[name]["logits"]) for name in NAMES])
-    matches = (logits == np.asarray(joined["logits"])).all(axis=-1)
+    logits = np.stack([np.asarray(teachers[name].logits) for name in NAMES])
+    matches = (logits == np.asarray(joined.logits)).all(axis=-1)
     assert (matches.sum(axis=0) == 1).all()
     many = np.zeros((3, 6000, 2), np.float32) + np.arange(3, dtype=np.float32)[:, None, None]
-    outputs = {name: {"logits": jnp.asarray(many[i]), "weight": 1.0 + i} for i, name in enumerate(NAMES)}
+    outputs = {
+        name: TeacherOutput(jnp.asarray(many[i]), 1.0 + i, ModelOutput(many[i]), {}) for i, name in enumerate(NAMES)
+    }
     wide = batch._replace(index=np.arange(6000, dtype=np.int32), visit=np.zeros(6000, np.int32))
-    config = join(plan.spec.structure, plan.numbers)
-    chosen = np.asarray(forward.join_teachers(outputs, wide, config, plan.spec)["logits"])[:, 0].astype(int)
+    config = combine(plan.spec.structure, plan.numbers)
+    chosen = np.asarray(forward.ensemble_of(outputs, wide, config, plan.spec).logits)[:, 0].astype(int)
     np.testing.assert_allclose(np.bincount(chosen) / 6000, np.array([1, 2, 3]) / 6, atol=0.03)
-    again = np.asarray(forward.join_teachers(outputs, wide, config, plan.spec)["logits"])[:, 0]
+    again = np.asarray(forward.ensemble_of(outputs, wide, config, plan.spec).logits)[:, 0]
     np.testing.assert_array_equal(chosen, again)
-    later = forward.join_teachers(outputs, wide._replace(visit=wide.visit + 1), config, plan.spec)["logits"]
+    later = forward.ensemble_of(outputs, wide._replace(visit=wide.visit + 1), config, plan.spec).logits
     assert (np.asarray(later)[:, 0] != chosen).mean() > 0.3
 
 
@@ -121,12 +125,12 @@ def test_the_mean_of_losses_is_the_papers(image_file):
     for name in NAMES:
         config.teachers[name].weight = 1.0
     plan = make_plan(config)
-    _, seen, teachers, joined = taught(plan)
+    _, views, teachers, joined = taught(plan)
     assert joined is None
     variables = {"params": plan.variables["params"], "batch_stats": plan.variables["batch_stats"]}
-    output, _ = models.call(plan.spec.model, variables, seen.views["crop_flip"], train=True)
-    parts = [losses.kd(output.logits, teachers[name]["logits"], temperature=3.0).mean() for name in NAMES]
-    labels = losses.cross_entropy(output.logits, seen.labels).mean()
+    output, _ = models.call(plan.spec.model, variables, views.images["crop_flip"], train=True)
+    parts = [losses.kd(output.logits, teachers[name].logits, temperature=3.0).mean() for name in NAMES]
+    labels = losses.cross_entropy(output.logits, views.labels).mean()
     expected = np.mean([0.5 * labels + 0.5 * part for part in parts])
     carry, fixed = parallel.replicate(start(plan), plan.devices)
     step = jax.pmap(
@@ -143,8 +147,8 @@ def test_batch_statistics_in_teachers_are_of_the_global_batch(image_file):
         one, four = (one_step(make_plan(config, count)) for count in (1, 4))
         assert largest_difference(one.params, four.params) < 1e-10
     plan = make_plan(config)
-    by_batch = taught(plan)[2]["a"]["logits"]
-    running = taught(plan._replace(spec=plan.spec._replace(teacher_batch_norm="running")))[2]["a"]["logits"]
+    by_batch = taught(plan)[2]["a"].logits
+    running = taught(plan._replace(spec=plan.spec._replace(teacher_batch_norm="running")))[2]["a"].logits
     assert np.abs(by_batch - running).max() > 1e-3
 
 
@@ -167,11 +171,11 @@ def test_a_teacher_in_training_mode_drops_other_units_in_every_epoch_and_in_eval
     for statistics in ("batch", "running"):
         config = resolve(configured(image_file, 1, teacher_batch_norm=statistics))
         plan = plan_with(config, load_dataset(config.data, ""), teacher, jax.local_devices()[:1])
-        batch, seen, *_ = taught(plan)
-        fixed, numbers = start(plan)[1], join(plan.spec.structure, plan.numbers)
+        batch, views, *_ = taught(plan)
+        fixed, numbers = start(plan)[1], combine(plan.spec.structure, plan.numbers)
         batches = (batch, batch, batch._replace(epoch=batch.epoch + 1))
-        run = [forward.run_teachers(fixed, seen.views, each, numbers, plan.spec, None) for each in batches]
-        found[statistics] = [np.asarray(outputs["a"]["logits"]) for outputs in run]
+        run = [forward.run_teachers(fixed, views.images, each, numbers, plan.spec, None) for each in batches]
+        found[statistics] = [np.asarray(outputs["a"].logits) for outputs in run]
     np.testing.assert_array_equal(*found["batch"][:2])
     assert np.abs(found["batch"][0] - found["batch"][2]).max() > 1e-3
     np.testing.assert_array_equal(found["running"][0], found["running"][2])
@@ -183,8 +187,8 @@ def test_a_teachers_own_temperature_and_columns(image_file):
     plan = make_plan(config)
     _, _, teachers, _ = taught(plan)
     _, _, plain, _ = taught(make_plan(configured(image_file, 2)))
-    np.testing.assert_allclose(teachers["a"]["logits"], plain["a"]["logits"] / 2, rtol=1e-6)
-    np.testing.assert_array_equal(teachers["b"]["logits"], np.asarray(plain["b"]["logits"])[:, [3, 0, 1, 2]])
+    np.testing.assert_allclose(teachers["a"].logits, plain["a"].logits / 2, rtol=1e-6)
+    np.testing.assert_array_equal(teachers["b"].logits, np.asarray(plain["b"].logits)[:, [3, 0, 1, 2]])
 
 
 def test_a_teacher_without_columns_of_its_own_has_those_of_all(image_file):
@@ -194,7 +198,7 @@ def test_a_teacher_without_columns_of_its_own_has_those_of_all(image_file):
     _, _, teachers, _ = taught(plan)
     _, _, plain, _ = taught(make_plan(configured(image_file, 2)))
     for name, columns in (("a", [1, 0, 3, 2]), ("b", [3, 0, 1, 2])):
-        np.testing.assert_array_equal(teachers[name]["logits"], np.asarray(plain[name]["logits"])[:, columns])
+        np.testing.assert_array_equal(teachers[name].logits, np.asarray(plain[name].logits)[:, columns])
     assert plan.config.teachers.a.classes == (1, 0, 3, 2)  # which the manifest keeps
 
 

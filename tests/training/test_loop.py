@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from configs import alone_student, ce_teacher, mse_teacher, wttm_student
 from kdjax import losses
-from kdjax.distillation.distillers import FROM_BATCH, FROM_TEACHER
+from kdjax.distillation.inputs import FROM_BATCH, FROM_TEACHER
 from kdjax.errors import Interrupted, RunError, UserError
 from kdjax.inspection.predict import score_run
 from kdjax.store import Store

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kdjax.distillation import schedules as weight_schedules
+from kdjax.distillation import weight_schedules
 from kdjax.errors import UserError
 from kdjax.training.state import rate_at
 
@@ -46,7 +46,8 @@ def test_a_schedule_of_ones_own_gets_the_arguments_it_names():
 
 def at(value, epochs):
     resolved = weight_schedules.resolve_weight(value, "config.losses.kd.weight")
-    return [float(weight_schedules.weight(resolved, epoch)) for epoch in epochs]
+    schedule = weight_schedules.schedule_of(resolved)
+    return [float(weight_schedules.weight(resolved, schedule, epoch)) for epoch in epochs]
 
 
 def test_weights_over_epochs():

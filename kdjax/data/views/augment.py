@@ -10,40 +10,36 @@ from kdjax.data.views import names as view_names
 from kdjax.data.views import transform as views
 from kdjax.data.views.geometry import padding
 from kdjax.data.views.resample import resize
-from kdjax.types import Array, Batch
+from kdjax.types import Array, Batch, MaterializedBatch
 
 __all__ = ["materialize", "mixed", "normalise", "padding", "render", "resize"]
 
 
-def materialize(arrays: Mapping[str, Array] | None, batch: Batch) -> tuple[Array, Array, Array, Array | None]:
+def materialize(arrays: Mapping[str, Array] | None, batch: Batch) -> MaterializedBatch:
     """Makes resident and streamed batches alike.
 
     Args:
       arrays: the resident set, 'images' [rows, ...], 'labels' [rows] and perhaps 'soft' [rows, classes];
         None for a stream.
       batch: with indices, and with arrays where it is streamed.
-
-    Returns:
-      images [rows or batch, ...] in the stored type, rows [batch] of them that the batch reads, labels [batch] int32,
-      and soft [batch, classes] or None.
     """
     return _read(arrays, batch, batch.index, 0)
 
 
-def materialize_partners(arrays: Mapping[str, Array] | None, batch: Batch) -> tuple[Array, Array, Array, Array | None]:
+def materialize_partners(arrays: Mapping[str, Array] | None, batch: Batch) -> MaterializedBatch:
     """Returns as `materialize` does what the batch's examples are mixed with."""
     return _read(arrays, batch, batch.partner, batch.index.shape[0])
 
 
-def _read(arrays: Mapping[str, Array] | None, batch: Batch, index: Array, first: int):
+def _read(arrays: Mapping[str, Array] | None, batch: Batch, index: Array, first: int) -> MaterializedBatch:
     """Rows `index` of a resident set, or those of a stream's batch from `first` on."""
     if batch.images is None:
         soft = arrays.get("soft")
         labels = jnp.asarray(arrays["labels"])[index]
-        return arrays["images"], index, labels, None if soft is None else jnp.asarray(soft)[index]
+        return MaterializedBatch(arrays["images"], index, labels, None if soft is None else jnp.asarray(soft)[index])
     rows = jnp.arange(first, first + batch.index.shape[0], dtype=jnp.int32)
     soft = None if batch.soft is None else batch.soft[rows]
-    return batch.images, rows, batch.labels[rows], soft
+    return MaterializedBatch(batch.images, rows, batch.labels[rows], soft)
 
 
 def render(

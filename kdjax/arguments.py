@@ -48,7 +48,7 @@ def signature_of(function: Callable, *, skip: Collection[str] = (), leading: int
 
 
 def hashable(function: Callable) -> Callable:
-    """Returns the callable if it has a hash, else a wrapper that has one: a compiled step is looked up by its functions."""
+    """Returns the callable if it has a hash, else a wrapper that has one: compiled steps are looked up by functions."""
     return function if isinstance(function, Hashable) else functools.partial(function)
 
 

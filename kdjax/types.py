@@ -3,6 +3,8 @@
 from typing import Any, NamedTuple
 
 Array = Any  # jax.Array, numpy.ndarray or a tracer
+Device = Any  # jax.Device
+Config = Any  # ml_collections.ConfigDict, whose fields a type checker does not know
 
 
 class Batch(NamedTuple):

@@ -16,10 +16,12 @@ from kdjax.bench.step import compiled_step
 from kdjax.bench.timing import in_turn, machine
 from kdjax.data import Dataset
 from kdjax.data.dataset import Stored
-from kdjax.distillation import distillers
+from kdjax.distillation.distillers import make_distiller
+from kdjax.distillation.inputs import LossInputs, TeacherOutput
+from kdjax.distillation.terms import Term
 from kdjax.errors import lookup
 from kdjax.reporting.tables import markdown
-from kdjax.training import forward, steps
+from kdjax.training import forward
 from kdjax.training.plan import Plan, plan_with, resolve, traced
 from kdjax.training.teachers import Teacher
 from kdjax.types import ModelOutput
@@ -60,11 +62,10 @@ def _rows(method: str, config: ConfigDict, step_seconds: float, rounds: int) -> 
     """Returns a row for each phase in which the method has losses of its own; cross-entropy is not measured."""
     plan, found = _plan(config), []
     for spec in (plan.warmup, plan.spec):
-        terms = {key: term for key, term in traced(plan.config)["losses"].items() if key != "cross_entropy"}
-        terms = {key: term for key, term in terms.items() if spec is not None and key in spec.terms}
-        if not terms:
+        terms = [term for term in (spec.terms if spec is not None else ()) if term.key != "cross_entropy"]
+        if spec is None or not terms:
             continue
-        compiled, arguments = _compiled(plan, spec, terms)
+        compiled, arguments = _compiled(plan, terms)
         run = functools.partial(compiled, *arguments)
         seconds = statistics.median(in_turn({method: run}, rounds)[method])
         memory = compiled.memory_analysis()
@@ -75,7 +76,7 @@ def _rows(method: str, config: ConfigDict, step_seconds: float, rounds: int) -> 
     return found
 
 
-def _compiled(plan: Plan, spec: steps.Spec, terms: dict) -> tuple[Callable, tuple]:
+def _compiled(plan: Plan, terms: list[Term]) -> tuple[Callable, tuple]:
     """Returns the compiled loss with its gradient for the student's outputs and the losses' own parameters."""
     generator = np.random.default_rng(0)
 
@@ -89,20 +90,24 @@ def _compiled(plan: Plan, spec: steps.Spec, terms: dict) -> tuple[Callable, tupl
         return jax.tree.map(lambda leaf: generator.normal(size=leaf.shape).astype(np.float32), shapes)
 
     teacher = plan.teachers["a"]
-    norms = forward.norms(teacher.model, teacher.variables)
+    norms = forward.preact_norms(teacher.model, teacher.variables)
     student, taught = output(STUDENT), output(TEACHER)
     labels = generator.integers(0, CLASSES, BATCH).astype(np.int32)
-    distiller = distillers.make_distiller(terms, warming_up=spec.phase == "warmup")
+    distiller, hyper = make_distiller(terms), traced(plan.config)["losses"]
 
     def objective(trainable, taught, state, labels):
         own = trainable["output"]
-        told = {"logits": taught.logits, "weight": 1.0, "output": _by_depth(taught), "norms": norms}
-        inputs = {
-            "logits": own.logits, "student_logits": own.logits, "labels": labels, "classes": labels, "index": labels,
-            "mask": labels >= 0, "axis_name": None, "teachers": {"a": told}, "output": _by_depth(own),
-            "epoch": jnp.int32(0), "seed": jnp.uint32(0), "sync": None, "unbiased": False,
-        }  # fmt: skip
-        values, new_state = distiller.apply({"params": trainable["distiller"], "state": state}, inputs, terms)
+        inputs = LossInputs(
+            output=_by_depth(own),
+            targets=labels,
+            labels=labels,
+            index=labels,
+            mask=labels >= 0,
+            epoch=jnp.int32(0),
+            seed=jnp.uint32(0),
+            teachers={"a": TeacherOutput(taught.logits, 1.0, _by_depth(taught), norms)},
+        )
+        values, new_state = distiller.apply({"params": trainable["distiller"], "state": state}, inputs, hyper)
         return sum(jnp.mean(value) for value in values.values()), new_state
 
     trainable = {"output": student, "distiller": plan.distiller["params"]}

@@ -15,10 +15,11 @@ from kdjax import models
 from kdjax.bench.timing import in_turn, machine
 from kdjax.data import Dataset, load_dataset
 from kdjax.reporting.tables import markdown
-from kdjax.training import loop, metrics, parallel, steps
-from kdjax.training import state as train_state
-from kdjax.training.evaluation import make_batches, resident
-from kdjax.training.plan import Plan, plan_with, resolve, traced
+from kdjax.training import loop, parallel, steps
+from kdjax.training.evaluation import make_batches
+from kdjax.training.member import initial_carry
+from kdjax.training.plan import Plan, plan_with, resolve
+from kdjax.training.spec import Fixed
 from kdjax.training.teachers import Teacher
 
 HEADER = ("devices", "batch", "milliseconds per step", "images per second", "speed relative to one device")
@@ -75,13 +76,9 @@ def _runner(config: ConfigDict, data_dir: str, devices: Sequence, num_steps: int
     return run
 
 
-def place(plan: Plan) -> tuple[tuple, steps.Fixed]:
+def place(plan: Plan) -> tuple[tuple, Fixed]:
     """Returns, on the plan's devices, what the first step starts from and what all steps only read."""
-    state = train_state.create_state(plan.variables, plan.distiller, traced(plan.config))
-    sums = metrics.zeros(steps.train_metric_names(plan.spec))
-    taught = {name: teacher.variables for name, teacher in plan.teachers.items()}
-    taught, numbers, *carry = parallel.replicate((taught, plan.numbers, state, sums), plan.devices)
-    return tuple(carry), steps.Fixed(taught, resident(plan.dataset, plan.devices), numbers)
+    return parallel.replicate(initial_carry(plan), plan.devices), loop.place_fixed(plan)
 
 
 class CompiledStep(NamedTuple):

@@ -1,10 +1,9 @@
 """The batches of (epoch, step), whether the images are on the devices already or are read while they work."""
 
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Generator, Sequence
+from typing import Any, cast
 
-import jax
 import numpy as np
 
 from kdjax import randomness
@@ -12,7 +11,7 @@ from kdjax.data import Dataset, Order
 from kdjax.data.stream import Pixels, train_stream
 from kdjax.data.views import names as view_names
 from kdjax.training import parallel
-from kdjax.types import Batch
+from kdjax.types import Batch, Device
 
 
 class BatchLoader:
@@ -29,7 +28,7 @@ class BatchLoader:
         dataset: Dataset,
         order: Order,
         view: str,
-        devices: Sequence[jax.Device],
+        devices: Sequence[Device],
         *,
         last: int,
         workers: int = -1,
@@ -46,7 +45,7 @@ class BatchLoader:
         """
         self.dataset, self.order, self.devices, self.last = dataset, order, tuple(devices), last
         self.view, self.workers = view_names.parse(view), workers
-        self._stream: Iterator[Pixels] | None = None
+        self._stream: Generator[Pixels, None, None] | None = None
         self._next = -1
         self._epoch, self._steps = -1, None
         self.reset_counts()
@@ -131,7 +130,7 @@ class BatchLoader:
         """Reads the images of a step of the run; a step out of turn starts a new stream."""
         if self._stream is None or step != self._next:
             self.close()
-            self._stream = train_stream(
+            stream = train_stream(
                 self.dataset,
                 self.order,
                 step,
@@ -140,5 +139,6 @@ class BatchLoader:
                 mixes=bool(self.view.mix),
                 workers=self.workers,
             )
+            self._stream = cast("Generator[Pixels, None, None]", stream)
         self._next = step + 1
         return next(self._stream)

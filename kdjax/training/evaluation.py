@@ -10,18 +10,19 @@ import numpy as np
 from absl import logging
 
 from kdjax.data import Dataset, eval_batches
+from kdjax.data.encoded import Encoded
 from kdjax.data.keeping import PART_OF_MEMORY
 from kdjax.data.stream import eval_stream
 from kdjax.errors import UserError
 from kdjax.training import metrics, parallel, steps
 from kdjax.training.spec import EvalSpec, Model
-from kdjax.types import Array, Batch
+from kdjax.types import Array, Batch, Device
 
 
 class _Identity:
     """Hashes an array by identity and keeps it alive, so that its copy on the devices can be cached."""
 
-    def __init__(self, array: np.ndarray):
+    def __init__(self, array: Array):
         self.array = array
 
     def __hash__(self) -> int:
@@ -31,7 +32,7 @@ class _Identity:
         return isinstance(other, _Identity) and self.array is other.array
 
 
-def resident(dataset: Dataset, devices: Sequence[jax.Device]) -> dict[str, Array] | None:
+def resident(dataset: Dataset, devices: Sequence[Device]) -> dict[str, Array] | None:
     """Places a data set on the devices in its stored type, once for all runs of the process over the same arrays.
 
     Returns:
@@ -55,7 +56,7 @@ def _place_targets(targets: _Identity, devices: tuple) -> Array:
     return parallel.replicate(targets.array, devices)
 
 
-def stream_if_needed(dataset: Dataset, stream: str, devices: Sequence[jax.Device]) -> Dataset:
+def stream_if_needed(dataset: Dataset, stream: str, devices: Sequence[Device]) -> Dataset:
     """Returns the data set, marked as streamed, with a warning, where it does not fit on the devices.
 
     Args:
@@ -66,7 +67,7 @@ def stream_if_needed(dataset: Dataset, stream: str, devices: Sequence[jax.Device
     Raises:
       UserError: It does not fit and must not be streamed.
     """
-    if dataset.streamed:
+    if dataset.streamed or isinstance(dataset.images, Encoded):
         return dataset
     size, room = dataset.images.nbytes, int(PART_OF_MEMORY * parallel.memory(devices))
     if size <= room:
@@ -90,7 +91,7 @@ def evaluate(
     dataset: Dataset,
     split: str,
     batch_size: int,
-    devices: Sequence[jax.Device],
+    devices: Sequence[Device],
 ) -> dict[str, float]:
     """Returns the means of `metrics.eval_metrics` over a whole split.
 
@@ -116,7 +117,7 @@ def evaluate(
     return metrics.means(jax.device_get(score(make_batches(index, mask, 0, devices))).metrics)
 
 
-def _streamed(dataset: Dataset, index: np.ndarray, mask: np.ndarray, devices: Sequence[jax.Device]) -> Iterator[Batch]:
+def _streamed(dataset: Dataset, index: np.ndarray, mask: np.ndarray, devices: Sequence[Device]) -> Iterator[Batch]:
     """Yields batches of one step that carry their images; an image that cannot be read is masked."""
     targets = (dataset.labels, dataset.soft)
     for i, pixels in enumerate(eval_stream(dataset, index)):
@@ -125,7 +126,7 @@ def _streamed(dataset: Dataset, index: np.ndarray, mask: np.ndarray, devices: Se
         yield batch._replace(images=parallel.split(pixels.images[None], devices), labels=labels, soft=soft)
 
 
-def make_batches(index: np.ndarray, mask: np.ndarray, epoch: int, devices: Sequence[jax.Device]) -> Batch:
+def make_batches(index: np.ndarray, mask: np.ndarray, epoch: int, devices: Sequence[Device]) -> Batch:
     """Makes the batches of one dispatch from `[steps, batch]` rows and mask; leaves are `[devices, steps, ...]`."""
     index, mask = parallel.split(index, devices), parallel.split(mask, devices)
     epochs = np.full(index.shape[:2], epoch, np.int32)

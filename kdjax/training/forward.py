@@ -116,7 +116,7 @@ def _run_teacher(teacher: SpecTeacher, variables: Mapping[str, Any], images: Arr
     except (flax.errors.FlaxError, TypeError, ValueError) as error:
         shape = "x".join(map(str, images.shape[1:]))
         raise UserError(
-            f"teacher '{teacher.name}' cannot take images of {shape}, the student's; name one that was trained on such "
+            f"teacher '{teacher.name}' cannot see images of {shape}, the student's; name one that was trained on such "
             f"images, or set config.data.size ({type(error).__name__}: {str(error).splitlines()[0]})"
         ) from error
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from kdjax.distillation.terms import Term
 from kdjax.errors import UserError, nearest
-from kdjax.types import Array
+from kdjax.types import Array, Config
 
 
 class AdapterParts(NamedTuple):
@@ -55,7 +55,7 @@ class Freezing(NamedTuple):
         return self.trainable == "all" and self.phase_trains != "distiller"
 
 
-def make_freezing(config: Any, terms: Sequence[Term], *, warming_up: bool) -> Freezing:
+def make_freezing(config: Config, terms: Sequence[Term], *, warming_up: bool) -> Freezing:
     """Returns which parameters a phase trains.
 
     Args:
@@ -76,7 +76,7 @@ def make_freezing(config: Any, terms: Sequence[Term], *, warming_up: bool) -> Fr
     )
 
 
-def check_head(config: Any, variables: Mapping[str, Any]) -> None:
+def check_head(config: Config, variables: Mapping[str, Any]) -> None:
     """Refuses a head that the network does not have, where the config treats head and body differently.
 
     Raises:

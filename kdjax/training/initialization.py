@@ -21,7 +21,7 @@ def initialize_from(variables: Mapping[str, Any], origin: Mapping[str, Any], run
     Raises:
       UserError: Any other leaf is missing, surplus or of another shape; the message names it.
     """
-    fresh, given = (traverse_util.flatten_dict(dict(tree), sep="/") for tree in (variables, origin))
+    fresh, given = _leaves(variables), _leaves(origin)
     own_head = {path: fresh[path] for path in fresh if path.startswith(f"params/{head}/")}
     given_head = {path: given[path] for path in given if path.startswith(f"params/{head}/")}
     if own_head and _shapes(own_head) != _shapes(given_head):
@@ -41,6 +41,11 @@ def _check_same(fresh: Mapping[str, Any], given: Mapping[str, Any], run: str) ->
     found = [f"{what}: {', '.join(paths)}" for what, paths in problems.items() if paths]
     if found:
         raise UserError(f"config.init_from='{run}' is another network than config.model; {'; '.join(found)}.")
+
+
+def _leaves(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns path -> leaf."""
+    return traverse_util.flatten_dict(dict(variables), sep="/")
 
 
 def _shapes(leaves: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -1,6 +1,7 @@
 """train(config, store): the one loop for every stage."""
 
 import contextlib
+import dataclasses
 import functools
 import math
 import sys
@@ -10,7 +11,6 @@ from typing import Any, NoReturn
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from kdjax.config import default_run_name
 from kdjax.data import make_order
@@ -27,6 +27,7 @@ from kdjax.training.metrics import Sums
 from kdjax.training.plan import Plan, make_plan, manifest_of, resolve, traced
 from kdjax.training.signals import StopSignals
 from kdjax.training.spec import Fixed, Spec
+from kdjax.types import Config, Device
 
 MOST_STEPS_A_DISPATCH = 256
 MOST_STREAMED_STEPS = 8  # their images are in memory at once
@@ -35,12 +36,12 @@ Sink = Callable[[str, dict], None]  # (path of the run, row of metrics.jsonl)
 
 
 def train(
-    config: ConfigDict,
+    config: Config,
     store: Store,
     *,
     name: str = "",
     data_dir: str = "data",
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Device] | None = None,
     show: bool = True,
     sink: Sink | None = None,
 ) -> dict:
@@ -90,7 +91,7 @@ def train(
 
 @contextlib.contextmanager
 def _discarded_if_empty(run: Run) -> Iterator[None]:
-    """Deletes the manifest if the run fails before its first checkpoint, so that a corrected config can use its name."""
+    """Deletes the manifest if the run fails before its first checkpoint; a corrected config can then use its name."""
     try:
         yield
     except RunError:
@@ -101,7 +102,7 @@ def _discarded_if_empty(run: Run) -> Iterator[None]:
 
 
 @functools.lru_cache(maxsize=64)
-def compiled(spec: Spec, devices: tuple[jax.Device, ...]) -> Callable:
+def compiled(spec: Spec, devices: tuple[Device, ...]) -> Callable:
     """Returns the compiled `train_steps`, the same function for all runs that share a spec."""
     body = functools.partial(steps.train_steps, spec=spec, axis_name=parallel.AXIS)
     return parallel.data_parallel(body, devices, donate_argnums=(0,))
@@ -210,7 +211,8 @@ class Trainer:
         """Begins training proper with a fresh optimizer after a warm-up, as it begins without one."""
         if self.plan.warmup is not None:
             fresh = train_state.optimizer(traced(self.plan.config), rate=0.0).init(self.state.trainable)
-            self.state = self.state.replace(opt_state=parallel.replicate(jax.device_get(fresh), self.plan.devices))
+            fresh = parallel.replicate(jax.device_get(fresh), self.plan.devices)
+            self.state = dataclasses.replace(self.state, opt_state=fresh)
 
     def _fetch_sums(self) -> Sums:
         """Waits for the devices, and returns the sums if every loss was finite."""

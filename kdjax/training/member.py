@@ -3,12 +3,12 @@
 The loop owns what is on the devices, for one run or for several that share a step; each of them is a member.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
 from absl import logging
 
-from kdjax import randomness
 from kdjax.errors import RunError
 from kdjax.store import Run
 from kdjax.training import forward, metrics, parallel
@@ -158,7 +158,7 @@ class Member:
     def _restore_best(self, state: TrainState, step: int) -> TrainState:
         self.run.wait()
         variables, _ = self.run.restore_variables(step)
-        return state.replace(**parallel.replicate(variables, self.plan.devices))
+        return dataclasses.replace(state, **parallel.replicate(variables, self.plan.devices))
 
 
 def initial_carry(plan: Plan) -> tuple[TrainState, Sums]:

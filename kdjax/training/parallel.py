@@ -9,11 +9,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from kdjax.data.keeping import host_memory
 from kdjax.errors import UserError
+from kdjax.types import Device
 
 AXIS = "devices"
 
 
-def data_parallel(body: Callable, devices: Sequence[jax.Device], donate_argnums: tuple[int, ...] = ()) -> Callable:
+def data_parallel(body: Callable, devices: Sequence[Device], donate_argnums: tuple[int, ...] = ()) -> Callable:
     """Compiles a per-device body `(replicated, replicated, mapped) -> replicated` over `devices`.
 
     The un-stacked form: replicated arguments and results have no device axis. The body must reduce every output over
@@ -35,20 +36,20 @@ def data_parallel(body: Callable, devices: Sequence[jax.Device], donate_argnums:
     )
 
 
-def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
+def replicate(tree: Any, devices: Sequence[Device]) -> Any:
     """Places every leaf of `tree` on all `devices`; the result owns its buffers and may be donated."""
     sharding = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec())
     # A copy, since on CPU a device array may otherwise share the memory of the NumPy array it was made from.
     return jax.device_put(jax.tree.map(np.array, tree), sharding)
 
 
-def split(array: np.ndarray, devices: Sequence[jax.Device]) -> np.ndarray:
+def split(array: np.ndarray, devices: Sequence[Device]) -> np.ndarray:
     """Splits the batch axis of `[steps, batch, ...]` over the devices: `[devices, steps, batch / devices, ...]`."""
     steps, batch, *rest = array.shape
     return np.moveaxis(array.reshape(steps, len(devices), batch // len(devices), *rest), 1, 0)
 
 
-def memory(devices: Sequence[jax.Device]) -> int:
+def memory(devices: Sequence[Device]) -> int:
     """Returns the bytes of memory of the smallest of `devices`; emulated devices share the host's."""
     stats = [device.memory_stats() or {} for device in devices]
     if all("bytes_limit" in one for one in stats):
@@ -56,7 +57,7 @@ def memory(devices: Sequence[jax.Device]) -> int:
     return host_memory() // len(devices)
 
 
-def check_batch_size(field: str, batch_size: int, devices: Sequence[jax.Device]) -> None:
+def check_batch_size(field: str, batch_size: int, devices: Sequence[Device]) -> None:
     """Refuses a batch that cannot be divided evenly among the devices.
 
     Raises:

@@ -30,7 +30,7 @@ from kdjax.training.schedules import find_schedule
 from kdjax.training.spec import Spec, SpecTeacher
 from kdjax.training.structure import combine, partition
 from kdjax.training.teachers import Teacher, check_classes, check_splits, load_teachers, match_precision
-from kdjax.types import ModelOutput
+from kdjax.types import Config, Device, ModelOutput
 
 
 class Plan(NamedTuple):
@@ -48,7 +48,7 @@ class Plan(NamedTuple):
       devices: Devices of this process.
     """
 
-    config: ConfigDict
+    config: Config
     dataset: Dataset
     teachers: dict[str, Teacher]
     spec: Spec
@@ -56,7 +56,7 @@ class Plan(NamedTuple):
     numbers: dict[str, Any]
     variables: dict[str, Any]
     distiller: dict[str, Any]
-    devices: tuple[jax.Device, ...]
+    devices: tuple[Device, ...]
 
     @property
     def epochs(self) -> int:
@@ -68,7 +68,7 @@ class Plan(NamedTuple):
         return self.warmup if self.warmup is not None and epoch < self.config.warmup.epochs else self.spec
 
 
-def resolve(config: ConfigDict) -> ConfigDict:
+def resolve(config: Config) -> Config:
     """Returns a checked copy of a config in which every default of losses and teachers is explicit."""
     config = ConfigDict(config.to_dict())
     schema.check(config)
@@ -81,10 +81,10 @@ def resolve(config: ConfigDict) -> ConfigDict:
 
 
 def make_plan(
-    config: ConfigDict,
+    config: Config,
     store: Store,
     data_dir: str,
-    devices: Sequence[jax.Device],
+    devices: Sequence[Device],
     teachers: dict[str, Teacher] | None = None,
 ) -> Plan:
     """Loads what a resolved config names and checks that it fits together, before anything compiles.
@@ -111,10 +111,10 @@ def make_plan(
 
 
 def plan_with(
-    config: ConfigDict,
+    config: Config,
     dataset: Dataset,
     teachers: Mapping[str, Teacher],
-    devices: Sequence[jax.Device],
+    devices: Sequence[Device],
     origin: Network | None = None,
 ) -> Plan:
     """Makes the plan of a resolved config for data and teachers that are at hand.
@@ -163,7 +163,7 @@ def plan_with(
     return Plan(config, dataset, teachers, spec, warmup, numbers, variables, distiller, tuple(devices))
 
 
-def _warmup_spec(config: ConfigDict, spec: Spec) -> Spec | None:
+def _warmup_spec(config: Config, spec: Spec) -> Spec | None:
     """Returns the spec of the phase before training proper, None without one."""
     if not config.warmup.epochs:
         return None
@@ -172,7 +172,7 @@ def _warmup_spec(config: ConfigDict, spec: Spec) -> Spec | None:
     return spec._replace(phase="warmup", terms=terms, freezing=freezing, first_epoch=0)
 
 
-def _spec_teacher(config: ConfigDict, dataset: Dataset, name: str, teacher: Teacher) -> SpecTeacher:
+def _spec_teacher(config: Config, dataset: Dataset, name: str, teacher: Teacher) -> SpecTeacher:
     """Returns the spec of a teacher; its view is its own, else that of all teachers, else the student's."""
     fields = config.teachers[name]
     field = f"config.teachers.{name}.view" if fields.view else "config.data.teacher_view"
@@ -182,18 +182,18 @@ def _spec_teacher(config: ConfigDict, dataset: Dataset, name: str, teacher: Teac
     return SpecTeacher(name, teacher.model, teacher.output, view, tuple(fields.classes))
 
 
-def _main_losses(config: ConfigDict) -> tuple[str, ...]:
+def _main_losses(config: Config) -> tuple[str, ...]:
     """Returns all losses but those of the warm-up alone, which are named there and have no weight here."""
     return tuple(key for key, term in config.losses.items() if key not in config.warmup.losses or term.weight != 0)
 
 
-def _terms(config: ConfigDict, keys: Sequence[str], *, warming_up: bool = False) -> tuple[Term, ...]:
+def _terms(config: Config, keys: Sequence[str], *, warming_up: bool = False) -> tuple[Term, ...]:
     entries = config.losses.to_dict()
     return make_terms({key: entries[key] for key in keys}, warming_up=warming_up)
 
 
 def _initial_distiller(
-    config: ConfigDict,
+    config: Config,
     dataset: Dataset,
     spec: Spec,
     variables: Mapping[str, Any],
@@ -236,7 +236,7 @@ def rehearse(plan: Plan) -> ModelOutput:
     return jax.eval_shape(trace)
 
 
-def traced(config: ConfigDict) -> dict[str, Any]:
+def traced(config: Config) -> dict[str, Any]:
     """Returns the sections of a resolved config that a step reads, floats as floats and the seed as a NumPy scalar."""
     sections = {name: config[name] for name in schema.TRACED}
     sections = {name: value.to_dict() if isinstance(value, ConfigDict) else value for name, value in sections.items()}
@@ -258,7 +258,7 @@ def traced(config: ConfigDict) -> dict[str, Any]:
     return {**sections, "seed": np.uint32(config.seed), "epochs": config.epochs}
 
 
-def _floats_like_defaults(section: Mapping[str, Any], defaults: ConfigDict) -> dict[str, Any]:
+def _floats_like_defaults(section: Mapping[str, Any], defaults: Config) -> dict[str, Any]:
     """Returns a section of the config with floats wherever the schema's default is a float."""
     return {name: float(value) if isinstance(defaults[name], float) else value for name, value in section.items()}
 

@@ -1,7 +1,7 @@
 """Train and eval steps: pure per-device functions that know the name of the mapped axis and nothing else of devices."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from kdjax.training.metrics import Observed, Scored, Sums
 from kdjax.training.spec import EvalSpec, Fixed, Spec
 from kdjax.training.state import TrainState
 from kdjax.training.structure import combine
-from kdjax.types import Array, Batch, Metrics
+from kdjax.types import Array, Batch
 
 
 class Objective(NamedTuple):
@@ -89,14 +89,9 @@ def _update_student(
     new_state = _update(state, gradients, batch_stats, distiller_state, config, spec)
     teacher_logits = {name: teacher.logits for name, teacher in teachers.items()}
     observed = Observed(total, terms, found.logits, teacher_logits, views.labels, batch.mask, batch.labelled)
-    return new_state, _sums(
-        metrics.train_metrics(observed, config["losses"], spec.diagnostics), total, state, axis_name
-    )
-
-
-def _sums(found: Metrics, total: Array, state: TrainState, axis_name: str) -> Sums:
-    bad = jnp.where(jnp.isfinite(total), metrics.NEVER, state.step).astype(jnp.int32)
-    return Sums(lax.psum(found, axis_name), bad)
+    logged = metrics.train_metrics(observed, config["losses"], spec.diagnostics)
+    bad_step = jnp.where(jnp.isfinite(total), metrics.NEVER, state.step).astype(jnp.int32)
+    return new_state, Sums(lax.psum(logged, axis_name), bad_step)
 
 
 def _weight(term: Term, epoch: Array, config: Mapping[str, Any], spec: Spec) -> Array:
@@ -146,8 +141,10 @@ def _update(
 ) -> TrainState:
     optimizer = train_state.optimizer(config, rate(state.step, config, spec))
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.trainable)
-    updates = mask_updates(updates, gradients, spec.freezing, config["optimizer"]["body_factor"])
-    trainable = optax.apply_updates(state.trainable, updates)
+    updates = mask_updates(
+        cast("dict[str, Any]", updates), gradients, spec.freezing, config["optimizer"]["body_factor"]
+    )
+    trainable = cast("dict[str, Any]", optax.apply_updates(state.trainable, updates))
     return TrainState(
         step=state.step + 1,
         params=trainable["model"],

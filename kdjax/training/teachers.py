@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from absl import logging
-from ml_collections import ConfigDict
 
 from kdjax.data import Dataset, load_dataset, split_hash
 from kdjax.distillation.terms import find_loss
@@ -15,6 +14,7 @@ from kdjax.errors import UserError, nearest
 from kdjax.store import Store
 from kdjax.training.networks import load_network
 from kdjax.training.spec import Model
+from kdjax.types import Config
 
 
 class Teacher(NamedTuple):
@@ -41,7 +41,7 @@ class Teacher(NamedTuple):
     class_names: tuple[str, ...] | None = None
 
 
-def load_teachers(config: ConfigDict, store: Store) -> dict[str, Teacher]:
+def load_teachers(config: Config, store: Store) -> dict[str, Teacher]:
     """Loads every teacher of `config.teachers`.
 
     Raises:
@@ -105,7 +105,7 @@ def _is_float(leaf: np.ndarray) -> bool:
 
 
 def check_classes(
-    config: ConfigDict,
+    config: Config,
     teachers: Mapping[str, Teacher],
     num_classes: int,
     class_names: tuple[str, ...] | None = None,
@@ -158,7 +158,7 @@ def _other_classes(teacher: Teacher, columns: tuple, num_classes: int, class_nam
     return next(differing, "")
 
 
-def _comparisons(config: ConfigDict, teachers: Mapping[str, Teacher]) -> dict[tuple[str, bool], list[str]]:
+def _comparisons(config: Config, teachers: Mapping[str, Teacher]) -> dict[tuple[str, bool], list[str]]:
     """Returns (field of the config that compares logits, whether it compares branches) -> the teachers it reads."""
     found = {}
     for key, term in config.losses.items():
@@ -175,7 +175,7 @@ def _identity_of(data: Mapping[str, Any]) -> str:
     return json.dumps([data["name"], args], sort_keys=True)
 
 
-def check_splits(config: ConfigDict, dataset: Dataset, teachers: Mapping[str, Teacher], data_dir: str) -> None:
+def check_splits(config: Config, dataset: Dataset, teachers: Mapping[str, Teacher], data_dir: str) -> None:
     """Checks that no teacher was trained on held-out images or on labels that the student does not have.
 
     Held-out images are only warned of, unless the student's best checkpoint would be chosen on them.
@@ -203,7 +203,7 @@ def check_splits(config: ConfigDict, dataset: Dataset, teachers: Mapping[str, Te
             logging.warning("%s: accuracies there are too high.", line)
 
 
-def _check_labels(name: str, config: ConfigDict, dataset: Dataset, teacher: Teacher, teacher_dataset: Dataset) -> None:
+def _check_labels(name: str, config: Config, dataset: Dataset, teacher: Teacher, teacher_dataset: Dataset) -> None:
     """Refuses a teacher that was trained on labels which a partly labelled student does not have."""
     partly = any(record["protocol"] == "labelled_fraction" for record in dataset.protocols)
     if not partly or teacher.labelled == split_hash(dataset.labelled_train) or config.teachers[name].more_labels:

@@ -2,7 +2,7 @@
 
 import jax
 import numpy as np
-from test_loop import assert_stopped_and_resumed_is_unbroken
+from small_world import assert_stopped_and_resumed_is_unbroken
 from test_methods import configured
 
 from kdjax.distillation import memory

@@ -10,8 +10,7 @@ import pytest
 from four_layers import FourLayers
 from ml_collections import ConfigDict
 from PIL import Image
-from small_world import start
-from test_steps import batches_of, largest_difference
+from small_world import batches_of, largest_difference, start
 
 from configs import student
 from kdjax import models

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax import enable_x64
 from ml_collections import ConfigDict
-from small_world import fresh_teacher, start, student_config
+from small_world import fresh_teacher, largest_difference, start, student_config
 
 from kdjax import losses, models
 from kdjax.data import load_dataset, make_order
@@ -23,8 +23,6 @@ from kdjax.training.plan import plan_with, resolve
 from kdjax.training.structure import combine
 from kdjax.training.teachers import Teacher, check_classes
 from kdjax.types import ModelOutput
-
-from test_steps import largest_difference  # isort: skip
 
 NAMES = ("a", "b", "c")
 

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from test_steps import run_steps
+from small_world import run_steps
 
 from kdjax.errors import UserError
 from kdjax.store import Store

@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from small_world import assert_stopped_and_resumed_is_unbroken
 
 from configs import alone_student, ce_teacher, mse_teacher, wttm_student
 from kdjax import losses
 from kdjax.distillation.inputs import FROM_BATCH, FROM_TEACHER
-from kdjax.errors import Interrupted, RunError, UserError
+from kdjax.errors import RunError, UserError
 from kdjax.inspection.predict import score_run
 from kdjax.store import Store
 from kdjax.training.loop import Trainer, steps_a_dispatch, train
@@ -28,10 +29,6 @@ def store(tmp_path) -> Store:
 
 def run(config, store, one_device, **kwargs):
     return train(config, store, devices=one_device, show=False, **kwargs)
-
-
-def without_times(rows: list[dict]) -> list[dict]:
-    return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in rows]
 
 
 def test_a_teacher_and_its_student(store, one_device):
@@ -95,33 +92,6 @@ def test_a_changed_config_under_the_same_name_is_refused(store, one_device):
     config.optimizer.learning_rate = 0.01
     config.checkpoint.every_epochs = 7  # changes no number
     run(config, store, one_device, name="mine")
-
-
-def stop_after(dispatches: int, monkeypatch) -> None:
-    """Lets a signal come after so many dispatches."""
-    dispatch, made = Trainer._dispatch, []
-
-    def stopping(self, *args):
-        dispatch(self, *args)
-        made.append(1)
-        if len(made) == dispatches:
-            self.stop.signum = 15
-
-    monkeypatch.setattr(Trainer, "_dispatch", stopping)
-
-
-def assert_stopped_and_resumed_is_unbroken(config, store, devices, dispatches, monkeypatch):
-    unbroken = run(config, store, devices, name="unbroken")
-    stop_after(dispatches, monkeypatch)
-    with pytest.raises(Interrupted) as stop:
-        run(config, store, devices, name="broken")
-    assert stop.value.signum == 15
-    resumed = run(config, store, devices, name="broken")
-    a, b = store.find("unbroken"), store.find("broken")
-    assert without_times(a.metrics()) == without_times(b.metrics())
-    assert {**unbroken, "seconds": 0} == {**resumed, "seconds": 0}
-    variables = (trained.restore_variables("last")[0] for trained in (a, b))
-    jax.tree.map(np.testing.assert_array_equal, *variables)
 
 
 @pytest.mark.parametrize("dispatches", [1, 3, 4, 6])

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from test_steps import largest_difference, run_steps
+from small_world import largest_difference, make_plan, run_steps
 
 from kdjax import models
 
@@ -60,8 +60,6 @@ def test_drop_path_draws_the_same_on_one_and_four_devices(own):
 
 
 def test_features_of_a_network_of_ones_own_reach_the_run(own, one_device):
-    from small_world import make_plan
-
     own.model.name, own.model.features = "tests.models.test_pick:Plain", ("block1", "block2")
     plan = make_plan(own, one_device)
     assert plan.spec.model == models.Picked(plan.spec.model.module, ("block1", "block2"))

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from small_world import make_plan
+from small_world import largest_difference, make_plan, run_steps
 
 from configs import alone_student, ce_teacher
 from kdjax.errors import UserError
@@ -68,8 +68,6 @@ def test_soft_targets_are_what_label_losses_see(store, one_device):
 
 
 def test_per_device_batch_statistics_differ_from_global_ones(config):
-    from test_steps import largest_difference, run_steps
-
     plans = {}
     for scope in ("global", "per_device"):
         config.model.batch_norm = scope

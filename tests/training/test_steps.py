@@ -6,46 +6,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_world import make_plan, start
+from small_world import batches_of, largest_difference, make_plan, run_steps, start
 
 from kdjax import losses, models
 from kdjax.data import train_batches
 from kdjax.training import parallel, steps
-from kdjax.training.evaluation import evaluate, make_batches, resident
+from kdjax.training.evaluation import evaluate, resident
 from kdjax.training.loop import compiled
 
 
 def enable_x64():
     return jax.enable_x64(True)
-
-
-def batches_of(plan, num_steps: int, mask=None):
-    devices, config = plan.devices, plan.config
-    rows = [train_batches(plan.dataset.splits["train"], 0, epoch, config.batch_size) for epoch in range(9)]
-    index = np.concatenate(rows)[:num_steps]
-    mask = np.ones(index.shape, bool) if mask is None else np.broadcast_to(mask, index.shape)
-    return make_batches(index, mask, 0, devices)
-
-
-def run_steps(config, num_devices: int, num_steps: int, mask=None):
-    """Makes steps one dispatch each on emulated devices; returns state and sums on the host."""
-    plan = make_plan(config, tuple(jax.local_devices()[:num_devices]))
-    carry, fixed = parallel.replicate(start(plan), plan.devices)
-    step_once = compiled(plan.spec, plan.devices)
-    batches = batches_of(plan, num_steps, mask)
-    for step in range(num_steps):
-        carry = step_once(carry, fixed, jax.tree.map(lambda leaf, step=step: leaf[:, step : step + 1], batches))
-        jax.block_until_ready(carry)
-    return jax.device_get(carry)
-
-
-def largest_difference(a, b) -> float:
-    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    return max(
-        float(np.max(np.abs(x - y) / max(1e-6, np.max(np.abs(x), initial=0)), initial=0))
-        for x, y in pairs
-        if x.dtype.kind == "f"
-    )
 
 
 def test_one_device_equals_four_in_float64_after_20_steps(config):

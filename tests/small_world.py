@@ -1,0 +1,116 @@
+"""A small world for tests of training: a convolutional student with BatchNorm, a teacher, and their data in memory."""
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from kdjax import models
+from kdjax.config import defaults
+from kdjax.data import Dataset, load_dataset, train_batches
+from kdjax.errors import Interrupted
+from kdjax.training import parallel
+from kdjax.training.evaluation import make_batches
+from kdjax.training.loop import Trainer, compiled, train
+from kdjax.training.member import initial_carry
+from kdjax.training.plan import Plan, plan_with, resolve
+from kdjax.training.spec import Fixed
+from kdjax.training.teachers import Teacher
+
+
+def student_config(**changed) -> ConfigDict:
+    config = defaults()
+    config.model.name = "four_layers:FourLayers"
+    config.teachers = {"a": {"run": "images/resnet8-ce-s0"}}
+    config.losses = {
+        "cross_entropy": {"weight": 1.0},
+        "wttm": {"weight": {"schedule": "warmup", "value": 2.0, "epochs": 3}, "gamma": 0.5, "normalize": "batch_mean"},
+    }
+    config.data.name = "arrays"
+    config.data.validation = 0.25
+    config.batch_size = 8
+    config.eval_batch_size = 8
+    config.epochs = 3
+    config.schedule.milestones = (2,)
+    config.update(changed)
+    return config
+
+
+def fresh_teacher(dataset: Dataset, seed: int = 5) -> Teacher:
+    model = models.create_model("four_layers:FourLayers", dataset.num_classes)
+    variables = models.init_variables(model, (1, *dataset.images.shape[1:]), seed)
+    return Teacher(model, variables, dataset.num_classes, "softmax", {}, None)
+
+
+def make_plan(config: ConfigDict, devices) -> Plan:
+    config = resolve(config)
+    dataset = load_dataset(config.data, "")
+    teachers = {name: fresh_teacher(dataset) for name in config.teachers}
+    return plan_with(config, dataset, teachers, devices)
+
+
+def start(plan: Plan):
+    """Returns (state, sums) before the first step and what is fixed, all on the host."""
+    teachers = {name: teacher.variables for name, teacher in plan.teachers.items()}
+    arrays = {"images": plan.dataset.images, "labels": plan.dataset.labels, "soft": plan.dataset.soft}
+    return jax.tree.map(np.array, initial_carry(plan)), Fixed(teachers, arrays, plan.numbers)
+
+
+def batches_of(plan, num_steps: int, mask=None):
+    devices, config = plan.devices, plan.config
+    rows = [train_batches(plan.dataset.splits["train"], 0, epoch, config.batch_size) for epoch in range(9)]
+    index = np.concatenate(rows)[:num_steps]
+    mask = np.ones(index.shape, bool) if mask is None else np.broadcast_to(mask, index.shape)
+    return make_batches(index, mask, 0, devices)
+
+
+def run_steps(config, num_devices: int, num_steps: int, mask=None):
+    """Makes steps one dispatch each on emulated devices; returns state and sums on the host."""
+    plan = make_plan(config, tuple(jax.local_devices()[:num_devices]))
+    carry, fixed = parallel.replicate(start(plan), plan.devices)
+    step_once = compiled(plan.spec, plan.devices)
+    batches = batches_of(plan, num_steps, mask)
+    for step in range(num_steps):
+        carry = step_once(carry, fixed, jax.tree.map(lambda leaf, step=step: leaf[:, step : step + 1], batches))
+        jax.block_until_ready(carry)
+    return jax.device_get(carry)
+
+
+def largest_difference(a, b) -> float:
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return max(
+        float(np.max(np.abs(x - y) / max(1e-6, np.max(np.abs(x), initial=0)), initial=0))
+        for x, y in pairs
+        if x.dtype.kind == "f"
+    )
+
+
+def without_times(rows: list[dict]) -> list[dict]:
+    return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in rows]
+
+
+def stop_after(dispatches: int, monkeypatch) -> None:
+    """Lets a signal come after so many dispatches."""
+    dispatch, made = Trainer._dispatch, []
+
+    def stopping(self, *args):
+        dispatch(self, *args)
+        made.append(1)
+        if len(made) == dispatches:
+            self.stop.signum = 15
+
+    monkeypatch.setattr(Trainer, "_dispatch", stopping)
+
+
+def assert_stopped_and_resumed_is_unbroken(config, store, devices, dispatches, monkeypatch):
+    unbroken = train(config, store, devices=devices, show=False, name="unbroken")
+    stop_after(dispatches, monkeypatch)
+    with pytest.raises(Interrupted) as stop:
+        train(config, store, devices=devices, show=False, name="broken")
+    assert stop.value.signum == 15
+    resumed = train(config, store, devices=devices, show=False, name="broken")
+    a, b = store.find("unbroken"), store.find("broken")
+    assert without_times(a.metrics()) == without_times(b.metrics())
+    assert {**unbroken, "seconds": 0} == {**resumed, "seconds": 0}
+    variables = (trained.restore_variables("last")[0] for trained in (a, b))
+    jax.tree.map(np.testing.assert_array_equal, *variables)

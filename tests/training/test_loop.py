@@ -5,17 +5,18 @@ import json
 import sys
 import types
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from small_world import assert_stopped_and_resumed_is_unbroken
+from small_world import assert_stopped_and_resumed_is_unbroken, stop_after
 
 from configs import alone_student, ce_teacher, mse_teacher, wttm_student
 from kdjax import losses
 from kdjax.distillation.inputs import FROM_BATCH, FROM_TEACHER
-from kdjax.errors import RunError, UserError
+from kdjax.errors import Interrupted, RunError, UserError
 from kdjax.inspection.predict import score_run
 from kdjax.store import Store
 from kdjax.training.loop import Trainer, steps_a_dispatch, train
@@ -297,3 +298,38 @@ def test_every_loss_on_logits_can_be_trained(store, one_device):
     row = run(config, store, one_device, name="all") and store.find("all").metrics()[0]["train"]
     total = sum(0.5 * row[f"losses/{name}"] for name in config.losses)
     assert row["loss"] == pytest.approx(total, rel=1e-4)
+
+
+class Dropping(nn.Module):
+    """A network of the user's own that draws dropout."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x, train: bool = False):
+        x = nn.Dropout(0.5, deterministic=not train)(x.reshape(len(x), -1))
+        return nn.Dense(self.num_classes)(x)
+
+
+@pytest.mark.parametrize(
+    ("model", "version", "warned"), [("dropping", 1, True), ("dropping", 2, False), ("mlp", 1, False)]
+)
+def test_a_resumed_run_is_told_that_its_dropout_draws_have_changed(
+    store, one_device, monkeypatch, caplog, model, version, warned
+):
+    config = alone_student.get_config("smoke")
+    config.epochs = 2
+    if model == "dropping":
+        config.model.name, config.model.args = f"{__name__}:Dropping", {}
+    with monkeypatch.context() as patch:
+        stop_after(1, patch)
+        with pytest.raises(Interrupted):
+            run(config, store, one_device, name="a")
+    path = store.find("a").path / "manifest.json"
+    manifest = json.loads(path.read_text())
+    assert manifest["randomness"] == 2
+    if version == 1:  # as written before the manifest had a version
+        del manifest["randomness"]
+    path.write_text(json.dumps(manifest))
+    run(config, store, one_device, name="a")
+    assert ("dropout draws differ" in caplog.text) == warned

@@ -1,0 +1,65 @@
+"""Arguments of a config against the signature of the function that takes them."""
+
+import pytest
+
+from kdjax.arguments import check_arguments, hashable, resolve_arguments, select_arguments, signature_of
+from kdjax.errors import UserError
+
+
+def own(data, *rest, rate: float, depth: int = 3, share=0.5, flag: bool = True):
+    return data, rest, rate, depth, share, flag
+
+
+def open_ended(data, *, rate=1.0, **others):
+    return data, rate, others
+
+
+TAKES = signature_of(own, leading=1)
+WHERE = {"field": "config.x", "owner": "the thing 'own'"}
+
+
+def test_a_signature_has_what_is_passed_by_name():
+    assert tuple(TAKES.parameters) == ("rate", "depth", "share", "flag") and not TAKES.takes_any
+    assert TAKES.required == ("rate",) and TAKES.positional == ()
+    assert tuple(signature_of(own, skip=("data", "rate")).parameters) == ("depth", "share", "flag")
+    assert signature_of(own).positional == ("data",)
+
+
+def test_defaults_are_filled_in_and_floats_are_floats():
+    resolved = resolve_arguments(TAKES, {"rate": 1, "share": 2, "depth": 4}, **WHERE)
+    assert resolved == {"rate": 1.0, "depth": 4, "share": 2.0, "flag": True}
+    assert isinstance(resolved["rate"], float) and isinstance(resolved["share"], float)
+    assert isinstance(resolved["depth"], int) and resolved["flag"] is True
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"rate": 1.0, "deth": 2}, r"^config\.x: the thing 'own' takes no 'deth'\. Did you mean 'depth'\?$"),
+        ({"rate": 1.0, "ordr": 2}, r"takes no 'ordr'\. Did you mean 'order'\?$"),
+        ({"rate": 1.0, "data": 2}, "takes no 'data'"),
+        ({"depth": 2}, r"^config\.x: the thing 'own' needs 'rate'; set config\.x\.rate in the config file"),
+    ],
+)
+def test_unknown_and_missing_arguments_are_refused(given, message):
+    with pytest.raises(UserError, match=message):
+        check_arguments(TAKES, given, **WHERE, also=("order",))
+
+
+def test_a_function_with_keyword_arguments_takes_any():
+    takes = signature_of(open_ended, leading=1)
+    assert resolve_arguments(takes, {"colour": "red"}, **WHERE) == {"rate": 1.0, "colour": "red"}
+    assert select_arguments(takes, {"colour": "red", "rate": 2.0}) == {"rate": 2.0}
+
+
+def test_a_callable_without_a_hash_gets_one():
+    class Loss:
+        __hash__ = None
+
+        def __call__(self, logits, *, power: float = 1.0):
+            return logits * power
+
+    assert hashable(own) is own
+    loss = hashable(Loss())
+    assert isinstance(hash(loss), int) and loss(2.0) == 2.0
+    assert tuple(signature_of(loss).parameters) == ("logits", "power")

@@ -55,19 +55,19 @@ class Contrast(Adapter):
         )
         if not self.has_variable("memory", "student"):  # flax asks for the parameters alone
             return {}
-        held = {name: self.get_variable("memory", name) for name in self.variables["memory"]}
-        places = held["slot"][given["index"]]
+        memories = {name: self.get_variable("memory", name) for name in self.variables["memory"]}
+        places = memories["slot"][given["index"]]
         negatives = memory.draw_negatives(
-            given["seed"], given["epoch"], given["index"], given["classes"], held, self.negatives
+            given["seed"], given["epoch"], given["index"], given["classes"], memories, self.negatives
         )
         rows = jnp.concatenate([places[:, None], negatives], axis=1)
-        examples = held["order"].shape[0]
+        examples = memories["order"].shape[0]
         scores = (
-            losses.contrast_scores(student, held["teacher"], rows, temperature=self.temperature),
-            losses.contrast_scores(teacher, held["student"], rows, temperature=self.temperature),
+            losses.contrast_scores(student, memories["teacher"], rows, temperature=self.temperature),
+            losses.contrast_scores(teacher, memories["student"], rows, temperature=self.temperature),
         )
-        normalizers = self._normalizers(held["normalizers"], scores, examples, given["axis_name"])
-        self._remember(held, places, student, teacher, normalizers, given["axis_name"])
+        normalizers = self._normalizers(memories["normalizers"], scores, examples, given["axis_name"])
+        self._remember(memories, places, student, teacher, normalizers, given["axis_name"])
         return {
             "student_scores": scores[0],
             "teacher_scores": scores[1],
@@ -75,18 +75,26 @@ class Contrast(Adapter):
             "examples": examples,
         }
 
-    def _normalizers(self, held: Array, scores: tuple, examples: int, axis_name: str | None) -> Array:
+    def _normalizers(self, old: Array, scores: tuple[Array, Array], examples: int, axis_name: str | None) -> Array:
         """Returns the normalisers, which the first batch of all devices sets for the rest of the run."""
         first = jnp.stack([losses.first_normalizer(jax.lax.stop_gradient(s), examples=examples) for s in scores])
         first = first if axis_name is None else jax.lax.pmean(first, axis_name)
-        return jnp.where(held > 0, held, first.astype(held.dtype))
+        return jnp.where(old > 0, old, first.astype(old.dtype))
 
-    def _remember(self, held: dict, places, student, teacher, normalizers, axis_name: str | None) -> None:
+    def _remember(
+        self,
+        old: dict[str, Array],
+        places: Array,
+        student: Array,
+        teacher: Array,
+        normalizers: Array,
+        axis_name: str | None,
+    ) -> None:
         """Writes the embeddings of the global batch to the memories, identically on every device."""
         written = (places, jax.lax.stop_gradient(student), jax.lax.stop_gradient(teacher))
         if axis_name is not None:
             written = jax.lax.all_gather(written, axis_name, axis=0, tiled=True)
         places, student, teacher = written
-        self.put_variable("memory", "student", memory.remember(held["student"], places, student, self.momentum))
-        self.put_variable("memory", "teacher", memory.remember(held["teacher"], places, teacher, self.momentum))
+        self.put_variable("memory", "student", memory.remember(old["student"], places, student, self.momentum))
+        self.put_variable("memory", "teacher", memory.remember(old["teacher"], places, teacher, self.momentum))
         self.put_variable("memory", "normalizers", normalizers)

@@ -113,5 +113,5 @@ def remember(bank: Array, places: Array, embeddings: Array, momentum: float) -> 
       embeddings: [batch, dim] the new embeddings.
       momentum: Weight of the old embedding, in [0, 1].
     """
-    held = bank[places].astype(embeddings.dtype)
-    return bank.at[places].set(normalized(momentum * held + (1 - momentum) * embeddings).astype(bank.dtype))
+    old = bank[places].astype(embeddings.dtype)
+    return bank.at[places].set(normalized(momentum * old + (1 - momentum) * embeddings).astype(bank.dtype))

@@ -17,7 +17,7 @@ from kdjax.distillation.inputs import LossInputs, TeacherOutput
 from kdjax.errors import UserError
 from kdjax.randomness import KEY_STREAMS
 from kdjax.training.freezing import stop_gradients
-from kdjax.training.spec import Fixed, Model, Spec, SpecTeacher
+from kdjax.training.spec import Fixed, Model, Spec, SpecTeacher, StepContext
 from kdjax.training.state import TrainState
 from kdjax.training.structure import combine
 from kdjax.types import Array, Batch, MaterializedBatch, ModelOutput
@@ -37,27 +37,24 @@ class BatchViews(NamedTuple):
     targets: Array
 
 
-def make_views(fixed: Fixed, batch: Batch, config: Mapping[str, Any], spec: Spec) -> BatchViews:
+def make_views(fixed: Fixed, context: StepContext) -> BatchViews:
     """Makes every view of a batch, resident or streamed; networks that are shown the same view share its draws."""
+    batch, spec, seed = context.batch, context.spec, context.config["seed"]
     own = augment.materialize(fixed.arrays, batch)
     labels, targets = _targets(own, spec)
-    seed, visit, images = config["seed"], _visit(batch), {}
+    images = {}
     for view in dict.fromkeys((spec.view, *(teacher.view for teacher in spec.teachers))):
         shared = {"view": view, "stored": spec.stored}
         if not view_names.parse(view).mix:
-            images[view] = augment.render(own.images, own.rows, batch.index, visit, seed, train=True, **shared)
+            options = {"train": True, **shared}
+            images[view] = augment.render(own.images, own.rows, batch.index, context.visit, seed, **options)
             continue
         other = augment.materialize_partners(fixed.arrays, batch)
         pair = (own.rows, batch.index), (other.rows, batch.partner)
-        images[view], share = augment.mixed(own.images, *pair, visit, seed, **shared)
+        images[view], share = augment.mixed(own.images, *pair, context.visit, seed, **shared)
         if view == spec.view:
             targets = _mixed_targets(targets, _targets(other, spec)[1], share, spec)
     return BatchViews(images, labels, targets)
-
-
-def _visit(batch: Batch) -> Array:
-    """Returns the pass over the data that each example is in."""
-    return batch.epoch if batch.visit is None else batch.visit
 
 
 def _targets(examples: MaterializedBatch, spec: Spec) -> tuple[Array, Array]:
@@ -74,35 +71,25 @@ def _mixed_targets(own: Array, other: Array, share: Array, spec: Spec) -> Array:
     return part * own + (1 - part) * other
 
 
-def run_teachers(
-    fixed: Fixed,
-    images: Mapping[str, Array],
-    batch: Batch,
-    config: Mapping[str, Any],
-    spec: Spec,
-    axis_name: str | None,
-) -> dict[str, TeacherOutput]:
+def run_teachers(fixed: Fixed, images: Mapping[str, Array], context: StepContext) -> dict[str, TeacherOutput]:
     """Runs the teachers outside the gradient, each on its view.
 
     They run in evaluation mode unless the config asks for batch statistics.
 
     Args:
-      fixed: Has their variables.
-      images: View -> images.
-      batch: One device's share.
-      config: The traced sections of the config.
-      spec: What shapes the step.
-      axis_name: The mapped axis of the devices, None outside one.
+      fixed: Has the teachers' variables.
+      images: View -> [batch, ...] images.
+      context: What the step reads.
     """
-    by_batch = spec.teacher_batch_norm == "batch"
+    by_batch = context.spec.teacher_batch_norm == "batch"
     options: dict[str, Any] = {"train": by_batch}
     if by_batch:
-        keys = example_keys(config["seed"], batch)
+        keys = example_keys(context.config["seed"], context.batch)
         # The first example's key, so that dropout differs from batch to batch and from device to device.
-        options |= {"axis_name": axis_name, "rngs": {"dropout": keys[0]}, "keys": keys}
+        options |= {"axis_name": context.axis_name, "rngs": {"dropout": keys[0]}, "keys": keys}
     outputs = {}
-    for teacher in spec.teachers:
-        variables, fields = fixed.teachers[teacher.name], config["teachers"][teacher.name]
+    for teacher in context.spec.teachers:
+        variables, fields = fixed.teachers[teacher.name], context.config["teachers"][teacher.name]
         output = _run_teacher(teacher, variables, images[teacher.view], **options)
         logits = _read_logits(output.logits, teacher, fields["temperature"])
         norms = preact_norms(teacher.model, variables)
@@ -149,31 +136,25 @@ def preact_norms(model: Model, variables: Mapping[str, Any]) -> dict[str, tuple[
     return found
 
 
-def ensemble_of(
-    teachers: Mapping[str, TeacherOutput], batch: Batch, config: Mapping[str, Any], spec: Spec
-) -> TeacherOutput | None:
+def ensemble_of(teachers: Mapping[str, TeacherOutput], context: StepContext) -> TeacherOutput | None:
     """Returns one teacher made of all, None where each loss is averaged over the teachers instead."""
-    return make_ensemble(teachers, spec.ensemble, batch.index, _visit(batch), config["seed"])
+    seed = context.config["seed"]
+    return make_ensemble(teachers, context.spec.ensemble, context.batch.index, context.visit, seed)
 
 
 def run_student(
-    params: Mapping[str, Any],
-    state: TrainState,
-    images: Array,
-    batch: Batch,
-    config: Mapping[str, Any],
-    spec: Spec,
-    axis_name: str,
+    params: Mapping[str, Any], state: TrainState, images: Array, context: StepContext
 ) -> tuple[ModelOutput, Any]:
     """Runs the network that is trained; returns its output and its batch statistics after the call."""
+    seed, spec = context.config["seed"], context.spec
     return models.call(
         spec.model,
         {"params": stop_gradients(params, spec.freezing), "batch_stats": state.batch_stats},
         images,
         train=spec.freezing.network_trains,
-        axis_name=axis_name if spec.sync_batch_norm else None,
-        rngs={"dropout": dropout_key(config["seed"], state.step, axis_name)},
-        keys=example_keys(config["seed"], batch),
+        axis_name=context.sync_axis,
+        rngs={"dropout": dropout_key(seed, state.step, context.axis_name)},
+        keys=example_keys(seed, context.batch),
         unbiased=spec.unbiased_variance,
     )
 
@@ -183,25 +164,22 @@ def loss_inputs(
     views: BatchViews,
     teachers: dict[str, TeacherOutput],
     ensemble: TeacherOutput | None,
-    batch: Batch,
-    config: Mapping[str, Any],
-    spec: Spec,
-    axis_name: str | None,
+    context: StepContext,
 ) -> LossInputs:
     """Returns what the losses of a step are offered."""
     return LossInputs(
         output=output,
         targets=views.targets,
         labels=views.labels,
-        index=batch.index,
-        mask=batch.mask,
-        epoch=batch.epoch,
-        seed=config["seed"],
+        index=context.batch.index,
+        mask=context.batch.mask,
+        epoch=context.batch.epoch,
+        seed=context.config["seed"],
         teachers=teachers,
         ensemble=ensemble,
-        axis_name=axis_name,
-        sync_axis=axis_name if spec.sync_batch_norm else None,
-        unbiased=spec.unbiased_variance,
+        axis_name=context.axis_name,
+        sync_axis=context.sync_axis,
+        unbiased=context.spec.unbiased_variance,
     )
 
 
@@ -212,7 +190,7 @@ def example_keys(seed: Array, batch: Batch) -> Array:
     return jax.vmap(lambda example: jax.random.fold_in(key, example))(batch.index)
 
 
-def dropout_key(seed: Array, step: Array, axis_name: str) -> Array:
+def dropout_key(seed: Array, step: Array, axis_name: str | None) -> Array:
     """Returns a device's key for dropout: the one draw that depends on the device."""
     key = jax.random.fold_in(jax.random.key(seed), KEY_STREAMS["dropout"])
     key = jax.random.fold_in(key, step)
@@ -236,12 +214,12 @@ def blank_inputs(
       input_shape: Shape of one image.
     """
     images, two = jnp.zeros((2, *input_shape)), jnp.zeros(2, jnp.int32)
-    config = combine(spec.structure, numbers)
     output, _ = models.call(spec.model, variables, images, train=False)
     blank = Batch(index=two, epoch=two[0], mask=two == 0, labelled=two == 0)
+    context = StepContext(blank, combine(spec.structure, numbers), spec, None)
     views = BatchViews(dict.fromkeys((teacher.view for teacher in spec.teachers), images), two, two)
-    outputs = run_teachers(Fixed(dict(teachers), None, dict(numbers)), views.images, blank, config, spec, None)
-    return loss_inputs(output, views, outputs, None, blank, config, spec, None)
+    outputs = run_teachers(Fixed(dict(teachers), None, dict(numbers)), views.images, context)
+    return loss_inputs(output, views, outputs, None, context)
 
 
 def draws_dropout(spec: Spec, variables: Mapping[str, Any], input_shape: tuple[int, ...]) -> bool:

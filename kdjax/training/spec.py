@@ -10,7 +10,7 @@ from kdjax.distillation.terms import Term
 from kdjax.training.freezing import Freezing
 from kdjax.training.schedules import Schedule
 from kdjax.training.structure import Structure
-from kdjax.types import Array
+from kdjax.types import Array, Batch
 
 Model = nn.Module | models.Picked
 
@@ -91,6 +91,32 @@ class Spec(NamedTuple):
     sync_batch_norm: bool
     unbiased_variance: bool
     diagnostics: bool
+
+
+class StepContext(NamedTuple):
+    """What every part of a training step reads.
+
+    Attributes:
+      batch: One device's share of the batch.
+      config: The traced sections of the config, with the numbers in their places.
+      spec: What shapes the step.
+      axis_name: The mapped axis of the devices, None outside one.
+    """
+
+    batch: Batch
+    config: dict[str, Any]
+    spec: Spec
+    axis_name: str | None
+
+    @property
+    def visit(self) -> Array:
+        """The pass over the data that each example is in, [] or [batch]."""
+        return self.batch.epoch if self.batch.visit is None else self.batch.visit
+
+    @property
+    def sync_axis(self) -> str | None:
+        """The axis over which batch statistics are taken, None for each device's own."""
+        return self.axis_name if self.spec.sync_batch_norm else None
 
 
 class EvalSpec(NamedTuple):

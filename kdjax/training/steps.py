@@ -20,7 +20,7 @@ from kdjax.training import state as train_state
 from kdjax.training.forward import BatchViews
 from kdjax.training.freezing import mask_updates
 from kdjax.training.metrics import Observed, Scored, Sums
-from kdjax.training.spec import EvalSpec, Fixed, Spec
+from kdjax.training.spec import EvalSpec, Fixed, Spec, StepContext
 from kdjax.training.state import TrainState
 from kdjax.training.structure import combine
 from kdjax.types import Array, Batch
@@ -55,38 +55,33 @@ def train_step(state: TrainState, fixed: Fixed, batch: Batch, *, spec: Spec, axi
     Returns:
       The state after the update and the step's sums, both the same on every device.
     """
-    config = combine(spec.structure, fixed.numbers)
-    views = forward.make_views(fixed, batch, config, spec)
-    teachers = forward.run_teachers(fixed, views.images, batch, config, spec, axis_name)
-    return _update_student(state, views, teachers, batch, config, spec, axis_name)
+    context = StepContext(batch, combine(spec.structure, fixed.numbers), spec, axis_name)
+    views = forward.make_views(fixed, context)
+    teachers = forward.run_teachers(fixed, views.images, context)
+    return _update_student(state, views, teachers, context)
 
 
 def _update_student(
-    state: TrainState,
-    views: BatchViews,
-    teachers: dict[str, TeacherOutput],
-    batch: Batch,
-    config: Mapping[str, Any],
-    spec: Spec,
-    axis_name: str,
+    state: TrainState, views: BatchViews, teachers: dict[str, TeacherOutput], context: StepContext
 ) -> tuple[TrainState, Sums]:
     """Makes one update of a student whose views and teachers are at hand."""
-    ensemble = forward.ensemble_of(teachers, batch, config, spec)
+    batch, config, spec, axis_name = context
+    ensemble = forward.ensemble_of(teachers, context)
     distiller, images = make_distiller(spec.terms), views.images[spec.view]
 
     def objective(trainable: dict[str, Any]) -> tuple[Array, Objective]:
-        output, batch_stats = forward.run_student(trainable["model"], state, images, batch, config, spec, axis_name)
-        inputs = forward.loss_inputs(output, views, teachers, ensemble, batch, config, spec, axis_name)
+        output, batch_stats = forward.run_student(trainable["model"], state, images, context)
+        inputs = forward.loss_inputs(output, views, teachers, ensemble, context)
         carried = {"params": trainable["distiller"], "state": state.distiller["state"]}
         values, distiller_state = distiller.apply(carried, inputs, config["losses"])
-        terms = {term.key: _mean(term, values[term.key], batch, spec, axis_name) for term in spec.terms}
-        total = sum(_weight(term, batch.epoch, config, spec) * terms[term.key] for term in spec.terms)
+        terms = {term.key: _mean(term, values[term.key], context) for term in spec.terms}
+        total = sum(_weight(term, context) * terms[term.key] for term in spec.terms)
         return total, Objective(terms, output.logits, batch_stats, distiller_state)
 
     (total, found), gradients = jax.value_and_grad(objective, has_aux=True)(state.trainable)
     total, terms, gradients, batch_stats = lax.pmean((total, found.terms, gradients, found.batch_stats), axis_name)
     distiller_state = _average_statistics(found.distiller_state, axis_name)
-    new_state = _update(state, gradients, batch_stats, distiller_state, config, spec)
+    new_state = _update(state, gradients, batch_stats, distiller_state, context)
     teacher_logits = {name: teacher.logits for name, teacher in teachers.items()}
     observed = Observed(total, terms, found.logits, teacher_logits, views.labels, batch.mask, batch.labelled)
     logged = metrics.train_metrics(observed, config["losses"], spec.diagnostics)
@@ -94,15 +89,15 @@ def _update_student(
     return new_state, Sums(lax.psum(logged, axis_name), bad_step)
 
 
-def _weight(term: Term, epoch: Array, config: Mapping[str, Any], spec: Spec) -> Array:
+def _weight(term: Term, context: StepContext) -> Array:
     """Returns a term's weight in this phase; schedules count epochs from the first epoch of the phase."""
-    if spec.phase == "warmup":
-        return config["warmup"]["losses"][term.key]
-    weight = config["losses"][term.key]["weight"]
-    return weight_schedules.weight(weight, term.schedule, epoch - spec.first_epoch)
+    if context.spec.phase == "warmup":
+        return context.config["warmup"]["losses"][term.key]
+    weight = context.config["losses"][term.key]["weight"]
+    return weight_schedules.weight(weight, term.schedule, context.batch.epoch - context.spec.first_epoch)
 
 
-def _average_statistics(distiller_state: Mapping[str, Any], axis_name: str) -> dict[str, Any]:
+def _average_statistics(distiller_state: Mapping[str, Any], axis_name: str | None) -> dict[str, Any]:
     """Averages the adapters' statistics over the devices; memories are already the same on every device."""
     return {
         key: {
@@ -113,7 +108,7 @@ def _average_statistics(distiller_state: Mapping[str, Any], axis_name: str) -> d
     }
 
 
-def _mean(term: Term, value: Array, batch: Batch, spec: Spec, axis_name: str) -> Array:
+def _mean(term: Term, value: Array, context: StepContext) -> Array:
     """Returns a term's mean over the global batch, such that averaging its gradients over devices gives its gradient.
 
     A loss that reads labels is averaged over labelled examples, every other loss over all examples.
@@ -121,8 +116,9 @@ def _mean(term: Term, value: Array, batch: Batch, spec: Spec, axis_name: str) ->
     Raises:
       UserError: The loss returns something else than [] or [batch], or reduces labels that some examples lack.
     """
+    batch, axis_name = context.batch, context.axis_name
     if value.ndim == 0:
-        if spec.unlabelled and term.loss.reads_labels:
+        if context.spec.unlabelled and term.loss.reads_labels:
             raise UserError(
                 f"loss '{term.key}' reads labels and returns one number, and some examples have no label; return one "
                 "number for each example, [batch], so that examples without a label can be left out."
@@ -137,13 +133,14 @@ def _mean(term: Term, value: Array, batch: Batch, spec: Spec, axis_name: str) ->
 
 
 def _update(
-    state: TrainState, gradients: Any, batch_stats: Any, distiller_state: Any, config: Mapping[str, Any], spec: Spec
+    state: TrainState, gradients: Any, batch_stats: Any, distiller_state: dict[str, Any], context: StepContext
 ) -> TrainState:
+    """Applies the optimizer to what the phase trains."""
+    config, spec = context.config, context.spec
     optimizer = train_state.optimizer(config, rate(state.step, config, spec))
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.trainable)
-    updates = mask_updates(
-        cast("dict[str, Any]", updates), gradients, spec.freezing, config["optimizer"]["body_factor"]
-    )
+    body_factor = config["optimizer"]["body_factor"]
+    updates = mask_updates(cast("dict[str, Any]", updates), gradients, spec.freezing, body_factor)
     trainable = cast("dict[str, Any]", optax.apply_updates(state.trainable, updates))
     return TrainState(
         step=state.step + 1,

@@ -21,6 +21,7 @@ from kdjax.training.evaluation import evaluate, stream_if_needed
 from kdjax.training.loop import Trainer, train
 from kdjax.training.networks import load_network
 from kdjax.training.plan import resolve
+from kdjax.training.spec import StepContext
 from kdjax.training.structure import combine
 
 
@@ -216,7 +217,8 @@ def test_a_teacher_that_knows_more_labels_is_refused_unless_allowed(image_file, 
 
 def views_of(plan):
     batch = jax.tree.map(lambda leaf: leaf[0], first_batch(plan)[1])
-    return forward.make_views(start(plan)[1], batch, combine(plan.spec.structure, plan.numbers), plan.spec), batch
+    context = StepContext(batch, combine(plan.spec.structure, plan.numbers), plan.spec, None)
+    return forward.make_views(start(plan)[1], context), batch
 
 
 def test_a_teacher_may_see_another_view_with_the_same_crop(image_file):

@@ -20,6 +20,7 @@ from kdjax.training import forward, parallel, steps
 from kdjax.training.batch_loader import BatchLoader
 from kdjax.training.loop import train
 from kdjax.training.plan import plan_with, resolve
+from kdjax.training.spec import StepContext
 from kdjax.training.structure import combine
 from kdjax.training.teachers import Teacher, check_classes
 from kdjax.types import ModelOutput
@@ -59,10 +60,10 @@ def taught(plan):
     batch = jax.tree.map(lambda leaf: leaf[0], first_batch(plan))
 
     def teach(numbers, fixed, batch):
-        config = combine(plan.spec.structure, numbers)
-        views = forward.make_views(fixed, batch, config, plan.spec)
-        teachers = forward.run_teachers(fixed, views.images, batch, config, plan.spec, None)
-        return views, teachers, forward.ensemble_of(teachers, batch, config, plan.spec)
+        context = StepContext(batch, combine(plan.spec.structure, numbers), plan.spec, None)
+        views = forward.make_views(fixed, context)
+        teachers = forward.run_teachers(fixed, views.images, context)
+        return views, teachers, forward.ensemble_of(teachers, context)
 
     return batch, *jax.jit(teach)(plan.numbers, start(plan)[1], batch)
 
@@ -90,12 +91,12 @@ def test_one_teacher_is_chosen_for_each_example_as_often_as_its_weight_says(imag
         name: TeacherOutput(jnp.asarray(many[i]), 1.0 + i, ModelOutput(many[i]), {}) for i, name in enumerate(NAMES)
     }
     wide = batch._replace(index=np.arange(6000, dtype=np.int32), visit=np.zeros(6000, np.int32))
-    config = combine(plan.spec.structure, plan.numbers)
-    chosen = np.asarray(forward.ensemble_of(outputs, wide, config, plan.spec).logits)[:, 0].astype(int)
+    context = StepContext(wide, combine(plan.spec.structure, plan.numbers), plan.spec, None)
+    chosen = np.asarray(forward.ensemble_of(outputs, context).logits)[:, 0].astype(int)
     np.testing.assert_allclose(np.bincount(chosen) / 6000, np.array([1, 2, 3]) / 6, atol=0.03)
-    again = np.asarray(forward.ensemble_of(outputs, wide, config, plan.spec).logits)[:, 0]
+    again = np.asarray(forward.ensemble_of(outputs, context).logits)[:, 0]
     np.testing.assert_array_equal(chosen, again)
-    later = forward.ensemble_of(outputs, wide._replace(visit=wide.visit + 1), config, plan.spec).logits
+    later = forward.ensemble_of(outputs, context._replace(batch=wide._replace(visit=wide.visit + 1))).logits
     assert (np.asarray(later)[:, 0] != chosen).mean() > 0.3
 
 
@@ -172,7 +173,8 @@ def test_a_teacher_in_training_mode_drops_other_units_in_every_epoch_and_in_eval
         batch, views, *_ = taught(plan)
         fixed, numbers = start(plan)[1], combine(plan.spec.structure, plan.numbers)
         batches = (batch, batch, batch._replace(epoch=batch.epoch + 1))
-        run = [forward.run_teachers(fixed, views.images, each, numbers, plan.spec, None) for each in batches]
+        contexts = [StepContext(each, numbers, plan.spec, None) for each in batches]
+        run = [forward.run_teachers(fixed, views.images, context) for context in contexts]
         found[statistics] = [np.asarray(outputs["a"].logits) for outputs in run]
     np.testing.assert_array_equal(*found["batch"][:2])
     assert np.abs(found["batch"][0] - found["batch"][2]).max() > 1e-3

@@ -50,7 +50,7 @@ def make_plan(config: ConfigDict, devices) -> Plan:
 
 
 def start(plan: Plan):
-    """Returns (state, sums) before the first step and what is fixed, all on the host."""
+    """Returns ((state, sums) before the first step, what the step only reads), on the host."""
     teachers = {name: teacher.variables for name, teacher in plan.teachers.items()}
     arrays = {"images": plan.dataset.images, "labels": plan.dataset.labels, "soft": plan.dataset.soft}
     return jax.tree.map(np.array, initial_carry(plan)), Fixed(teachers, arrays, plan.numbers)
@@ -65,7 +65,7 @@ def batches_of(plan, num_steps: int, mask=None):
 
 
 def run_steps(config, num_devices: int, num_steps: int, mask=None):
-    """Makes steps one dispatch each on emulated devices; returns state and sums on the host."""
+    """Makes steps on emulated devices, one in each dispatch; returns state and sums on the host."""
     plan = make_plan(config, tuple(jax.local_devices()[:num_devices]))
     carry, fixed = parallel.replicate(start(plan), plan.devices)
     step_once = compiled(plan.spec, plan.devices)
@@ -90,7 +90,7 @@ def without_times(rows: list[dict]) -> list[dict]:
 
 
 def stop_after(dispatches: int, monkeypatch) -> None:
-    """Lets a signal come after so many dispatches."""
+    """Simulates SIGTERM after a number of dispatches."""
     dispatch, made = Trainer._dispatch, []
 
     def stopping(self, *args):

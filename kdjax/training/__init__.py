@@ -1,1 +1,1 @@
-"""One loop for every stage, and what it is made of."""
+"""Training: the one loop for every stage, the compiled step, and what they read."""

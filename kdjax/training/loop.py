@@ -180,7 +180,7 @@ class Trainer:
         self._train(spec, epoch, first)
         sums = self._fetch_sums()
         seconds = time.perf_counter() - began
-        self.sums = parallel.replicate(metrics.zero_train_sums(self.plan.spec, self.plan.numbers), self.plan.devices)
+        self.sums = parallel.replicate(self.member.zero_sums, self.plan.devices)
         images = (spec.steps_per_epoch - first) * self.plan.config.batch_size
         scores = self._score_held_out(epoch + 1)
         row = {

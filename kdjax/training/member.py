@@ -29,10 +29,12 @@ class Member:
       plan: What is trained.
       run: Its folder in the store.
       progress: How far it is.
+      zero_sums: The sums of no step, on the host.
     """
 
     def __init__(self, plan: Plan, run: Run):
         self.plan, self.run, self.progress = plan, run, Progress()
+        self.zero_sums = metrics.zero_train_sums(plan.spec, plan.numbers)
         self._best_state: TrainState | None = None  # on the devices until it is written with the next checkpoint
 
     @property
@@ -50,9 +52,8 @@ class Member:
 
         The rows of metrics.jsonl after that checkpoint are dropped, since their epochs will be trained again.
         """
-        state, sums = initial_carry(self.plan)
-        leaves, structure = jax.tree.flatten(sums)
-        saved = {"train": state, "sums": leaves}
+        leaves, structure = jax.tree.flatten(self.zero_sums)
+        saved = {"train": initial_state(self.plan), "sums": leaves}
         if self.run.steps():
             self._warn_of_changed_draws()
             saved, progress, _ = self.run.restore(saved)
@@ -119,8 +120,7 @@ class Member:
         keep = best.step if best else None
         if self._best_state is not None and best is not None and keep != self.step:
             at_best = Progress(best.epoch, 0, best)
-            empty = metrics.zero_train_sums(self.plan.spec, self.plan.numbers)
-            self._write(best.step, self._best_state, empty, at_best, keep)
+            self._write(best.step, self._best_state, self.zero_sums, at_best, keep)
         self._write(self.step, state, sums, self.progress, keep)
         self._best_state = None
 
@@ -161,7 +161,11 @@ class Member:
         return dataclasses.replace(state, **parallel.replicate(variables, self.plan.devices))
 
 
+def initial_state(plan: Plan) -> TrainState:
+    """Returns the train state of a plan before the first step."""
+    return train_state.create_state(plan.variables, plan.distiller, traced(plan.config))
+
+
 def initial_carry(plan: Plan) -> tuple[TrainState, Sums]:
     """Returns what a run carries from step to step, before the first one."""
-    state = train_state.create_state(plan.variables, plan.distiller, traced(plan.config))
-    return state, metrics.zero_train_sums(plan.spec, plan.numbers)
+    return initial_state(plan), metrics.zero_train_sums(plan.spec, plan.numbers)

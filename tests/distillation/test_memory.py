@@ -1,4 +1,4 @@
-"""CRD's memory: whom it draws against, what it keeps, how large it is, and that a stopped run goes on to the bit."""
+"""CRD's memory: its negatives, its embeddings, its size, and that a run with it resumes exactly."""
 
 import jax
 import numpy as np
@@ -71,7 +71,7 @@ def test_sizes_are_planned_and_large_ones_announced(caplog):
     assert "2 x 1281167 x 128 in bfloat16 takes 640 MB" in caplog.text
 
 
-def test_a_stopped_run_with_memories_and_adapters_goes_on_to_the_same_bits(config, one_device, tmp_path, monkeypatch):
+def test_a_stopped_run_with_memories_and_adapters_resumes_to_the_same_bits(config, one_device, tmp_path, monkeypatch):
     from kdjax.store import Store
     from kdjax.training.loop import train
 

@@ -1,4 +1,4 @@
-"""Every method of the papers' tables through the compiled step: it learns, on any devices alike, in any sum."""
+"""Every method of the papers' tables learns, gives the same numbers on any devices, and can be added to any other."""
 
 import io
 import os
@@ -20,11 +20,11 @@ from kdjax.training.loop import compiled
 from kdjax.training.plan import plan_with, resolve
 from kdjax.training.teachers import Teacher
 
-METHODS = [method for method in student.METHODS if method not in ("alone", "hsakd")]  # hsakd: networks of its own
-WIDER = (6, 8, 12)  # of the teacher
+METHODS = [method for method in student.METHODS if method not in ("alone", "hsakd")]  # hsakd needs networks of its own
+WIDER = (6, 8, 12)  # widths of the teacher
 EQUAL = (4, 6, 8)  # for methods that compare channels one by one
 SAME_CHANNELS = ("fsp", "svd")
-# Those with a warmup or widths of their own; the other methods are run together, and one by one with the slow tests.
+# Methods with a warm-up or widths of their own; the others run together, and one by one in the slow tests.
 OFTEN = ("fsp", "activation_boundary", "factor_transfer", "svd")
 TOGETHER = {
     "plain": ("kd", "ttm", "wttm", "dkd", "dist", "nkd", "attention", "nst", "similarity", "correlation", "rkd", "pkt"),
@@ -38,14 +38,14 @@ def random_teacher(widths):
 
 
 def make_plan(config, num_devices, widths=WIDER):
-    """A plan whose teacher is a network of four layers with random weights."""
+    """Returns a plan whose teacher is a network of four layers with random weights."""
     config = resolve(config)
     dataset = load_dataset(config.data, "")
     return plan_with(config, dataset, {"a": random_teacher(widths)}, tuple(jax.local_devices()[:num_devices]))
 
 
 def configured(config, *methods):
-    """The small world with the terms of some methods, at a learning rate that suits weights made for large networks."""
+    """Adds the terms of methods to the config; the learning rate suits their weights, which are for large networks."""
     config.model.name, config.model.args = "four_layers:FourLayers", {}
     terms, warmup = {"cross_entropy": {"weight": 1.0}}, {}
     for method in methods:
@@ -65,7 +65,7 @@ def configured(config, *methods):
 
 
 def without_labels(config):
-    """Only the methods' own terms, minimised whatever the size of their weights."""
+    """Leaves only the methods' own terms, and an optimizer that does not depend on the size of their weights."""
     config.losses["cross_entropy"]["weight"] = 0.0
     config.optimizer.name, config.optimizer.learning_rate = "adamw", 0.003
     return config
@@ -107,9 +107,9 @@ def test_a_method_lowers_its_own_term(method, config):
 
 @pytest.mark.parametrize("methods", TOGETHER.values(), ids=TOGETHER)
 def test_methods_without_a_warmup_lower_their_terms_together(methods, config):
-    """Each term weighs as much as the others at the first step; weights are values, so one compilation serves both.
+    """All terms have the same size at the first step; weights are traced, so one compilation serves both plans.
 
-    Another's descent may lower a term too, but moves no adapter of its own.
+    A term may also fall because the others do, so its adapter must have changed as well.
     """
     config = without_labels(configured(config, *methods))
     plan = make_plan(config, 1)
@@ -129,7 +129,7 @@ def test_every_method_is_run_in_one_of_the_two_ways():
     assert {*OFTEN, *TOGETHER["plain"], *TOGETHER["adapted"], "wttm_crd", "wttm_itrd"} == set(METHODS)
 
 
-# One of each kind: adapters with statistics, gathered vectors, memories, a column's mean, margins.
+# One method of each kind: an adapter with statistics, gathered vectors, memories, a mean over the batch, margins.
 KINDS = ("hint", "rkd", "crd", "dist", "ofd")
 
 
@@ -139,7 +139,7 @@ def test_a_sum_of_all_kinds_is_the_same_on_one_and_four_devices(config):
 
 @pytest.mark.slow
 def test_all_methods_together_are_the_same_on_one_and_four_devices(config):
-    """Also: any sum of methods works, and what one adds does not stop another."""
+    """This also shows that methods can be added to each other."""
     assert_the_same_on_one_and_four_devices(configured(config, *METHODS), ("warmup", "spec"))
 
 
@@ -201,8 +201,7 @@ def test_the_paraphraser_learns_in_the_warmup_alone(config):
     for spec, learns in ((plan.warmup, True), (plan.spec, False)):
         state, _ = run(plan, spec, 2)
         after = state.distiller["params"]["factor_transfer"]["a"]
-        moved = largest_difference(before["paraphraser"], after["paraphraser"]) > 0
-        assert moved == learns
+        assert (largest_difference(before["paraphraser"], after["paraphraser"]) > 0) == learns
         assert (largest_difference(before["translator"], after["translator"]) > 0) == (not learns)
         assert (largest_difference(plan.variables["params"], state.params) > 0) == (not learns)
 
@@ -226,18 +225,18 @@ def test_hsakd_teaches_from_a_teacher_that_was_trained_to(config, one_device, tm
     teacher.teachers = {}
     teacher.losses = {"cross_entropy": {"weight": 1.0}, "auxiliary_cross_entropy": {"weight": 1.0}}
     train(teacher, store, name="teacher", devices=one_device, show=False)
-    told = [row["train"]["losses/auxiliary_cross_entropy"] for row in store.find("teacher").metrics()]
-    assert told[1] < told[0]
+    values = [row["train"]["losses/auxiliary_cross_entropy"] for row in store.find("teacher").metrics()]
+    assert values[1] < values[0]
     config.teachers, config.seed = {"a": {"run": "teacher"}}, 1
     config.losses = {"cross_entropy": {"weight": 1.0}, "hsakd": {"weight": 1.0}}
     train(config, store, name="student", devices=one_device, show=False)
-    told = [row["train"]["losses/hsakd"] for row in store.find("student").metrics()]
-    assert told[1] < told[0]
+    values = [row["train"]["losses/hsakd"] for row in store.find("student").metrics()]
+    assert values[1] < values[0]
 
 
 @pytest.fixture(scope="session")
 def photographs(tmp_path_factory) -> str:
-    """The first 128 CIFAR-10 test images, if there; so few that CRD meets each several times."""
+    """The first 128 CIFAR-10 test images where they are at hand: so few that CRD meets each several times."""
     default = pathlib.Path(__file__).parents[3] / "shared" / "data"
     file = pathlib.Path(os.environ.get("KDJAX_SHARED_DATA", default)) / "cifar10_test_jpeg.npz"
     if not file.is_file():
@@ -256,7 +255,7 @@ def photographs(tmp_path_factory) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_a_convolutional_pair_learns_from_photographs(method, config, photographs):
-    """resnet14 -> resnet8 of few channels, 30 steps; the term's mean over the last steps is below that of the first."""
+    """In 30 steps of narrow resnet14 -> resnet8, the term's mean over the last steps falls below that of the first."""
     config = configured(config, method)
     widths = (8, 8, 12, 16)
     config.model.name, config.model.args = "resnet8", {"widths": widths}
@@ -297,14 +296,14 @@ def test_stages_that_are_not_equally_many_are_paired_by_the_config_alone(config)
 
 
 def test_a_warmup_spares_the_layers_that_its_losses_do_not_reach(config):
-    """Weight decay alone would wear them away."""
+    """Weight decay alone would shrink them."""
     config = configured(config, "activation_boundary")
     config.losses.activation_boundary.stages = ("stage1", "stage2")
     plan = make_plan(config, 1)
     state, _ = run(plan, plan.warmup, 2)
-    for layer, moves in (("conv1", True), ("conv2", True), ("conv3", False), ("bn3", False)):
+    for layer, trained in (("conv1", True), ("conv2", True), ("conv3", False), ("bn3", False)):
         before, after = plan.variables["params"][layer], state.params[layer]
-        assert (largest_difference(before, after) > 0) == moves, layer
+        assert (largest_difference(before, after) > 0) == trained, layer
 
 
 def test_transposed_convolutions_are_drawn_as_pytorch_draws_them(config):

@@ -1,4 +1,4 @@
-"""Streams, partly labelled sets, mixed and unequal views in whole runs: the laws that the training room promises."""
+"""Whole runs on streamed and partly labelled data, and on views that mix examples or differ between the networks."""
 
 import json
 
@@ -48,7 +48,7 @@ def weights(store: Store, name: str) -> dict:
 
 
 @pytest.mark.parametrize("view", ["crop_flip", "crop_flip+mixup:1"])
-def test_a_streamed_run_is_the_resident_run_to_the_bit(image_file, store, view):
+def test_a_streamed_run_equals_the_resident_run_to_the_bit(image_file, store, view):
     devices = jax.local_devices()[:2]
     results = {}
     for stream in ("auto", "always"):
@@ -64,7 +64,7 @@ def test_a_streamed_run_is_the_resident_run_to_the_bit(image_file, store, view):
     )
 
 
-def test_a_stopped_stream_goes_on_to_the_example(image_file, store, one_device, monkeypatch):
+def test_a_stopped_stream_resumes_exactly(image_file, store, one_device, monkeypatch):
     config = alone(image_file, stream="always", view="crop")
     monkeypatch.setattr("kdjax.training.loop.MOST_STREAMED_STEPS", 1)
     whole = train(config, store, name="whole", devices=one_device, show=False)
@@ -87,7 +87,7 @@ def test_a_stopped_stream_goes_on_to_the_example(image_file, store, one_device, 
 
 
 def photographs(data_dir: str) -> Rows:
-    """A tiny set in the shape of ImageNet: photographs of all sizes, two classes that colours tell apart."""
+    """A tiny set like ImageNet: photographs of different sizes, in two classes of different colour."""
     rng, paths = np.random.default_rng(3), []
     for i in range(30):
         height, width = rng.integers(18, 40, 2)
@@ -123,7 +123,7 @@ def test_a_tiny_imagenet_is_trained_from_disk_end_to_end(store, tmp_path, one_de
     assert again["test"] == pytest.approx(result["last"]["test"])
 
 
-def test_bad_images_are_counted_and_never_seen(store, tmp_path, one_device):
+def test_bad_images_are_counted_and_masked(store, tmp_path, one_device):
     photographs(str(tmp_path))
     config = imagenet_like(skip_bad=True)
     dataset = load_dataset(resolve(config).data, str(tmp_path))
@@ -137,10 +137,10 @@ def test_bad_images_are_counted_and_never_seen(store, tmp_path, one_device):
     assert loader.bad == (index == 4).sum()
 
 
-# ---- too small a device
+# ---- data larger than the devices
 
 
-def test_a_set_that_does_not_fit_is_streamed_and_that_is_said(image_file, monkeypatch, one_device, caplog):
+def test_a_set_that_does_not_fit_is_streamed_with_a_warning(image_file, monkeypatch, one_device, caplog):
     dataset = load_dataset(resolve(alone(image_file)).data, "")
     assert stream_if_needed(dataset, "auto", one_device) is dataset
     monkeypatch.setattr(parallel, "memory", lambda devices: dataset.images.nbytes)
@@ -178,16 +178,16 @@ def test_label_terms_see_labelled_examples_only_and_distillation_sees_all(image_
     plan = make_plan(config, jax.local_devices()[:1])
     loader, batch = first_batch(plan)
     assert (loader.labelled, loader.unlabelled) == (4, 4) and batch.labelled.sum() == 4
-    assert (plan.dataset.labels[batch.index[~batch.labelled]] == -1).all()  # lost, not only hidden
+    assert (plan.dataset.labels[batch.index[~batch.labelled]] == -1).all()  # removed from the data, not only masked
     step, (carry, fixed) = step_of(plan), start(plan)
     params, sums = jax.device_get(step(carry[0], fixed, batch))
     assert sums.metrics["accuracy"][1] == 4
 
-    # The same batch, were the lost labels known: the mask alone must keep them out.
+    # The same batch with other labels in place of the removed ones: the mask alone must exclude them.
     known = np.where(plan.dataset.labels < 0, 3, plan.dataset.labels)
     again, _ = step(carry[0], fixed._replace(arrays={**fixed.arrays, "labels": known}), batch)
     jax.tree.map(np.testing.assert_array_equal, params.params, jax.device_get(again.params))
-    # Without the unlabelled half, distillation would see other examples.
+    # Masking the unlabelled half too changes the distillation loss, which reads all examples.
     masked, _ = step(carry[0], fixed, batch._replace(mask=batch.mask & batch.labelled))
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), params.params, jax.device_get(masked.params))
     assert max(jax.tree.leaves(moved)) > 1e-6
@@ -234,10 +234,10 @@ def test_a_teacher_may_see_another_view_with_the_same_crop(image_file):
     views, batch = views_of(plan)
     student, teacher = (np.asarray(views.images[view]) for view in ("crop_flip+cutout:4", "crop_flip"))
     differ = (student != teacher).any(axis=-1)
-    assert 0 < differ.sum(axis=(1, 2)).max() <= 16  # but for the hole
+    assert 0 < differ.sum(axis=(1, 2)).max() <= 16  # the pixels of the hole
 
 
-def test_mixed_targets_are_what_the_mixed_images_are(image_file):
+def test_targets_are_mixed_as_the_images_are(image_file):
     config = student_config()
     config.losses = {"cross_entropy": {"weight": 1.0}, "kd": {"weight": 1.0, "temperature": 4.0}}
     config.data.args, config.data.view = {"path": image_file}, "none+mixup:1"
@@ -258,7 +258,7 @@ def test_mixed_targets_are_what_the_mixed_images_are(image_file):
     assert np.max(views.targets, axis=1).min() < 1
 
 
-# ---- classes that training never shows
+# ---- classes that are absent from training
 
 
 def test_seen_and_unseen_classes_are_reported_apart(image_file, store, one_device):

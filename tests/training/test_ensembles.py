@@ -1,4 +1,4 @@
-"""One, two and three teachers: how they join, what each sees, and which statistics they use."""
+"""One, two and three teachers: how they are made into one, which view each gets, and which statistics they use."""
 
 import functools
 
@@ -30,7 +30,7 @@ NAMES = ("a", "b", "c")
 
 def configured(image_file: str, count: int, **changed):
     config = student_config(**changed)
-    config.model.name, config.model.args = "mlp", {"hidden": (6,)}  # but where batch statistics are the matter
+    config.model.name, config.model.args = "mlp", {"hidden": (6,)}  # no BatchNorm, except where a test is about it
     config.data.args, config.data.view = {"path": image_file}, "crop_flip"
     config.losses = {"cross_entropy": {"weight": 0.5}, "kd": {"weight": 0.5, "temperature": 3.0}}
     config.teachers = {name: {"run": name, "weight": 1.0 + i} for i, name in enumerate(NAMES[:count])}
@@ -56,7 +56,7 @@ def first_batch(plan):
 
 
 def taught(plan):
-    """The first batch, its view, every teacher's output and the joined one."""
+    """Returns the first batch, its views, every teacher's output and the ensemble's."""
     batch = jax.tree.map(lambda leaf: leaf[0], first_batch(plan))
 
     def teach(numbers, fixed, batch):
@@ -119,7 +119,7 @@ def one_step(plan):
 
 
 def test_the_mean_of_losses_is_the_papers(image_file):
-    """Guo et al.: the plain mean over the M complete losses."""
+    """The loss of Guo et al. is the plain mean of the complete losses over all teachers."""
     config = configured(image_file, 3)
     for name in NAMES:
         config.teachers[name].weight = 1.0
@@ -243,14 +243,14 @@ def test_as_many_classes_are_not_the_same_classes(image_file):
     config = resolve(configured(image_file, 1))
     teachers = {"a": fresh_teacher(load_dataset(config.data, ""))._replace(class_names=("ant", "bee", "cat", "dog"))}
     check_classes(config, teachers, 4, ("ant", "bee", "cat", "dog"))
-    check_classes(config, teachers, 4)  # nobody knows
+    check_classes(config, teachers, 4)  # names are not compared where one side has none
     with pytest.raises(UserError, match="teacher 'a' has 'bee' as class 1, where the data has 'cat'"):
         check_classes(config, teachers, 4, ("ant", "cat", "bee", "dog"))
     config.teachers.a.classes = (0, 2, 1, 3)
     check_classes(config, teachers, 4, ("ant", "cat", "bee", "dog"))
 
 
-def test_a_teacher_of_other_images_is_refused_in_words(image_file):
+def test_a_teacher_of_images_of_another_size_is_refused(image_file):
     plan = make_plan(configured(image_file, 1))
     model = models.create_model("mlp", 4, hidden=(10,))
     plan.teachers["a"] = plan.teachers["a"]._replace(variables=models.init_variables(model, (1, 5), 0))
@@ -264,7 +264,7 @@ def test_a_run_is_not_its_own_teacher(image_file, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_wrong_view_is_told_where_it_stands(image_file):
+def test_a_wrong_view_is_refused_with_its_field(image_file):
     config = configured(image_file, 1)
     config.teachers.a.view = "crops"
     with pytest.raises(UserError, match="config.teachers.a.view 'crops': unknown view 'crops'"):
@@ -324,7 +324,7 @@ def test_a_teacher_costs_one_pass_and_no_gradient(image_file, ensemble):
         batch = jax.tree.map(lambda leaf: leaf[0], first_batch(plan))
         program = jax.make_jaxpr(step, axis_env=[("devices", 1)])(state, fixed, batch)
         products.append(str(program).count("dot_general"))
-    layers = 2  # of every network here; a student's cost one product forward, and one or two backward
+    layers = 2  # of every network here; a layer of the student takes one product forward and one or two backward
     assert products == [layers + (3 * layers - 1), 3 * layers + (3 * layers - 1)]
 
 

@@ -1,4 +1,4 @@
-"""Starting from another run's weights, training the head alone, and a slower body."""
+"""Initial weights from another run, training the head alone, and a slower body."""
 
 import jax
 import numpy as np
@@ -13,7 +13,7 @@ from kdjax.training.plan import make_plan, resolve
 
 @pytest.fixture
 def own(config):
-    """A small convolutional network that learns from labels."""
+    """The config of a small convolutional network that learns from labels."""
     config.teachers, config.losses = {}, {"cross_entropy": {"weight": 1.0}}
     config.epochs = 1
     return config
@@ -26,7 +26,7 @@ def store(tmp_path):
 
 @pytest.fixture
 def trained(own, store, one_device):
-    """A finished run's name and its variables."""
+    """The variables of a finished run."""
     train(own, store, name="origin", devices=one_device, show=False)
     return store.find("origin").restore_variables("last")[0]
 
@@ -80,14 +80,14 @@ def test_with_the_head_alone_trained_the_body_stays_to_the_bit(own, store, train
     jax.tree.map(np.testing.assert_array_equal, probe, trained)
 
 
-def test_the_body_moves_by_the_factor(own):
+def test_the_body_factor_scales_the_updates_of_the_body(own):
     own.optimizer.momentum, own.optimizer.weight_decay = 0.0, 0.0
 
-    def moved(factor):
+    def trained_with(factor):
         own.optimizer.body_factor = factor
         return run_steps(own, 1, 1)[0].params
 
-    still, half, full = moved(0.0), moved(0.5), moved(1.0)
+    still, half, full = trained_with(0.0), trained_with(0.5), trained_with(1.0)
     np.testing.assert_array_equal(half["fc"]["kernel"], full["fc"]["kernel"])
     for layer in ("stem", "bn1"):
         for leaf in still[layer]:

@@ -1,4 +1,4 @@
-"""The loop: from the config to the result, finished runs, resumed runs, refusals."""
+"""The loop: results, finished and resumed runs, and configs that are refused."""
 
 import inspect
 import json
@@ -96,8 +96,8 @@ def test_a_changed_config_under_the_same_name_is_refused(store, one_device):
 
 
 @pytest.mark.parametrize("dispatches", [1, 3, 4, 6])
-def test_a_stopped_run_goes_on_to_the_same_bits(store, one_device, monkeypatch, dispatches):
-    """Stopped by a signal within an epoch or at its end; a dispatch is one step here."""
+def test_a_stopped_run_resumes_to_the_same_bits(store, one_device, monkeypatch, dispatches):
+    """A signal stops the run within an epoch or at its end; a dispatch is one step here."""
     config = alone_student.get_config("smoke")
     config.epochs, config.losses.cross_entropy.label_smoothing = 3, 0.1
     monkeypatch.setattr("kdjax.training.loop.MOST_STEPS_A_DISPATCH", 1)
@@ -107,8 +107,8 @@ def test_a_stopped_run_goes_on_to_the_same_bits(store, one_device, monkeypatch, 
 @pytest.mark.slow
 @pytest.mark.parametrize("num_devices", [1, 2, 4])
 @pytest.mark.parametrize("dispatches", [2, 6, 9, 14])
-def test_a_stopped_convolutional_run_goes_on_to_the_same_bits(store, config, monkeypatch, num_devices, dispatches):
-    """With BatchNorm, crops, flips and a teacher's loss, on several devices."""
+def test_a_stopped_convolutional_run_resumes_to_the_same_bits(store, config, monkeypatch, num_devices, dispatches):
+    """The run has BatchNorm, crops, flips and a teacher's loss, on several devices."""
     teacher = ConfigDict(config.to_dict())
     teacher.teachers, teacher.losses = ConfigDict(), ConfigDict({"cross_entropy": {"weight": 1.0}})
     devices = tuple(jax.local_devices()[:num_devices])
@@ -182,7 +182,7 @@ def test_the_seed_changes_the_run_and_not_the_split(store, one_device):
 
 
 def test_nothing_decides_on_the_test_split(store, one_device, image_file, config, monkeypatch):
-    """Another test split changes no weight and no choice."""
+    """Changing the test split changes neither the weights nor the best epoch."""
     import dataclasses
 
     from kdjax.training import plan
@@ -242,7 +242,7 @@ def of_one_number(logits, labels):
     return (logits.sum(-1) * labels).mean()
 
 
-def test_an_own_loss_is_told_what_it_can_take():
+def test_an_own_loss_with_an_unknown_input_is_refused_with_the_known_ones():
     config = wttm_student.get_config("smoke")
     config.losses = {"own": {"loss": f"{__name__}:of_wrong_arguments", "weight": 1.0}}
     with pytest.raises(UserError, match="takes 'stud', which is neither .* There are: .*student_logits"):
@@ -281,7 +281,7 @@ def test_convolutions_go_one_a_dispatch_on_cpu():
 
 
 def test_every_loss_on_logits_can_be_trained(store, one_device):
-    """All together, through the compiled step; those on maps and vectors are in test_methods.py."""
+    """All such losses in one run; losses on maps and vectors are tested in test_methods.py."""
     run(mse_teacher.get_config("smoke"), store, one_device)
     config = wttm_student.get_config("smoke")
 

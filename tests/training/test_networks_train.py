@@ -1,4 +1,4 @@
-"""Every network trains under the compiled step, in float32 and bfloat16; a drop-path network alike on any devices."""
+"""Every network trains in float32 and bfloat16; drop-path draws the same on any number of devices."""
 
 import jax
 import numpy as np
@@ -7,7 +7,7 @@ from small_world import largest_difference, make_plan, run_steps
 
 from kdjax import models
 
-# One small member of each family: what of a full network does not show in it is its size.
+# One small member of each family, which differs from the full networks in size alone.
 FAMILIES = {
     "resnet8": {"widths": (4, 4, 6, 8)},
     "wrn": {"depth": 10, "width": 1},

@@ -40,7 +40,7 @@ def test_a_run_with(changed, store, one_device):
 
 
 def test_weight_decay_on_kernels_leaves_biases_alone(store, one_device):
-    """With a huge decay and no gradient to speak of, kernels shrink and biases stay."""
+    """With a large decay and no gradient, kernels shrink and biases stay as they are."""
     weights = {}
     for decay in ("kernels", "all"):
         config = alone_student.get_config("smoke")
@@ -57,7 +57,7 @@ def test_weight_decay_on_kernels_leaves_biases_alone(store, one_device):
 
 
 def test_soft_targets_are_what_label_losses_see(store, one_device):
-    """With p* known, the cross-entropy to it is not the one to the labels, and accuracy is still to the labels."""
+    """The cross-entropy to p* differs from that to the labels."""
     rows = {}
     for targets in ("labels", "soft"):
         config = ce_teacher.get_config("smoke")
@@ -102,8 +102,8 @@ def test_tensorboard_is_an_optional_sink(store, one_device, monkeypatch):
     assert list((store.root / "t" / "tensorboard").glob("events*"))
 
 
-def test_what_only_the_first_step_tells_is_one_line_and_leaves_no_run(store, one_device):
-    """A run that was never trained must not refuse the config that mends it."""
+def test_a_mistake_found_in_the_first_step_is_one_line_and_leaves_no_run(store, one_device):
+    """A run that was never trained must not refuse a corrected config."""
     from configs import tolerant_teacher
 
     config = tolerant_teacher.get_config("smoke")

@@ -1,4 +1,4 @@
-"""The step: the same numbers on any number of devices, reduced everywhere, equal to a step written by hand."""
+"""The train step gives the same numbers on any number of devices, and those of a step written by hand."""
 
 import functools
 
@@ -36,7 +36,7 @@ def test_first_step_in_float32_is_the_same_on_one_and_four_devices(config):
 
 
 def test_unequal_masks_on_four_devices_equal_one_device(config):
-    mask = np.array([1, 0, 0, 0, 1, 1, 1, 1], bool)  # device 1 of 4 sees nothing
+    mask = np.array([1, 0, 0, 0, 1, 1, 1, 1], bool)  # no example of device 1 of 4 counts
     with enable_x64():
         one, four = run_steps(config, 1, 3, mask), run_steps(config, 4, 3, mask)
     assert largest_difference(one[0].params, four[0].params) < 1e-10
@@ -44,7 +44,7 @@ def test_unequal_masks_on_four_devices_equal_one_device(config):
 
 
 def test_the_body_under_vmap_is_the_pmapped_step(config):
-    """vmap raises where an output was not reduced; pmap would silently return the first device's."""
+    """vmap raises where an output was not reduced; pmap would silently return that of the first device."""
     plan = make_plan(config, tuple(jax.local_devices()))
     carry, fixed = start(plan)
     batches = batches_of(plan, 1)
@@ -66,15 +66,15 @@ def test_vmap_finds_a_forgotten_reduction():
 
 
 def test_a_step_is_what_it_says(config):
-    """Loss and update against a step written out with jax.grad on the whole batch, in float64."""
+    """Compares loss and update with a step written out with jax.grad on the whole batch, in float64."""
     config.data.view = "none"
     config.losses.wttm.normalize = "none"
     with enable_x64():
         (state, sums), index, plan = _one_step(config)
         params, loss = _by_hand(plan, index)
     np.testing.assert_allclose(float(sums.metrics["loss"][0]) / 8, loss, rtol=1e-10)
-    for ours, theirs in zip(jax.tree.leaves(state.params), jax.tree.leaves(params), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-12)
+    for found, expected in zip(jax.tree.leaves(state.params), jax.tree.leaves(params), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
 
 
 def _one_step(config):
@@ -99,7 +99,7 @@ def _by_hand(plan, index):
 
     params = jax.tree.map(jnp.asarray, plan.variables["params"])
     loss, gradients = jax.jit(jax.value_and_grad(objective))(params)
-    rate, decay = 0.05, 5e-4  # the first update of momentum is the plain one
+    rate, decay = 0.05, 5e-4  # the first update with momentum is that without
     return jax.tree.map(lambda p, g: p - rate * (g + decay * p), params, gradients), loss
 
 
@@ -132,7 +132,7 @@ def test_evaluation_counts_every_example_once_whatever_the_batch(config):
 
 
 def test_label_losses_see_labelled_examples_only(config):
-    """The mean of a label loss is over labelled examples, of a distillation loss over all."""
+    """A label loss is averaged over labelled examples, a distillation loss over all."""
     plan = make_plan(config, tuple(jax.local_devices()[:2]))
     carry, fixed = parallel.replicate(start(plan), plan.devices)
     batches = batches_of(plan, 1)

@@ -1,4 +1,4 @@
-"""A run of kdjax is the run that PyTorch makes: same weights, same batches, same numbers after a learning-rate drop.
+"""A run of kdjax equals a run of PyTorch from the same weights on the same batches, also after a learning-rate drop.
 
 Needs torch, which kdjax itself does not: pip install torch.
 """
@@ -78,7 +78,7 @@ def world(tmp_path, config):
 
 
 def torch_run(student, teacher, dataset, seed):
-    """Trains in float64 as the papers' code does; changes `student`."""
+    """Trains `student` in place, in float64, as the papers' code does."""
     optimizer = torch.optim.SGD(student.parameters(), lr=RATE, momentum=0.9, weight_decay=DECAY)
     stored = dataset.stored
     images = (dataset.images.astype(np.float64) * stored.scale - np.array(stored.mean)) / np.array(stored.std)

@@ -319,7 +319,7 @@ def test_scores_by_one_product_equal_scores_by_gathering():
         ),
         (lambda: losses.attention(S3, T3[:2]), "3 maps and teacher_features 2"),
         (lambda: losses.fsp(S3, T3), "stage 1: .*equal channels"),
-        (lambda: losses.fsp(S3[:1], S3[:1]), "two maps at least"),
+        (lambda: losses.fsp(S3[:1], S3[:1]), "at least two maps"),
         (lambda: losses.nst([VECTORS[0]], [VECTORS[1]]), "must be .batch, height, width, channels"),
         (lambda: losses.vid(SAME_S, SAME_T, VARIANCES[:2]), "2 entries for 3 stages"),
         (lambda: losses.vid(SAME_S, SAME_T, [np.ones(1)] * 3), r"stage 1: variances \[1\] beside maps \[5, 8, 8, 4\]"),

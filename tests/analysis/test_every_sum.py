@@ -156,7 +156,7 @@ def test_a_label_of_no_class_is_refused_or_left_out(function):
     names = dict(ADDED)[function]
     inputs = given(names)
     inputs["labels"][:2] = -1, CLASSES
-    with pytest.raises(ValueError, match=f"label -1 is none of the {CLASSES} classes"):
+    with pytest.raises(ValueError, match=f"label -1 is not one of the {CLASSES} classes"):
         function(None, **inputs)
     masked = function(np.arange(SIZE) > 1, **inputs)
     assert_same(compiled(function)(np.ones(SIZE, bool), inputs), masked)

@@ -13,6 +13,7 @@ from kdjax.models.apply import batch_norm_scope, batch_statistics, call, check_f
 from kdjax.models.auxiliary import AuxiliaryResNet
 from kdjax.models.densenet import DenseNet
 from kdjax.models.describe import Description, describe
+from kdjax.models.feature_extraction import FeatureExtractor
 from kdjax.models.initialize import (
     SCHEMES,
     count_parameters,
@@ -23,7 +24,6 @@ from kdjax.models.initialize import (
 )
 from kdjax.models.mlp import MLP
 from kdjax.models.mobilenet import MobileNetV1, MobileNetV2
-from kdjax.models.pick import Picked
 from kdjax.models.resnet import CifarResNet
 from kdjax.models.resnet_imagenet import ResNet
 from kdjax.models.shufflenet import ShuffleNetV1, ShuffleNetV2
@@ -36,7 +36,7 @@ __all__ = [
     "MODELS",
     "CifarResNet",
     "MLP",
-    "Picked",
+    "FeatureExtractor",
     "SCHEMES",
     "batch_norm_scope",
     "batch_statistics",

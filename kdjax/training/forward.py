@@ -144,9 +144,9 @@ def _frozen(output):
     return output._replace(logits=lax.stop_gradient(output.logits), features=features, pooled=pooled)
 
 
-def norms(model: nn.Module | models.Picked, variables: Mapping) -> dict[str, tuple]:
+def norms(model: nn.Module | models.FeatureExtractor, variables: Mapping) -> dict[str, tuple]:
     """Stage -> (scale, bias) of the BatchNorm before its ReLU, for a network that names them."""
-    module = model.module if isinstance(model, models.Picked) else model
+    module = model.module if isinstance(model, models.FeatureExtractor) else model
     paths = module.preact_norms() if hasattr(module, "preact_norms") else {}
     found = {}
     for stage, path in paths.items():

@@ -34,7 +34,7 @@ class SpecTeacher(NamedTuple):
     """
 
     name: str
-    model: nn.Module | models.Picked
+    model: nn.Module | models.FeatureExtractor
     output: str
     view: str
     classes: tuple[int, ...] = ()
@@ -66,7 +66,7 @@ class Spec(NamedTuple):
       diagnostics: whether to log entropies and weights.
     """
 
-    model: nn.Module | models.Picked
+    model: nn.Module | models.FeatureExtractor
     teachers: tuple[SpecTeacher, ...]
     ensemble: str
     teacher_batch_norm: str

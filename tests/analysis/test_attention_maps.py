@@ -165,7 +165,10 @@ def test_shapes_are_printed(network):
         (lambda: analysis.class_activation(features, kernel, bias[1:]), r"not \[4\] beside kernel \[6, 5\]"),
         (lambda: analysis.class_activation(features[0], kernel), r"not \[4, 4, 6\]"),
         (lambda: analysis.class_activation(features, kernel, bias, np.zeros(2, int)), r"int\d+ \[2\]"),
-        (lambda: analysis.class_activation(features, kernel, bias, np.array([0, -1, 2])), "class -1 is not one of .* 5"),
+        (
+            lambda: analysis.class_activation(features, kernel, bias, np.array([0, -1, 2])),
+            "class -1 is not one of .* 5",
+        ),
         (lambda: analysis.logit_gradients(head, features, np.array([0, 1, 5])), "class 5 is not one of .* 5"),
         (lambda: analysis.grad_cam(features, features[1:]), r"\[3, 4, 4, 6\] and gradients \[2, 4, 4, 6\]"),
         (lambda: analysis.resize_maps(features, (8, 8)), r"maps must be .* not \[3, 4, 4, 6\]"),

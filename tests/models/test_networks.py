@@ -299,7 +299,7 @@ def test_a_bad_field_is_answered_in_one_line(name, args, message):
 @pytest.mark.parametrize(
     ("name", "shape", "message"),
     [
-        ("vgg8", (1, 4, 4, 3), "images of 8 pixels a side"),
+        ("vgg8", (1, 4, 4, 3), "images of at least 8 pixels a side"),
         ("deit_tiny", (1, 40, 40, 3), "multiples"),
         ("resnet18", (2, 30), "reads images"),
     ],

@@ -97,7 +97,7 @@ def test_any_size_channels_and_classes():
 
 @pytest.mark.parametrize(("shape", "least"), [((2, 7, 32, 3), 8), ((2, 64, 15, 3), 16)])
 def test_images_of_which_pooling_would_leave_nothing_are_refused(shape, least):
-    with pytest.raises(UserError, match=f"images of {least} pixels a side"):
+    with pytest.raises(UserError, match=f"images of at least {least} pixels a side"):
         shapes_of(models.create_model("vgg8", 5), shape)
 
 

@@ -278,7 +278,7 @@ def test_pre_activations_come_from_the_norms_that_are_named(name):
         ("vgg8", {"depth": 9}, "depth must be one of 8, 11"),
         ("vgg8", {"widths": (1, 2)}, "five positive channel counts"),
         ("mobilenetv2_half", {"width": 0.01}, "at least 1/16"),
-        ("shufflenetv1", {"groups": 7}, "leave channels over"),
+        ("shufflenetv1", {"groups": 7}, "cannot be split into"),
         ("shufflenetv1", {"repeats": (1, 2)}, "one repeat for each"),
         ("shufflenetv2", {"widths": (115, 232, 464, 1024)}, "must be even"),
         ("resnet18", {"depth": 20}, "depth must be one of 18"),

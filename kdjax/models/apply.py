@@ -28,7 +28,7 @@ def call(
     *,
     train: bool,
     axis_name: str | None = None,
-    rngs: Mapping[str, Array] | None = None,
+    rngs: dict[str, Array] | None = None,
     keys: Array | None = None,
     unbiased: bool = False,
 ) -> tuple[ModelOutput, Any]:

@@ -1,4 +1,4 @@
-"""Maps of attention and their overlap, against loops and against numbers that PyTorch gave."""
+"""Attention maps and their overlap, against loops and against values computed by PyTorch."""
 
 import jax
 import jax.numpy as jnp
@@ -122,7 +122,7 @@ def test_iou_of_more_is_of_all_of_them(networks):
     assert found["pooled_iou"] == pytest.approx(plain.iou(masks))
 
 
-def test_an_image_without_any_region_is_left_out_and_told():
+def test_an_image_without_any_region_is_left_out_and_counted():
     first, second = drawn_regions(2)
     first[1] = second[1] = False
     found = analysis.means(analysis.iou_sums([first, second]))

@@ -1,4 +1,4 @@
-"""Laws of every function whose totals add: batches make the set, a mask is a slice, a compiled one is an eager one."""
+"""Properties of all totals: batches add up to the set, a mask equals a slice, compiled equals eager."""
 
 import functools
 
@@ -92,7 +92,7 @@ def given(names):
 
 
 def assert_same(found, expected, rtol=1e-12):
-    """Counts to the last one, sums up to the order of additions."""
+    """Asserts that counts are equal, and sums up to the order of additions."""
     assert jax.tree.structure(found) == jax.tree.structure(expected)
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected)):
         exact = np.issubdtype(np.asarray(other).dtype, np.integer)

@@ -1,4 +1,4 @@
-"""Distances to a posterior: their formulas, their decomposition, and the noise of a posterior that was measured."""
+"""Distances to a posterior: their formulas, their decomposition, and the noise of a measured posterior."""
 
 import jax
 import jax.numpy as jnp
@@ -130,7 +130,7 @@ def test_what_is_no_posterior_is_refused(known):
 
 
 def test_a_posterior_in_bfloat16_is_a_distribution():
-    """Rounding alone takes its rows further from 1 than a wrong row in float32 may be."""
+    """Rounding alone moves its rows' sums further from 1 than float32 rows are allowed to be."""
     rng = np.random.default_rng(0)
     exact = rng.dirichlet(np.ones(10), size=300)
     rounded = jnp.asarray(exact, jnp.bfloat16)

@@ -1,4 +1,4 @@
-"""Features picked by path from a network that knows nothing of features."""
+"""Features picked by path from a network that returns logits alone."""
 
 import flax.linen as nn
 import jax

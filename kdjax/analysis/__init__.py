@@ -1,13 +1,13 @@
-"""Analysis: pure functions of arrays that say what a network has learned, and how two networks differ.
+"""Analysis: pure functions of arrays that measure what a network has learned and how networks differ.
 
     from kdjax import analysis
     totals = analysis.add(*(analysis.fidelity_sums(a, b, mask) for a, b, mask in batches))
     analysis.means(totals)["agreement"]
 
-A `*_sums` function takes a batch and a mask and may be compiled; its totals add over batches and devices (`add`,
-`psum`, `in_parts` for arrays that are whole) and are finished on the host in float64 (`means`, or the function that
-takes the table). What a paper's own code computes otherwise than its text has `reference_code` in its name, and
-is never a default.
+A `*_sums` function takes a batch and a mask and may be compiled. Its totals add over batches and devices (`add`,
+`psum`, or `in_parts` for whole arrays) and are divided on the host in float64, by `means` or by a function that takes
+the table. A function with `reference_code` in its name computes a quantity as a paper's own code does where that
+differs from the paper's text; none of them is a default.
 """
 
 from kdjax.analysis.affinity import augmentation_affinity, augmentation_diversity, overfit_gap, reference_code_affinity

@@ -1,7 +1,7 @@
-"""Whether a network's probabilities are frequencies: calibration errors, proper scores, and the temperature that helps.
+"""Calibration: whether predicted probabilities match frequencies, proper scores, and temperature scaling.
 
-A bin is (a, b], so a confidence on an edge lies in the lower bin; 0 lies in the first. Edges and confidences are
-compared in one precision.
+A bin is (a, b], so a confidence on an edge lies in the lower bin; a confidence of 0 lies in the first. Edges and
+confidences are compared in one precision, so that rounding cannot move a confidence across an edge.
 """
 
 import functools
@@ -16,21 +16,21 @@ from kdjax import losses
 from kdjax.analysis._checks import as_labels, as_logits, check_choice, check_count, show
 from kdjax.analysis.sums import divide, in_parts, means, totals
 
-BINS = 10
+BINS = 10  # default number of bins
 
 
 class Bins(NamedTuple):
-    """Totals by bin of a probability p and what came of it, y in {0, 1}; they add over batches and devices.
+    """Totals by bin of a probability p and an outcome y in {0, 1}; they add over batches and devices.
 
     Attributes:
-      count: [..., bins] integers.
-      predicted: [..., bins], sum of p.
-      observed: [..., bins] integers, sum of y.
-      predicted_squared: [..., bins], sum of p^2.
-      both: [..., bins], sum of p y.
+      count: Number of examples [..., bins], integers.
+      predicted: Sum of p [..., bins].
+      observed: Sum of y [..., bins], integers.
+      predicted_squared: Sum of p^2 [..., bins].
+      both: Sum of p y [..., bins].
     """
 
-    count: Array
+    count: Array  # pyright: ignore[reportIncompatibleMethodOverride]  # the field's name; tuple.count is not used
     predicted: Array
     observed: Array
     predicted_squared: Array
@@ -38,35 +38,35 @@ class Bins(NamedTuple):
 
 
 class Reliability(NamedTuple):
-    """What a reliability diagram shows.
+    """The contents of a reliability diagram.
 
     Attributes:
-      edges: [bins + 1], from 0 to 1.
-      count: [..., bins] integers.
-      confidence: [..., bins], mean p, NaN in an empty bin.
-      accuracy: [..., bins], mean y, NaN in an empty bin.
+      edges: Edges of the bins [bins + 1], from 0 to 1.
+      count: Number of examples [..., bins], integers.
+      confidence: Mean p [..., bins]; NaN in an empty bin.
+      accuracy: Mean y [..., bins]; NaN in an empty bin.
     """
 
     edges: np.ndarray
-    count: np.ndarray
+    count: np.ndarray  # pyright: ignore[reportIncompatibleMethodOverride]  # a name in stored analyses
     confidence: np.ndarray
     accuracy: np.ndarray
 
 
 def score_sums(logits: Array, labels: Array, mask: Array | None = None) -> dict[str, tuple[Array, Array]]:
-    """Totals of a batch of the scores of single examples; they add over batches and devices.
+    """Returns a batch's totals of the scores of single examples; they add over batches and devices.
 
     Args:
-      logits: [batch, classes].
-      labels: integers [batch].
-      mask: [batch], the examples that count; None for all.
+      logits: Logits [batch, classes].
+      labels: Integer labels [batch] in [0, classes).
+      mask: Mask [batch] of the examples that count; None counts all.
 
     Returns:
-      name -> (sum, count) over 'accuracy', 'confidence' (largest probability), 'nll' in nats, 'brier'
-      sum_k (q_k - y_k)^2 in [0, 2], 'entropy' in nats. `means` finishes them.
+      Mapping of name -> (sum, count), which `means` turns into means: 'accuracy'; 'confidence', the largest
+      probability; 'nll' in nats; 'brier' sum_k (q_k - y_k)^2 in [0, 2]; 'entropy' in nats.
 
     Raises:
-      ValueError: the shapes do not fit, or a label that no class has.
+      ValueError: The shapes do not match, or a label is not a class.
     """
     logits = as_logits(logits)
     labels, mask = as_labels(labels, logits, mask)
@@ -74,19 +74,19 @@ def score_sums(logits: Array, labels: Array, mask: Array | None = None) -> dict[
 
 
 def reliability_sums(logits: Array, labels: Array, mask: Array | None = None, *, bins: int = BINS) -> Bins:
-    """Totals of a batch by bins of the largest probability, y being whether its class is right.
+    """Returns a batch's totals by bin of the largest probability; the outcome is whether its class is the label.
 
     Args:
-      logits: [batch, classes].
-      labels: integers [batch].
-      mask: [batch], the examples that count; None for all.
-      bins: equal-width bins of [0, 1], at least 1.
+      logits: Logits [batch, classes].
+      labels: Integer labels [batch] in [0, classes).
+      mask: Mask [batch] of the examples that count; None counts all.
+      bins: Number of equal-width bins of [0, 1], at least 1.
 
     Returns:
-      Bins of [bins].
+      Bins, each [bins].
 
     Raises:
-      ValueError: the shapes do not fit, a label that no class has, or no bin.
+      ValueError: The shapes do not match, a label is not a class, or there is no bin.
     """
     check_count("bins", bins)
     logits = as_logits(logits)
@@ -95,19 +95,19 @@ def reliability_sums(logits: Array, labels: Array, mask: Array | None = None, *,
 
 
 def classwise_sums(logits: Array, labels: Array, mask: Array | None = None, *, bins: int = BINS) -> Bins:
-    """Totals of a batch by bins of every class's probability, y being whether the label is that class.
+    """Returns a batch's totals by bin of every class's probability; the outcome is whether that class is the label.
 
     Args:
-      logits: [batch, classes].
-      labels: integers [batch].
-      mask: [batch], the examples that count; None for all.
-      bins: equal-width bins of [0, 1], at least 1.
+      logits: Logits [batch, classes].
+      labels: Integer labels [batch] in [0, classes).
+      mask: Mask [batch] of the examples that count; None counts all.
+      bins: Number of equal-width bins of [0, 1], at least 1.
 
     Returns:
-      Bins of [classes, bins].
+      Bins, each [classes, bins].
 
     Raises:
-      ValueError: the shapes do not fit, a label that no class has, or no bin.
+      ValueError: The shapes do not match, a label is not a class, or there is no bin.
     """
     check_count("bins", bins)
     logits = as_logits(logits)
@@ -117,13 +117,13 @@ def classwise_sums(logits: Array, labels: Array, mask: Array | None = None, *, b
 
 
 def reliability(table: Bins) -> Reliability:
-    """What a reliability diagram shows of the totals over a whole set.
+    """Returns the contents of a reliability diagram from the totals of a whole set.
 
     Args:
-      table: Bins of [..., bins].
+      table: Bins, each [..., bins], from `reliability_sums` or `classwise_sums`.
 
     Returns:
-      Means by bin, in float64.
+      Reliability, means by bin in float64.
     """
     bins = np.shape(table.count)[-1]
     confidence, accuracy = divide(table.predicted, table.count), divide(table.observed, table.count)
@@ -131,18 +131,24 @@ def reliability(table: Bins) -> Reliability:
 
 
 def calibration_error(table: Bins, weighting: str = "count") -> float:
-    """Mean over bins of |accuracy - confidence|, and over classes if the totals are by class.
+    """Returns the mean over bins of |accuracy - confidence|, averaged over classes if the totals are by class.
 
     Args:
-      table: Bins of [bins], of `reliability_sums`, or [classes, bins], of `classwise_sums`.
-      weighting: 'count' weighs a bin by its examples (Guo et al., 2017; by class, Kull et al., 2019); 'bins' weighs all
-        bins alike, empty ones counting 0, which is what the multi-teacher paper's released code prints.
+      table: Bins, each [bins] from `reliability_sums`, or [classes, bins] from `classwise_sums`.
+      weighting: 'count' weights a bin by its number of examples (Guo et al., 2017; by class, Kull et al., 2019). 'bins'
+        weights all bins equally and counts an empty one as 0, as the code of Guo et al. (2024) does.
 
     Returns:
-      In [0, 1]; NaN for an empty table.
+      Error in [0, 1]; NaN for an empty table.
 
     Raises:
-      ValueError: another weighting.
+      ValueError: The weighting is another word.
+
+    References:
+      Guo, Pleiss, Sun & Weinberger, 2017, "On Calibration of Modern Neural Networks", eq. 3,
+      https://arxiv.org/abs/1706.04599
+      Guo, Zhong, Liu, Feng & Ma, 2024, "Why Does Knowledge Distillation Work? Rethink Its Attention and Fidelity
+      Mechanism", https://arxiv.org/abs/2405.00739
     """
     check_choice("weighting", weighting, ("count", "bins"))
     count, predicted, observed = (np.asarray(part, np.float64) for part in table[:3])
@@ -158,20 +164,27 @@ def calibration_error(table: Bins, weighting: str = "count") -> float:
 def ece(
     logits: Array, labels: Array, mask: Array | None = None, *, bins: int = BINS, weighting: str = "count"
 ) -> float:
-    """Expected calibration error of whole arrays (Naeini et al., 2015; Guo et al., 2017).
+    """Returns the expected calibration error of whole arrays.
+
+    Its bias is positive, of about the size of the sampling error of the bins.
 
     Args:
-      logits: [batch, classes].
-      labels: integers [batch].
-      mask: [batch], the examples that count; None for all.
-      bins: of `reliability_sums`.
-      weighting: of `calibration_error`.
+      logits: Logits [examples, classes].
+      labels: Integer labels [examples] in [0, classes).
+      mask: Mask [examples] of the examples that count; None counts all.
+      bins: Number of equal-width bins of [0, 1], at least 1.
+      weighting: Weighting of the bins, 'count' or 'bins'; see `calibration_error`.
 
     Returns:
-      In [0, 1]. Its bias is upwards, by about the sampling error of the bins.
+      Error in [0, 1]; NaN without examples.
 
     Raises:
-      ValueError: the shapes do not fit, a label that no class has, no bin, or another weighting.
+      ValueError: The shapes do not match, a label is not a class, there is no bin, or the weighting is another word.
+
+    References:
+      Naeini, Cooper & Hauskrecht, 2015, "Obtaining Well Calibrated Probabilities Using Bayesian Binning".
+      Guo, Pleiss, Sun & Weinberger, 2017, "On Calibration of Modern Neural Networks", eq. 3,
+      https://arxiv.org/abs/1706.04599
     """
     table = in_parts(functools.partial(reliability_sums, bins=bins), logits, labels, mask)
     return calibration_error(table, weighting)
@@ -180,42 +193,52 @@ def ece(
 def classwise_ece(
     logits: Array, labels: Array, mask: Array | None = None, *, bins: int = BINS, weighting: str = "count"
 ) -> float:
-    """Calibration error of every class's probability, averaged over classes (Kull et al., 2019).
+    """Returns the calibration error of every class's probability, averaged over classes.
+
+    It is small for many classes, since most probabilities and most frequencies are almost 0.
 
     Args:
-      logits: [batch, classes].
-      labels: integers [batch].
-      mask: [batch], the examples that count; None for all.
-      bins: of `classwise_sums`.
-      weighting: of `calibration_error`.
+      logits: Logits [examples, classes].
+      labels: Integer labels [examples] in [0, classes).
+      mask: Mask [examples] of the examples that count; None counts all.
+      bins: Number of equal-width bins of [0, 1], at least 1.
+      weighting: Weighting of the bins, 'count' or 'bins'; see `calibration_error`.
 
     Returns:
-      In [0, 1]. Small for many classes, where most probabilities and most frequencies are nearly 0.
+      Error in [0, 1]; NaN without examples.
 
     Raises:
-      ValueError: the shapes do not fit, a label that no class has, no bin, or another weighting.
+      ValueError: The shapes do not match, a label is not a class, there is no bin, or the weighting is another word.
+
+    References:
+      Kull, Perello-Nieto, Kaengsepp, Silva Filho, Song & Flach, 2019, "Beyond Temperature Scaling: Obtaining
+      Well-Calibrated Multiclass Probabilities with Dirichlet Calibration", https://arxiv.org/abs/1910.12656
     """
     table = in_parts(functools.partial(classwise_sums, bins=bins), logits, labels, mask)
     return calibration_error(table, weighting)
 
 
 def adaptive_ece(logits: Array, labels: Array, mask: Array | None = None, *, bins: int = BINS) -> float:
-    """Expected calibration error over bins of equal counts (Nguyen & O'Connor, 2015).
+    """Returns the expected calibration error over bins that hold equally many examples.
 
-    Bins are cut from the sorted whole set, so it does not add over batches. Examples of one confidence share their mean
-    accuracy: the order of the set does not matter.
+    The bins are cut from the sorted whole set, so the measure does not add over batches. Examples of equal confidence
+    share their mean accuracy, so that the result does not depend on the order of the set.
 
     Args:
-      logits: [batch, classes].
-      labels: integers [batch].
-      mask: [batch], the examples that count; None for all.
-      bins: whose counts differ by one at most, at least 1.
+      logits: Logits [examples, classes].
+      labels: Integer labels [examples] in [0, classes).
+      mask: Mask [examples] of the examples that count; None counts all.
+      bins: Number of bins, at least 1; their numbers of examples differ by at most one.
 
     Returns:
-      In [0, 1]; NaN without examples.
+      Error in [0, 1]; NaN without examples.
 
     Raises:
-      ValueError: the shapes do not fit, a label that no class has, or no bin.
+      ValueError: The shapes do not match, a label is not a class, or there is no bin.
+
+    References:
+      Nguyen & O'Connor, 2015, "Posterior Calibration and Exploratory Analysis for Natural Language Processing Models",
+      https://arxiv.org/abs/1508.05154
     """
     check_count("bins", bins)
     logits = as_logits(logits)
@@ -230,18 +253,22 @@ def adaptive_ece(logits: Array, labels: Array, mask: Array | None = None, *, bin
 
 
 def brier_decomposition(table: Bins) -> dict[str, float]:
-    """Brier score and its parts, reliability - resolution + uncertainty + within_bin (Murphy, 1973).
+    """Returns the Brier score and its parts, brier = reliability - resolution + uncertainty + within_bin.
 
-    Murphy's three are those of forecasts that are constant in a bin; what they are not is 'within_bin' (Stephenson et
-    al., 2008), so that the four make the score of the forecasts as they are.
+    Murphy's three parts are exact for forecasts that are constant within a bin. 'within_bin' is the remainder for
+    forecasts that vary (Stephenson et al., 2008), so the four parts sum to the score of the forecasts as they are.
 
     Args:
-      table: Bins of [classes, bins], for the score sum_k (q_k - y_k)^2 in [0, 2], or of [bins], for that of the largest
-        probability alone, in [0, 1].
+      table: Bins, each [classes, bins] for the score sum_k (q_k - y_k)^2 in [0, 2], or [bins] for the score of the
+        largest probability alone, in [0, 1].
 
     Returns:
-      'brier', 'reliability' (0 is best), 'resolution' (large is good), 'uncertainty' (of the labels alone),
-      'within_bin'; all NaN for an empty table.
+      Mapping of 'brier'; 'reliability', 0 at best; 'resolution', better if larger; 'uncertainty', a function of the
+      labels alone; 'within_bin'. All are NaN for an empty table.
+
+    References:
+      Murphy, 1973, "A New Vector Partition of the Probability Score".
+      Stephenson, Coelho & Jolliffe, 2008, "Two Extra Components in the Brier Score Decomposition".
     """
     count, predicted, observed, squared, both = (np.atleast_2d(np.asarray(part, np.float64)) for part in table)
     size = np.sum(count, axis=-1, keepdims=True)
@@ -261,61 +288,67 @@ def brier_decomposition(table: Bins) -> dict[str, float]:
 def fit_temperature(
     logits: Array, labels: Array, mask: Array | None = None, *, bounds: tuple[float, float] = (0.01, 100.0)
 ) -> float:
-    """Temperature T that minimises the NLL of softmax(logits / T), for logits of a validation set (Guo et al., 2017).
+    """Returns the temperature T that minimises the NLL of softmax(logits / T), to be fitted on a validation set.
 
-    Brent's method over log T in float64: the NLL is convex in 1 / T, so there is one minimum, and no random start.
+    The NLL is convex in 1 / T, so there is one minimum. It is found in float64 by Brent's method over log T, which has
+    no random start.
 
     Args:
-      logits: [batch, classes], on the host.
-      labels: integers [batch].
-      mask: [batch], the examples that count; None for all.
-      bounds: least and largest T, above 0. The result lies at the least where every label has the largest logit, and at
-        the largest where the logits say less than nothing of the labels.
+      logits: Logits [examples, classes].
+      labels: Integer labels [examples] in [0, classes).
+      mask: Mask [examples] of the examples that count; None counts all.
+      bounds: Smallest and largest T, above 0. The result is the smallest if every label has the largest logit, and the
+        largest if the labels are on the whole less likely than chance.
 
     Returns:
-      T; above 1 for a network that is too sure; NaN where no T makes the NLL finite, as with a logit that is NaN.
+      Temperature T, above 1 for an overconfident network; NaN if no T gives a finite NLL, for example because a logit
+      is NaN.
 
     Raises:
-      ValueError: the shapes do not fit, a label that no class has, no example, or bounds out of order.
+      ValueError: The shapes do not match, a label is not a class, there is no example, or the bounds are not in order.
+
+    References:
+      Guo, Pleiss, Sun & Weinberger, 2017, "On Calibration of Modern Neural Networks", https://arxiv.org/abs/1706.04599
     """
     from scipy.optimize import minimize_scalar
 
     if not 0 < bounds[0] < bounds[1] < np.inf:
         raise ValueError(f"bounds must be 0 < least < largest, not {bounds!r}.")
-    labels, mask = (np.asarray(part) for part in as_labels(labels, as_logits(logits), mask))
-    if not mask.any():
+    classes, counted = (np.asarray(part) for part in as_labels(labels, as_logits(logits), mask))
+    if not counted.any():
         raise ValueError(f"no example to fit a temperature to: logits {show(logits)}, all masked.")
-    logits, labels = np.asarray(logits, np.float64)[mask], labels[mask]
-    gaps = logits - np.max(logits, axis=-1, keepdims=True)
-    own = np.take_along_axis(gaps, labels[:, None], axis=-1)[:, 0]
+    scores = np.asarray(logits, np.float64)[counted]
+    gaps = scores - np.max(scores, axis=-1, keepdims=True)  # at most 0, so that exp cannot overflow
+    own = np.take_along_axis(gaps, classes[counted][:, None], axis=-1)[:, 0]
 
     def nll(log_temperature: float) -> float:
         beta = np.exp(-log_temperature)
         return float(np.mean(np.log(np.sum(np.exp(beta * gaps), axis=-1)) - beta * own))
 
     found = minimize_scalar(nll, bounds=np.log(bounds), method="bounded", options={"xatol": 1e-10, "maxiter": 500})
-    best = min([*np.log(bounds), found.x], key=nll)  # the method never tries the bounds themselves
+    best = min([*np.log(bounds), found.x], key=nll)  # the method itself never evaluates the bounds
     if not np.isfinite(nll(best)):
-        return float("nan")  # the method ends somewhere all the same
-    return float(np.clip(np.exp(best), *bounds))  # log and exp do not come back to the last bit
+        return float("nan")  # the method returns a point even if no value is finite
+    return float(np.clip(np.exp(best), *bounds))  # exp(log(bound)) may be off by a rounding error
 
 
 def calibration_scores(
     logits: Array, labels: Array, mask: Array | None = None, *, bins: int = BINS
 ) -> dict[str, float]:
-    """Scores and calibration errors of whole arrays, by name.
+    """Returns all scores and calibration errors of whole arrays, by name.
 
     Args:
-      logits: [batch, classes].
-      labels: integers [batch].
-      mask: [batch], the examples that count; None for all.
-      bins: of every binned error.
+      logits: Logits [examples, classes].
+      labels: Integer labels [examples] in [0, classes).
+      mask: Mask [examples] of the examples that count; None counts all.
+      bins: Number of bins of every binned error, at least 1.
 
     Returns:
-      The means of `score_sums`, 'ece', 'reference_code_ece' (all bins alike), 'ece_adaptive', 'ece_classwise'.
+      Mapping of name -> number: the means of `score_sums`, 'ece', 'reference_code_ece' (all bins weighted equally),
+      'ece_adaptive' and 'ece_classwise'.
 
     Raises:
-      ValueError: the shapes do not fit, a label that no class has, or no bin.
+      ValueError: The shapes do not match, a label is not a class, or there is no bin.
     """
     table = in_parts(functools.partial(reliability_sums, bins=bins), logits, labels, mask)
     scores: dict[str, Any] = means(in_parts(score_sums, logits, labels, mask))
@@ -329,6 +362,7 @@ def calibration_scores(
 
 @jax.jit
 def _scores(logits: Array, labels: Array) -> dict[str, Array]:
+    """Returns each score of `score_sums` by name, for each example [batch]."""
     confidence, correct = _top(logits, labels)
     return {
         "accuracy": correct.astype(logits.dtype),
@@ -347,9 +381,9 @@ def _top(logits: Array, labels: Array) -> tuple[Array, Array]:
 
 @functools.partial(jax.jit, static_argnames="bins")
 def _bin_sums(probs: Array, outcomes: Array, mask: Array, *, bins: int) -> Bins:
-    """Adds up [batch, ...] probabilities and outcomes by bin, one bin after the other."""
+    """Returns the totals by bin of probabilities and outcomes [batch, ...], computed one bin after the other."""
     inner = jnp.asarray(np.arange(1, bins) / bins, probs.dtype)
-    number = jnp.searchsorted(inner, probs)  # how many inner edges lie below
+    number = jnp.searchsorted(inner, probs)  # number of inner edges below the probability: its bin
     mask = jnp.expand_dims(mask, tuple(range(1, probs.ndim)))
     ones, y = jnp.ones(probs.shape, int), outcomes.astype(int)
     values = Bins(ones, probs, y, probs**2, probs * outcomes)
@@ -358,5 +392,6 @@ def _bin_sums(probs: Array, outcomes: Array, mask: Array, *, bins: int) -> Bins:
         here = (number == i) & mask
         return Bins(*(jnp.sum(jnp.where(here, value, jnp.zeros((), value.dtype)), axis=0) for value in values))
 
-    # All bins at once would store [batch, ..., bins] for each sum: XLA:CPU does not fuse them.
+    # Computing all bins at once would store an array [batch, ..., bins] for each sum, since XLA on CPUs does not fuse
+    # the comparison with the sum.
     return Bins(*(jnp.moveaxis(part, 0, -1) for part in jax.lax.map(one, jnp.arange(bins))))

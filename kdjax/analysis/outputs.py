@@ -13,10 +13,10 @@ def accuracy(scores: np.ndarray, labels: np.ndarray) -> float:
       labels: Integer labels [examples].
 
     Returns:
-      A number in [0, 1].
+      Accuracy in [0, 1].
 
     Raises:
-      ValueError: The shapes do not fit.
+      ValueError: The shapes do not match.
     """
     if np.ndim(scores) != 2 or np.shape(labels) != np.shape(scores)[:1]:
         raise ValueError(f"accuracy needs [examples, classes] and [examples], not {show(scores)} and {show(labels)}.")

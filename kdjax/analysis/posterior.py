@@ -1,34 +1,36 @@
-"""How far a network's output lies from a known or measured posterior p*, and what of that is noise of the measurement.
+"""How far a network's output lies from a known or measured posterior p*, and how much of that is measurement noise.
 
-Notation: q = softmax(logits), p* = posterior, e_y = one-hot label. A teacher's value is in how near its q is to p*:
-for labels drawn from p*, both training losses are a distance to it plus a constant of the data (Hamidi et al., 2024),
+Notation: q = softmax(logits), p* = posterior, e_y = one-hot label. For labels drawn from p*, both training losses are
+a distance between q and p* plus a constant of the data, so a good teacher has a small distance (Hamidi et al., 2024):
 
     E_y |q - e_y|^2 = |q - p*|^2 + 1 - |p*|^2        E_y CE(e_y, q) = KL(p* || q) + H(p*).
-"""
 
-from typing import Any
+Reference: Hamidi, Deng, Tan, Ye & Salamah, 2024, "How to Train the Teacher Model for Effective Knowledge Distillation",
+https://arxiv.org/abs/2407.18041
+"""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 from kdjax.analysis._checks import as_logits, as_mask, as_posterior, as_raters, check_count, expectation
-from kdjax.analysis.sums import in_parts, means, totals
+from kdjax.analysis.sums import Totals, in_parts, means, totals
 
 
 def squared_distance(logits: Array, posterior: Array) -> Array:
-    """Squared distance of the output to the posterior, sum_k (q_k - p*_k)^2.
+    """Returns the squared distance between the output and the posterior, sum_k (q_k - p*_k)^2.
 
     Args:
-      logits: [batch, classes].
-      posterior: [batch, classes], rows that sum to 1.
+      logits: Logits [batch, classes].
+      posterior: Posterior p* [batch, classes], rows that sum to 1.
 
     Returns:
-      [batch], in [0, 2].
+      Squared distance of each example [batch], in [0, 2].
 
     Raises:
-      ValueError: the shapes differ, or a row is no distribution.
+      ValueError: The shapes differ, or a row is not a distribution.
     """
     logits, posterior = _inputs(logits, posterior)
     return _measures(logits, posterior, -jnp.inf)["squared_distance"]
@@ -39,27 +41,29 @@ def posterior_sums(
     posterior: Array,
     mask: Array | None = None,
     *,
-    raters: Any = None,
+    raters: ArrayLike | None = None,
     log_floor: float = -np.inf,
 ) -> dict[str, tuple[Array, Array]]:
-    """Totals of a batch for every distance between the output and the posterior; they add over batches and devices.
+    """Returns a batch's totals of every distance between the output and the posterior; they add over batches.
 
     Args:
-      logits: [batch, classes].
-      posterior: [batch, classes], p*, rows that sum to 1; known, or frequencies among raters.
-      mask: [batch], the examples that count; None for all.
-      raters: of how many labels each row of the posterior is the frequency, a number or [batch], at least 2; None for
-        a posterior that is known. With it come 'sampling_noise' and 'squared_distance_corrected'.
-      log_floor: what log p* is at least in KL(q || p*), which is infinite where a measured p* is 0; the toy code
-        of the MSE teacher has -10.
+      logits: Logits [batch, classes].
+      posterior: Posterior p* [batch, classes], rows that sum to 1: known, or the frequencies of raters' answers.
+      mask: Mask [batch] of the examples that count; None counts all.
+      raters: Number of raters, at least 2, whose answers' frequencies the posterior is: one number, or one for each
+        example [batch]. None for a known posterior. If given, 'sampling_noise' and 'squared_distance_corrected' are
+        returned too.
+      log_floor: Lower bound of log p* in KL(q || p*), which is infinite where a measured p* is 0. The toy code of
+        Hamidi et al. (2024) has -10.
 
     Returns:
-      name -> (sum, count) over 'squared_distance', 'kl_posterior_network' KL(p* || q), 'kl_network_posterior'
-      KL(q || p*), 'cross_entropy' -sum p* log q, 'posterior_entropy' H(p*), 'label_noise' 1 - |p*|^2,
-      'squared_error' E_y |q - e_y|^2; entropies and divergences in nats. `means` finishes them.
+      Mapping of name -> (sum, count), which `means` turns into means; entropies and divergences are in nats.
+      'squared_distance' |q - p*|^2; 'kl_posterior_network' KL(p* || q); 'kl_network_posterior' KL(q || p*);
+      'cross_entropy' -sum p* log q; 'posterior_entropy' H(p*); 'label_noise' 1 - |p*|^2; 'squared_error'
+      E_y |q - e_y|^2.
 
     Raises:
-      ValueError: the shapes do not fit, a row is no distribution, or there are too few raters.
+      ValueError: The shapes do not match, a row is not a distribution, or there are too few raters.
     """
     logits, posterior = _inputs(logits, posterior, mask)
     mask = as_mask(mask, logits)
@@ -72,40 +76,45 @@ def posterior_sums(
 
 
 def posterior_scores(
-    logits: Array, posterior: Array, mask: Array | None = None, *, raters: Any = None, **options: Any
+    logits: Array,
+    posterior: Array,
+    mask: Array | None = None,
+    *,
+    raters: ArrayLike | None = None,
+    log_floor: float = -np.inf,
 ) -> dict[str, float]:
-    """Means over whole arrays of all that `posterior_sums` adds up.
+    """Returns the means over whole arrays of everything that `posterior_sums` adds up.
 
     Args:
-      logits: [batch, classes].
-      posterior: [batch, classes], rows that sum to 1.
-      mask: [batch], the examples that count; None for all.
-      raters: as `posterior_sums` takes them.
-      **options: its others.
+      logits: Logits [examples, classes].
+      posterior: Posterior p* [examples, classes], rows that sum to 1.
+      mask: Mask [examples] of the examples that count; None counts all.
+      raters: Number of raters, one or for each example; see `posterior_sums`.
+      log_floor: Lower bound of log p* in KL(q || p*); see `posterior_sums`.
 
     Returns:
-      name -> number.
+      Mapping of name -> mean.
 
     Raises:
-      ValueError: of `posterior_sums`.
+      ValueError: An argument is refused by `posterior_sums`.
     """
 
-    def measure(logits: Array, posterior: Array, mask: Array | None, raters: Any) -> dict:
-        return posterior_sums(logits, posterior, mask, raters=raters, **options)
+    def measure(logits: Array, posterior: Array, mask: Array | None, raters: ArrayLike | None) -> Totals:
+        return posterior_sums(logits, posterior, mask, raters=raters, log_floor=log_floor)
 
     return means(in_parts(measure, logits, posterior, mask, raters))
 
 
 def decomposition(scores: dict[str, float]) -> dict[str, float]:
-    """Parts of the expected training losses: distance to the posterior, and what no network can be rid of.
+    """Splits the expected training losses into a distance to the posterior and a constant that no network can reduce.
 
     Args:
-      scores: the means of `posterior_sums`.
+      scores: Means of the totals of `posterior_sums`.
 
     Returns:
-      'squared_error' = 'squared_distance' + 'label_noise' and 'cross_entropy' = 'kl_posterior_network' +
-      'posterior_entropy', the six of them; each whole is the sum of its parts, so what was measured directly can be
-      held against it.
+      Mapping of six names: 'squared_error' = 'squared_distance' + 'label_noise', and 'cross_entropy' =
+      'kl_posterior_network' + 'posterior_entropy'. Both sums are computed from their parts, so that they can be
+      compared with the values that were measured directly.
     """
     squared, divergence = scores["squared_distance"], scores["kl_posterior_network"]
     noise, entropy = scores["label_noise"], scores["posterior_entropy"]
@@ -119,86 +128,88 @@ def decomposition(scores: dict[str, float]) -> dict[str, float]:
     }
 
 
-def reference_code_distance(totals: dict[str, tuple[Array, Array]]) -> float:
-    """Distance as the released toy code of the MSE teacher plots it: a Frobenius norm that grows with the set.
+def reference_code_distance(totals: Totals) -> float:
+    """Returns the distance that the toy code of Hamidi et al. (2024) plots, a norm that grows with the size of the set.
 
     Args:
-      totals: of `posterior_sums`.
+      totals: Totals of `posterior_sums`.
 
     Returns:
-      sqrt(sum over examples and classes of (q - p*)^2), called a mean squared error there (Hamidi et al., 2024).
+      sqrt(sum over examples and classes of (q - p*)^2); that code calls it a mean squared error.
     """
-    return float(np.sqrt(np.float64(totals["squared_distance"][0])))
+    return float(np.sqrt(np.asarray(totals["squared_distance"][0], np.float64)))
 
 
 def from_counts(counts: Array) -> tuple[Array, Array]:
-    """Frequencies and number of raters of a table of votes.
+    """Returns the frequencies and the numbers of raters of a table of votes.
 
     Args:
-      counts: [batch, classes], how many raters chose each class.
+      counts: Number of raters [batch, classes] who chose each class.
 
     Returns:
-      Frequencies [batch, classes], NaN for a row without votes, and raters [batch].
+      Frequencies [batch, classes], NaN in a row without votes, and numbers of raters [batch].
 
     Raises:
-      ValueError: counts are not [batch, classes].
+      ValueError: The counts are not [batch, classes].
     """
     counts = as_logits(counts, "counts")
     raters = jnp.sum(counts, axis=-1)
     return counts / jnp.where(raters > 0, raters, jnp.nan)[:, None], raters
 
 
-def sampling_noise(posterior: Array, raters: Any) -> Array:
-    """Expected squared distance between the frequencies among n raters and the posterior, (1 - |p*|^2) / n.
+def sampling_noise(posterior: Array, raters: ArrayLike) -> Array:
+    """Returns the expected squared distance between the frequencies of n raters and the posterior, (1 - |p*|^2) / n.
 
-    What a perfect network would score against frequencies of n labels drawn from p*.
+    This is the squared distance that a perfect network would have to frequencies of n labels drawn from p*.
 
     Args:
-      posterior: [batch, classes], the true p*, rows that sum to 1.
-      raters: n, at least 1, a number or [batch].
+      posterior: True posterior p* [batch, classes], rows that sum to 1.
+      raters: Number n of raters, at least 1: one number, or one for each example [batch].
 
     Returns:
-      [batch].
+      Noise of each example [batch], in [0, 1).
 
     Raises:
-      ValueError: not [batch, classes], a row is no distribution, or no rater.
+      ValueError: The posterior is not [batch, classes], a row is not a distribution, or there is no rater.
     """
     posterior = as_posterior(posterior)
     return _label_noise(posterior) / as_raters(raters, posterior, least=1)
 
 
-def sampling_noise_estimate(frequencies: Array, raters: Any) -> Array:
-    """The same from the frequencies themselves, without bias, (1 - |p_hat|^2) / (n - 1).
+def sampling_noise_estimate(frequencies: Array, raters: ArrayLike) -> Array:
+    """Returns an unbiased estimate of `sampling_noise` from frequencies f of n raters, (1 - |f|^2) / (n - 1).
 
-    E (1 - |p_hat|^2) = (1 - |p*|^2) (n - 1) / n. Taken off a squared distance to the frequencies it leaves, on
-    average, the squared distance to p*; for one example it may be larger than the distance.
+    It is unbiased since E (1 - |f|^2) = (1 - |p*|^2) (n - 1) / n. A squared distance to the frequencies minus this
+    estimate is, on average, the squared distance to p*; for a single example it may be negative.
 
     Args:
-      frequencies: [batch, classes] among n raters, rows that sum to 1.
-      raters: n, at least 2, a number or [batch].
+      frequencies: Frequencies f of the raters' answers [batch, classes], rows that sum to 1.
+      raters: Number n of raters, at least 2: one number, or one for each example [batch].
 
     Returns:
-      [batch]; NaN for fewer raters, where a compiled function cannot refuse them.
+      Estimate for each example [batch]. In a compiled function, which cannot refuse it, an example with fewer than two
+      raters has NaN.
 
     Raises:
-      ValueError: not [batch, classes], a row is no distribution, or fewer than two raters.
+      ValueError: The frequencies are not [batch, classes], a row is not a distribution, or there are fewer than two
+        raters.
     """
     frequencies = as_posterior(frequencies)
     return _noise_estimate(frequencies, as_raters(raters, frequencies, least=2))
 
 
 def rounding_noise(num_classes: int, step: float) -> float:
-    """Expected squared distance that rounding to multiples of a step adds, classes * step^2 / 12.
+    """Returns the expected squared distance that rounding to multiples of a step adds, classes * step^2 / 12.
 
     Args:
-      num_classes: at least 1.
-      step: above 0, such as 0.01 for two decimals or 1 / 255 for bytes.
+      num_classes: Number of classes, at least 1.
+      step: Step, above 0, such as 0.01 for two decimals or 1 / 255 for bytes.
 
     Returns:
-      The mean for probabilities spread evenly within a step; at most three times that for any others.
+      Mean for probabilities that are spread evenly within a step; for any others it is at most three times that.
 
     Raises:
-      ValueError: out of range.
+      ValueError: An argument is out of range.
     """
     check_count("num_classes", num_classes)
     if not 0 < step < np.inf:
@@ -206,7 +217,8 @@ def rounding_noise(num_classes: int, step: float) -> float:
     return num_classes * step**2 / 12
 
 
-def _inputs(logits: Any, posterior: Any, mask: Any = None) -> tuple[Array, Array]:
+def _inputs(logits: ArrayLike, posterior: ArrayLike, mask: ArrayLike | None = None) -> tuple[Array, Array]:
+    """Returns checked logits and posterior [batch, classes] in one precision."""
     logits = as_logits(logits)
     posterior = as_posterior(posterior, mask, logits)
     dtype = jnp.promote_types(logits.dtype, posterior.dtype)
@@ -215,6 +227,7 @@ def _inputs(logits: Any, posterior: Any, mask: Any = None) -> tuple[Array, Array
 
 @jax.jit
 def _measures(logits: Array, posterior: Array, log_floor: float) -> dict[str, Array]:
+    """Returns each measure of `posterior_sums` that needs no raters, by name, for each example [batch]."""
     log_q, log_p = jax.nn.log_softmax(logits), jnp.log(posterior)
     q = jnp.exp(log_q)
     return {
@@ -230,7 +243,8 @@ def _measures(logits: Array, posterior: Array, log_floor: float) -> dict[str, Ar
 
 @jax.jit
 def _label_noise(posterior: Array) -> Array:
-    return jnp.sum(posterior * (1 - posterior), axis=-1)  # 1 - |p|^2, without its cancellation near one-hot rows
+    # Equal to 1 - |p|^2, which would lose its digits by cancellation for a row that is almost one-hot.
+    return jnp.sum(posterior * (1 - posterior), axis=-1)
 
 
 @jax.jit

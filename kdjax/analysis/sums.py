@@ -1,38 +1,46 @@
-"""Totals that add over batches and devices, and the means they become.
+"""Totals that add over batches and devices, and the means that they become.
 
-A statistic is a mapping of name -> (sum, count), each [] or [classes], or a table of counts. A device adds in the
-precision of its arrays, the host in float64 and int64, so no mean of means is ever taken.
+A statistic is a mapping of name -> (sum, count), each [] or [classes], or a table of counts. Devices add in the
+precision of their arrays, the host adds in float64 and int64. Only the final totals are divided, so that a batch counts
+by its size.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
-PART = 4096  # examples that are measured at once
+Totals = Mapping[str, tuple[ArrayLike, ArrayLike]]  # name -> (sum, count)
+
+PART = 4096  # number of examples that are measured at once
 
 
 def in_parts(measure: Callable, *arguments: Any) -> Any:
-    """Totals of whole arrays on the host, part by part: what a measure makes in between does not grow with the set.
+    """Returns a measure's totals of whole arrays, computed over slices of `PART` examples.
+
+    The measure's intermediate arrays then do not grow with the data set.
 
     Args:
-      measure: arguments -> totals that add over batches.
-      *arguments: arrays [examples, ...]; numbers and None, which go to every part.
+      measure: Function of the arguments that returns totals which add over batches.
+      *arguments: Arrays [examples, ...], which are sliced; numbers and None, which are passed to every slice.
 
     Returns:
-      As `add`.
+      Totals as NumPy values, see `add`.
 
     Raises:
-      ValueError: of the measure, to which arrays of different lengths go as they are.
+      ValueError: The measure refuses its arguments. Arrays of different lengths are passed to it as they are, so that
+        its own message names them.
     """
     lengths = {np.shape(argument)[0] for argument in arguments if np.ndim(argument)}
     if len(lengths) != 1:
         return add(measure(*arguments))
-    starts = range(0, max(lengths.pop(), 1), PART)  # once where there is no example: what adds nothing has its shapes
+    # An empty set is measured once: its totals are zeros, but they have the right names and shapes.
+    starts = range(0, max(lengths.pop(), 1), PART)
     return add(*(measure(*(a[i : i + PART] if np.ndim(a) else a for a in arguments)) for i in starts))
 
 
@@ -40,41 +48,47 @@ def add(*totals: Any) -> Any:
     """Adds the totals of several batches on the host, in float64 and int64.
 
     Args:
-      *totals: at least one pytree, all alike in structure and shapes, such as what any `*_sums` of this room returns.
+      *totals: Pytrees of totals, at least one, all of the same structure and shapes, such as any `*_sums` returns.
 
     Returns:
       Their sum, leaf by leaf, as NumPy values.
 
     Raises:
-      ValueError: none is given, or their structures or shapes differ.
+      ValueError: No totals are given, or their structures or shapes differ.
     """
     if not totals:
-        raise ValueError("add needs the totals of one batch at least.")
+        raise ValueError("add needs the totals of at least one batch.")
     return jax.tree.map(_add, *totals)
 
 
-def _add(*parts: Any) -> Any:
-    parts = [np.asarray(part) for part in parts]
+def _add(*leaves: ArrayLike) -> np.ndarray:
+    parts = [np.asarray(leaf) for leaf in leaves]
     if len({part.shape for part in parts}) > 1:
         raise ValueError(f"totals of different shapes do not add: {[list(part.shape) for part in parts]}.")
     wide = np.float64 if np.issubdtype(parts[0].dtype, np.floating) else np.int64
     return np.sum([part.astype(wide) for part in parts], axis=0)
 
 
-def means(totals: dict) -> dict:
-    """Returns name -> sum / count in float64, of the shape of the sums; NaN where nothing was counted.
+def means(totals: Totals) -> dict[str, Any]:
+    """Returns the mean of every total, sum / count in float64; NaN where nothing was counted.
 
     Args:
-      totals: name -> (sum, count).
+      totals: Mapping of name -> (sum, count), each [] or [classes].
+
+    Returns:
+      Mapping of name -> mean: a float, or an array [classes].
     """
     return {name: divide(total, count) for name, (total, count) in totals.items()}
 
 
-def overall(totals: dict) -> dict:
-    """Returns totals by class as totals over all classes: name -> (sum, count), each [].
+def overall(totals: Totals) -> dict[str, tuple[np.float64, np.int64]]:
+    """Returns totals by class pooled over all classes.
 
     Args:
-      totals: name -> (sum, count), each [] or [classes].
+      totals: Mapping of name -> (sum, count), each [] or [classes].
+
+    Returns:
+      Mapping of name -> (sum, count), each [].
     """
     return {
         name: (np.sum(np.asarray(total, np.float64)), np.sum(np.asarray(count, np.int64)))
@@ -82,8 +96,8 @@ def overall(totals: dict) -> dict:
     }
 
 
-def divide(total: Any, count: Any) -> Any:
-    """Returns total / count in float64, NaN where the count is 0; a float for scalars."""
+def divide(total: ArrayLike, count: ArrayLike) -> Any:
+    """Returns total / count in float64, NaN where the count is 0: a float for scalars, else an array."""
     total, count = np.asarray(total, np.float64), np.asarray(count, np.float64)
     quotient = np.full(np.broadcast(total, count).shape, np.nan)
     np.divide(total, count, out=quotient, where=count != 0)
@@ -91,16 +105,21 @@ def divide(total: Any, count: Any) -> Any:
 
 
 @functools.partial(jax.jit, static_argnames="groups")
-def totals(values: dict[str, Array], mask: Array, group: Array | None = None, *, groups: int = 0) -> dict:
-    """Returns name -> (sum, count) of the unmasked values, each [], or [groups] if every example has a group.
+def totals(
+    values: dict[str, Array], mask: Array, group: Array | None = None, *, groups: int = 0
+) -> dict[str, tuple[Array, Array]]:
+    """Returns the totals of the unmasked values, over all examples or by group.
 
-    A compare and a sum in place of a scatter: float scatters add in no fixed order on a GPU.
+    Groups are summed by comparing and adding, not by a scatter: a GPU adds the floats of a scatter in no fixed order.
 
     Args:
-      values: name -> [batch]; masked ones may be anything, NaN too.
-      mask: [batch] bool.
-      group: [batch] integers, or None.
-      groups: how many there are.
+      values: Mapping of name -> values [batch]. Masked values may be anything, also NaN.
+      mask: Boolean mask [batch].
+      group: Integer group of each example [batch], or None.
+      groups: Number of groups.
+
+    Returns:
+      Mapping of name -> (sum, count), each [], or [groups] if groups are given.
     """
     if group is not None:
         mask = mask[:, None] & (group[:, None] == jnp.arange(groups))

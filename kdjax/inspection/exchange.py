@@ -148,7 +148,7 @@ def export_weights(
       UserError: The run, the checkpoint or the dialect does not exist, or the file cannot be written.
     """
     network = load_network(store.find(name), checkpoint)
-    module = network.model.module if isinstance(network.model, models.Picked) else network.model
+    module = network.model.module if isinstance(network.model, models.FeatureExtractor) else network.model
     state = to_state_dict(module, network.variables, dialect)
     about = {"kdjax_run": name, "step": str(network.step), "model": network.manifest["model"]["name"]}
     write_weights(path, state, metadata=about)

@@ -144,11 +144,11 @@ def _classifier(name: str, run: LoadedRun) -> tuple[np.ndarray, np.ndarray]:
 
 def _module(run: LoadedRun) -> nn.Module:
     model = run.network.model
-    return model.module if isinstance(model, models.Picked) else model
+    return model.module if isinstance(model, models.FeatureExtractor) else model
 
 
 def _predict_rows(run: LoadedRun, feature: str, rows: np.ndarray, batch_size: int) -> Predictions:
     """Returns the outputs for some rows, in their order, with one feature."""
-    network = run.network._replace(model=models.Picked(_module(run), (feature,)))
+    network = run.network._replace(model=models.FeatureExtractor(_module(run), (feature,)))
     dataset = dataclasses.replace(run.dataset, splits={**run.dataset.splits, "rows": rows})
     return predict(network, dataset, "rows", batch_size, run.devices, features=True)

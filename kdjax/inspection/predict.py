@@ -46,7 +46,7 @@ class Predictions(NamedTuple):
 class _Spec(NamedTuple):
     """Everything that determines the compiled forward pass; hashable, as the key of its cache."""
 
-    model: nn.Module | models.Picked
+    model: nn.Module | models.FeatureExtractor
     stored: Stored
     view: str
     features: bool

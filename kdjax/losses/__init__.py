@@ -1,13 +1,17 @@
-"""Losses: pure functions of arrays. The mean, the mask and the weight belong to the training step.
+"""Losses: pure functions of arrays.
 
     from kdjax import losses
     losses.wttm(student_logits, teacher_logits, gamma=0.1).mean()
 
-Losses on logits return `[batch]`, never reduced, computed in log space; those on maps, embeddings and memories return
-the scalar of their papers' code. All in the precision of their inputs, float32 at least. Labels are integers
-`[batch]`, for losses on the student alone also probabilities `[batch, classes]`. Hyper-parameters are keyword-only;
-their ranges are in RANGES.
+Losses on logits return one value an example [batch], computed in log space; the training step takes their masked,
+weighted mean. Losses on feature maps, embeddings and memories return the scalar of their papers' code. All compute in
+the precision of their inputs, float32 or wider. Labels are integers [batch]; a loss without a teacher also takes label
+probabilities [batch, classes]. Hyper-parameters are keyword-only, and RANGES has the values that they may take.
 """
+
+from collections.abc import Callable
+
+from jax import Array
 
 from kdjax.losses._checks import RANGES, check_range
 from kdjax.losses._maps import adaptive_avg_pool
@@ -48,7 +52,8 @@ from kdjax.losses.self_supervised import auxiliary_cross_entropy, hsakd
 from kdjax.losses.singular import svd
 from kdjax.losses.supervised import confidence_penalty, cross_entropy, softmax_mse, tolerant, top_score_difference
 
-LOSSES = {
+# Name of a loss in configs -> its function.
+LOSSES: dict[str, Callable[..., Array]] = {
     "cross_entropy": cross_entropy,
     "softmax_mse": softmax_mse,
     "tolerant": tolerant,

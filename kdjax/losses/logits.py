@@ -1,7 +1,7 @@
-"""Losses that compare a student's logits with a teacher's, and the power transform and entropy behind them.
+"""Losses that compare a student's logits with a teacher's, and the power transform and entropy that they build on.
 
-Notation: q = softmax(student_logits), p = softmax(teacher_logits), a suffix T for softmax(logits / T), gamma = 1 / T.
-Nothing here stops a gradient: a teacher is frozen by whoever runs it, as the training step does.
+Notation: q = softmax(student_logits) and p = softmax(teacher_logits); a suffix T means softmax(logits / T), and
+gamma = 1 / T. No loss stops a gradient: the caller freezes the teacher, as the training step does.
 """
 
 import math
@@ -15,19 +15,26 @@ from kdjax.losses._checks import as_logit_pair, as_logits, as_mask, check_range,
 
 
 def kd(student_logits: Array, teacher_logits: Array, *, temperature: float = 4.0, standardize: bool = False) -> Array:
-    """Knowledge distillation, T^2 KL(p_T || q_T), both sides softened (Hinton et al., 2015).
+    """Computes the knowledge-distillation loss T^2 KL(p_T || q_T), with both sides softened by the temperature T.
+
+    The gradient with respect to the student's logits is T (q_T - p_T). The difference of the probabilities shrinks
+    like 1 / T, so the factor T^2 keeps the gradient's size as T grows.
 
     Args:
-      student_logits: [batch, classes].
-      teacher_logits: [batch, classes].
-      temperature: T, above 0. The factor T^2 keeps the size of the gradient, T (q_T - p_T).
-      standardize: whether both sides' logits are standardised first (see `standardize_logits`).
+      student_logits: Student logits [batch, classes].
+      teacher_logits: Teacher logits [batch, classes].
+      temperature: Temperature T of both softmaxes, above 0.
+      standardize: Whether to z-score the logits of both sides first; see `standardize_logits`.
 
     Returns:
-      [batch] in nats.
+      Loss of each example [batch] in nats, at least 0; 0 where q = p.
 
     Raises:
-      ValueError: the shapes differ, or the temperature is out of range.
+      ValueError: The shapes differ, or the temperature is out of range.
+
+    References:
+      Hinton, Vinyals & Dean, 2015, "Distilling the Knowledge in a Neural Network",
+      https://arxiv.org/abs/1503.02531
     """
     check_range("temperature", temperature)
     student, teacher = standardized(*as_logit_pair(student_logits, teacher_logits), standardize)
@@ -35,22 +42,27 @@ def kd(student_logits: Array, teacher_logits: Array, *, temperature: float = 4.0
 
 
 def ttm(student_logits: Array, teacher_logits: Array, *, gamma: float, standardize: bool = False) -> Array:
-    """Transformed teacher matching, KL(p^gamma / U || q): the student is not softened (Zheng & Yang, 2024).
+    """Computes the transformed-teacher-matching loss KL(p^gamma / U || q), U = sum_k p_k^gamma.
 
-    With T = 1 / gamma it is KD and a Rényi entropy: ttm = kd / T - (T - 1) H_{1/T}(q) + (T - 1) H(p_T). Its gradient is
-    q - p_T, so it needs no factor T^2.
+    Only the teacher is transformed; the student keeps temperature 1. With T = 1 / gamma the loss is KD plus a Rényi
+    entropy and a constant: ttm = kd / T - (T - 1) H_{1/T}(q) + (T - 1) H(p_T). Its gradient with respect to the
+    student's logits is q - p_T, whose size does not depend on T, so there is no factor T^2.
 
     Args:
-      student_logits: [batch, classes].
-      teacher_logits: [batch, classes].
-      gamma: above 0, the power of the transform; 1 / temperature.
-      standardize: whether both sides' logits are standardised first.
+      student_logits: Student logits [batch, classes].
+      teacher_logits: Teacher logits [batch, classes].
+      gamma: Power of the transform, above 0; 1 / T of a temperature T.
+      standardize: Whether to z-score the logits of both sides first; see `standardize_logits`.
 
     Returns:
-      [batch] in nats.
+      Loss of each example [batch] in nats, at least 0; 0 where q = p^gamma / U.
 
     Raises:
-      ValueError: the shapes differ, or gamma is out of range.
+      ValueError: The shapes differ, or gamma is out of range.
+
+    References:
+      Zheng & Yang, 2024, "Knowledge Distillation Based on Transformed Teacher Matching",
+      https://arxiv.org/abs/2402.11148
     """
     student, teacher = standardized(*as_logit_pair(student_logits, teacher_logits), standardize)
     return _kl(power_transform(teacher, gamma), jax.nn.log_softmax(student))
@@ -66,32 +78,39 @@ def wttm(
     mask: Array | None = None,
     axis_name: str | None = None,
 ) -> Array:
-    """Weighted transformed teacher matching, U KL(p^gamma / U || q), U = sum_k p_k^gamma (Zheng & Yang, 2024).
+    """Computes the weighted transformed-teacher-matching loss U KL(p^gamma / U || q), U = sum_k p_k^gamma.
 
-    U is large where the teacher is soft: from 1 for a one-hot teacher to classes^(1 - gamma) for a uniform one (for
-    gamma below 1). It depends on the teacher alone, so the student's gradient is U q - p^gamma.
+    The weight U is larger for a softer teacher: for gamma below 1 it ranges from 1 for a one-hot teacher to
+    classes^(1 - gamma) for a uniform one. U depends on the teacher alone, so the gradient with respect to the student's
+    logits is U q - p^gamma.
 
     Args:
-      student_logits: [batch, classes].
-      teacher_logits: [batch, classes].
-      gamma: above 0, the power of the transform; 1 / temperature.
-      normalize: 'none' is the paper's; 'batch_mean' divides U by its mean over the batch, which leaves the weighting of
-        the examples and takes away the scale of the loss.
-      standardize: whether both sides' logits are standardised first.
-      mask: [batch], the examples whose U counts in that mean; None for all. Values are returned for all of them.
-      axis_name: of the devices that share the batch, where the mean is over all of them. Its `psum` is a sum over
-        devices of what each holds: do not differentiate the teacher through it.
+      student_logits: Student logits [batch, classes].
+      teacher_logits: Teacher logits [batch, classes].
+      gamma: Power of the transform, above 0; 1 / T of a temperature T.
+      normalize: 'none' is the paper's loss. 'batch_mean' divides U by its mean over the batch, which keeps the
+        weighting of the examples and removes the scale that U gives the loss.
+      standardize: Whether to z-score the logits of both sides first; see `standardize_logits`.
+      mask: Mask [batch] of the examples that count in the mean of U; None counts all. The loss is returned for every
+        example, masked or not.
+      axis_name: Name of the mapped axis of the devices that share the batch; the mean of U is then over all devices.
+        Do not differentiate with respect to the teacher through it: the gradient of `psum` adds up over devices.
 
     Returns:
-      [batch] in nats.
+      Loss of each example [batch] in nats, at least 0; 0 where q = p^gamma / U.
 
     Raises:
-      ValueError: the shapes do not fit, or gamma or normalize is out of range.
+      ValueError: The shapes do not match, or gamma or normalize is out of range.
+
+    References:
+      Zheng & Yang, 2024, "Knowledge Distillation Based on Transformed Teacher Matching",
+      https://arxiv.org/abs/2402.11148
     """
     check_range("normalize", normalize)
     student, teacher = standardized(*as_logit_pair(student_logits, teacher_logits), standardize)
     mask = as_mask(mask, student)
     divergence = ttm(student, teacher, gamma=gamma)
+    # U in log space: p_k^gamma of a tiny p_k would underflow.
     weight = jnp.exp(jax.nn.logsumexp(gamma * jax.nn.log_softmax(teacher), axis=-1))
     if normalize == "batch_mean":
         weight = weight / _batch_mean(weight, mask, axis_name)
@@ -99,91 +118,117 @@ def wttm(
 
 
 def student_renyi(student_logits: Array, *, order: float) -> Array:
-    """Rényi entropy of the student's output, H_order(q): `renyi_entropy` as a term of a composite loss.
+    """Computes the Rényi entropy H_order(q) of the student's output, a term to add to other losses.
 
-    Its weight may have either sign. What TTM adds to KD is this term at order 1 / T, weighted by -(T - 1) where KD is
-    weighted by 1 / T; a weight between 0 and that makes all that lies between the two (Zheng & Yang, 2024).
+    The weight of this term may be positive or negative. TTM with T = 1 / gamma is KD with weight 1 / T plus this
+    entropy of order 1 / T with weight -(T - 1); weights between that and 0 interpolate between TTM and KD.
 
     Args:
-      student_logits: [batch, classes].
-      order: above 0; 1 is Shannon's entropy.
+      student_logits: Student logits [batch, classes].
+      order: Order of the entropy, above 0; 1 is Shannon's entropy.
 
     Returns:
-      [batch] in nats.
+      Entropy of each example [batch] in nats, in [0, log(classes)].
 
     Raises:
-      ValueError: student_logits are not [batch, classes], or the order is out of range.
+      ValueError: The logits are not [batch, classes], or the order is out of range.
+
+    References:
+      Zheng & Yang, 2024, "Knowledge Distillation Based on Transformed Teacher Matching",
+      https://arxiv.org/abs/2402.11148
     """
     return renyi_entropy(as_logits(student_logits, "student_logits"), order)
 
 
 def standardize_logits(logits: Array) -> Array:
-    """Z-scores of each row, (z - mean) / (deviation + 1e-7), deviation unbiased (Sun et al., CVPR 2024, eq. 16).
+    """Returns the z-scores of each example's logits, (z - mean) / (deviation + 1e-7).
 
-    What is left has neither the scale nor the shift of the logits, so the temperature acts alike on all examples.
+    The deviation is the unbiased one. The result has neither the scale nor the shift of the logits, so a temperature
+    has the same effect on every example.
 
     Args:
-      logits: [batch, classes], two classes at least.
+      logits: Logits [batch, classes], at least two classes.
 
     Returns:
-      [batch, classes]; zeros for a constant row, where the derivative is the formula's too, 1e7 times the centring.
+      Standardised logits [batch, classes]. A row of equal logits becomes zeros; its derivative is that of the formula,
+      1e7 times the centring.
 
     Raises:
-      ValueError: logits are not [batch, classes].
+      ValueError: The logits are not [batch, classes].
+
+    References:
+      Sun, Ren, Li, Wang & Cao, 2024, "Logit Standardization in Knowledge Distillation", eq. 16,
+      https://arxiv.org/abs/2403.01427
     """
     logits = as_logits(logits)
-    logits = logits - lax.stop_gradient(logits[:, :1])  # so that equal ones are zeros, not what rounding leaves of them
+    # Subtracting one logit first makes a row of equal logits exactly 0. Its mean alone may be off by a rounding error,
+    # which the division by 1e-7 would blow up.
+    logits = logits - lax.stop_gradient(logits[:, :1])
     centred = logits - jnp.mean(logits, axis=-1, keepdims=True)
     variance = jnp.sum(centred**2, axis=-1, keepdims=True) / max(logits.shape[-1] - 1, 1)
+    # Two wheres: the gradient of sqrt is infinite at 0, and 0 * inf from the branch not taken would be NaN.
     positive = variance > 0
     deviation = jnp.where(positive, jnp.sqrt(jnp.where(positive, variance, 1.0)), 0.0)
     return centred / (deviation + 1e-7)
 
 
 def standardized(student: Array, teacher: Array, standardize: bool) -> tuple[Array, Array]:
-    """Returns both sides' logits, standardised if asked."""
+    """Returns the logits of both sides, z-scored if `standardize` is set."""
     return (standardize_logits(student), standardize_logits(teacher)) if standardize else (student, teacher)
 
 
 def power_transform(logits: Array, gamma: float) -> Array:
-    """Log-probabilities of the transformed distribution, log(p_k^gamma / sum_j p_j^gamma) (Zheng & Yang, 2024).
+    """Returns the log-probabilities of the transformed distribution, log(p_k^gamma / sum_j p_j^gamma).
+
+    This is a softmax at temperature T = 1 / gamma, written as a transform of the probabilities.
 
     Args:
-      logits: [batch, classes].
-      gamma: above 0; below 1 flattens p, and gamma = 1 / T is softening by the temperature T.
+      logits: Logits [batch, classes] of p = softmax(logits).
+      gamma: Power, above 0; below 1 it flattens p.
 
     Returns:
-      [batch, classes], at most 0.
+      Log-probabilities [batch, classes], at most 0.
 
     Raises:
-      ValueError: logits are not [batch, classes], or gamma is out of range.
+      ValueError: The logits are not [batch, classes], or gamma is out of range.
+
+    References:
+      Zheng & Yang, 2024, "Knowledge Distillation Based on Transformed Teacher Matching",
+      https://arxiv.org/abs/2402.11148
     """
     check_range("gamma", gamma)
     logits = as_logits(logits)
-    top = lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))  # times gamma it would cost all others precision
+    # The maximum is subtracted before the product with gamma: a large shift that all logits share would cost precision.
+    top = lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
     return jax.nn.log_softmax(gamma * (logits - top))
 
 
 def renyi_entropy(logits: Array, order: float) -> Array:
-    """Rényi entropy of the softmax, log(sum_k q_k^order) / (1 - order); Shannon's at order 1 (Rényi, 1961).
+    """Computes the Rényi entropy log(sum_k q_k^order) / (1 - order) of the softmax q; Shannon's entropy at order 1.
 
-    Near order 1 numerator and denominator vanish together. There the sum is taken of q (q^a - 1) / a with
-    a = order - 1, in a form that passes through a = 0 with its value and its derivatives.
+    Near order 1 the numerator and the denominator vanish together, and their quotient loses all precision. There, with
+    a = order - 1, the entropy is computed from the moment M = sum_k q_k (q_k^a - 1) / a as -log1p(a M) / a. Both
+    quotients have a limit at a = 0, and `_over_x` evaluates them with the right value and derivatives.
 
     Args:
-      logits: [batch, classes].
-      order: above 0, a number or a traced scalar.
+      logits: Logits [batch, classes].
+      order: Order of the entropy, above 0: a number or a traced scalar.
 
     Returns:
-      [batch] in nats, from 0 for a one-hot output to log(classes) for a uniform one.
+      Entropy of each example [batch] in nats, from 0 for a one-hot output to log(classes) for a uniform one.
 
     Raises:
-      ValueError: logits are not [batch, classes], or the order is out of range.
+      ValueError: The logits are not [batch, classes], or the order is out of range.
+
+    References:
+      Rényi, 1961, "On Measures of Entropy and Information".
     """
     check_range("order", order)
-    log_q = jnp.maximum(jax.nn.log_softmax(as_logits(logits)), -1e15)  # a masked class, -inf, would meet 0 * inf
+    # A class that the caller masks out has the logarithm -inf, and 0 * inf would be NaN; -1e15 is as good as -inf.
+    log_q = jnp.maximum(jax.nn.log_softmax(as_logits(logits)), -1e15)
     excess = order - 1
-    divisor = jnp.where(jnp.abs(excess) < 1e-6, 1, excess)  # for branches that are not taken so near to 1
+    # So near to order 1 the quotients by `divisor` are not used; 1 keeps their values and gradients finite.
+    divisor = jnp.where(jnp.abs(excess) < 1e-6, 1, excess)
     log_sum = jax.nn.logsumexp(order * log_q, axis=-1)
     moment = _moment(log_q, order, excess, divisor)
     near = jnp.abs(log_sum) < 0.5
@@ -191,8 +236,12 @@ def renyi_entropy(logits: Array, order: float) -> Array:
     return -jnp.where(near, moment * _over_x(jnp.log1p, growth, _LOG1P), log_sum / divisor)
 
 
-def _moment(log_q: Array, order, excess, divisor) -> Array:
-    """Returns sum_k q_k (q_k^a - 1) / a with a = `excess`; where q^a is large, as a difference that cannot overflow."""
+def _moment(log_q: Array, order: float, excess: float, divisor: Array) -> Array:
+    """Returns sum_k q_k (q_k^a - 1) / a, where a is `excess`, order - 1.
+
+    For small |a log q_k| this is expm1(a log q_k) / a, which is exact near a = 0. Elsewhere it is the difference
+    q_k^order - q_k over a, which cannot overflow although q_k^a may.
+    """
     q, exponent = jnp.exp(log_q), excess * log_q
     near = jnp.abs(exponent) < 1
     inner = q * log_q * _over_x(jnp.expm1, jnp.where(near, exponent, 0), _EXPM1)
@@ -206,7 +255,7 @@ _LOG1P = [(-1) ** k / (k + 1) for k in reversed(range(8))]
 
 
 def _over_x(function: Callable[[Array], Array], x: Array, coefficients: list[float]) -> Array:
-    """Returns function(x) / x, by its Taylor series around 0."""
+    """Returns function(x) / x, near 0 by its Taylor series, since 0 / 0 has neither a value nor a gradient."""
     small = jnp.abs(x) < 1e-2
     series = jnp.polyval(jnp.asarray(coefficients, x.dtype), jnp.where(small, x, 0))
     away = jnp.where(small, 1, x)
@@ -214,11 +263,12 @@ def _over_x(function: Callable[[Array], Array], x: Array, coefficients: list[flo
 
 
 def _kl(log_p: Array, log_q: Array) -> Array:
+    """Returns KL(p || q) [batch] of log-probabilities [batch, classes]."""
     return expectation(jnp.exp(log_p), log_p - log_q)
 
 
 def _batch_mean(values: Array, mask: Array, axis_name: str | None) -> Array:
-    """Mean of the unmasked values over the global batch, 1 if there are none."""
+    """Returns the mean [] of the unmasked values over the global batch, or 1 if every value is masked."""
     total, count = jnp.sum(jnp.where(mask, values, 0)), jnp.sum(mask)
     if axis_name is not None:
         total, count = lax.psum((total, count), axis_name)

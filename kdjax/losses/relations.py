@@ -1,4 +1,4 @@
-"""Losses that compare the examples of a batch with one another, on embeddings [batch, dim] of the global batch."""
+"""Losses on relations between the examples of a batch, computed from embeddings [batch, dim] of the global batch."""
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -8,39 +8,49 @@ from kdjax.losses._maps import normalized
 
 
 def similarity(student_embeddings: Array, teacher_embeddings: Array) -> Array:
-    """Similarity preserving: |G_t - G_s|^2 / batch^2, rows of G = f fᵀ normalised (Tung & Mori, 2019, eq. 4).
+    """Computes the similarity-preserving loss |G_t - G_s|^2 / batch^2, G being f fᵀ with L2-normalised rows.
 
     Args:
-      student_embeddings: [batch, ...], vectors or maps, flattened.
-      teacher_embeddings: [batch, ...], of any other width.
+      student_embeddings: Student vectors or maps [batch, ...], flattened to f [batch, dim].
+      teacher_embeddings: Teacher vectors or maps [batch, ...], of any width.
 
     Returns:
-      [] scalar.
+      Scalar [], at least 0.
 
     Raises:
-      ValueError: another batch.
+      ValueError: The batch sizes differ.
+
+    References:
+      Tung & Mori, 2019, "Similarity-Preserving Knowledge Distillation", eq. 4, https://arxiv.org/abs/1907.09682
     """
     student, teacher = _pair(student_embeddings, teacher_embeddings)
-    ours, theirs = (normalized(_product(f, f)) for f in (student, teacher))
-    return jnp.sum((theirs - ours) ** 2) / len(student) ** 2
+    student_gram, teacher_gram = (normalized(_product(f, f)) for f in (student, teacher))
+    return jnp.sum((teacher_gram - student_gram) ** 2) / len(student) ** 2
 
 
 def correlation(student_embeddings: Array, teacher_embeddings: Array) -> Array:
-    """Correlation congruence as its table was made: mean over i of sum_d |s - t|_i |s - t|_(i+1) (Peng et al., 2019).
+    """Computes the correlation-congruence loss as RepDistiller does, mean_i sum_d |s - t|_(i, d) |s - t|_(i + 1, d).
+
+    The product is that of consecutive examples of the batch, not a square, so the loss depends on the order of the
+    batch. This is the form whose results the tables of distillation papers show.
 
     Args:
-      student_embeddings: [batch, dim], after a linear embedding; the product is of consecutive examples.
-      teacher_embeddings: [batch, dim], likewise.
+      student_embeddings: Student vectors [batch, dim], after a linear embedding.
+      teacher_embeddings: Teacher vectors [batch, dim], after a linear embedding.
 
     Returns:
-      [] scalar; 0 for a batch of one.
+      Scalar [], at least 0; 0 for a batch of one.
 
     Raises:
-      ValueError: the shapes differ.
+      ValueError: The shapes differ.
+
+    References:
+      Peng, Jin, Liu, Li, Wu, Liu, Zhou & Zhang, 2019, "Correlation Congruence for Knowledge Distillation",
+      https://arxiv.org/abs/1904.01802
     """
     student, teacher = _pair(student_embeddings, teacher_embeddings, same_width=True)
     difference = student - teacher
-    difference = difference * jnp.sign(difference)  # PyTorch's derivative of |x| at 0 is 0, that of jnp.abs 1
+    difference = difference * jnp.sign(difference)  # |x| with derivative 0 at 0, as in PyTorch; jnp.abs has 1 there
     return jnp.sum(difference[:-1] * difference[1:]) / max(len(student) - 1, 1)
 
 
@@ -51,19 +61,24 @@ def rkd(
     distance_weight: float = 25.0,
     angle_weight: float = 50.0,
 ) -> Array:
-    """Relational KD: Huber loss of distances over their mean, and of angles of triples (Park et al., 2019, eqs. 6, 9).
+    """Computes the relational-KD loss, Huber losses on the distances of pairs and on the angles of triples.
+
+    Distances are divided by their mean over the batch, on each side by its own.
 
     Args:
-      student_embeddings: [batch, dim].
-      teacher_embeddings: [batch, dim], of any other width.
-      distance_weight: of the distances' term, a mean over pairs.
-      angle_weight: of the angles' term, a mean over triples.
+      student_embeddings: Student vectors [batch, dim].
+      teacher_embeddings: Teacher vectors [batch, dim], of any width.
+      distance_weight: Weight of the distances' term, a mean over pairs.
+      angle_weight: Weight of the angles' term, a mean over triples.
 
     Returns:
-      [] scalar.
+      Scalar [], at least 0 for weights of at least 0.
 
     Raises:
-      ValueError: another batch.
+      ValueError: The batch sizes differ.
+
+    References:
+      Park, Kim, Lu & Cho, 2019, "Relational Knowledge Distillation", eqs. 6 and 9, https://arxiv.org/abs/1904.05068
     """
     student, teacher = _pair(student_embeddings, teacher_embeddings)
     distances = jnp.mean(_huber(_distances(student) - _distances(teacher)))
@@ -72,7 +87,9 @@ def rkd(
 
 
 def _distances(x: Array) -> Array:
-    """Euclidean distances over the mean of those above 0."""
+    """Returns the Euclidean distances [batch, batch], divided by the mean of those above 0."""
+    # Differences, not |a|^2 + |b|^2 - 2 ab: vectors far from 0 would lose all digits. The floor keeps the gradient of
+    # the root finite on the diagonal.
     squared = jnp.maximum(jnp.sum((x[None] - x[:, None]) ** 2, axis=2), 1e-12)
     distances = jnp.sqrt(squared) * (1 - jnp.eye(len(x), dtype=x.dtype))
     count = jnp.sum(distances > 0)
@@ -80,7 +97,7 @@ def _distances(x: Array) -> Array:
 
 
 def _angles(x: Array) -> Array:
-    """Cosines at each example of the angle between two others, [batch, batch, batch]."""
+    """Returns the cosine [batch, batch, batch] of the angle at each example between the directions to two others."""
     unit = normalized(x[None] - x[:, None])
     return jnp.einsum("aid,ajd->aij", unit, unit, precision="highest")
 
@@ -91,17 +108,25 @@ def _huber(x: Array) -> Array:
 
 
 def pkt(student_embeddings: Array, teacher_embeddings: Array) -> Array:
-    """Probabilistic knowledge transfer: KL of the batch's similarities (Passalis & Tefas, 2018, eq. 8).
+    """Computes the probabilistic-knowledge-transfer loss, a KL divergence of the batch's similarities.
+
+    The similarity of two examples is (cosine + 1) / 2; each example's similarities are divided by their sum, which
+    gives the rows p of the teacher and q of the student.
 
     Args:
-      student_embeddings: [batch, dim].
-      teacher_embeddings: [batch, dim], of any other width.
+      student_embeddings: Student vectors [batch, dim].
+      teacher_embeddings: Teacher vectors [batch, dim], of any width.
 
     Returns:
-      [] mean over the batch x batch entries of p log(p / q), p and q rows of (cosine + 1) / 2 that sum to 1.
+      Mean over the batch x batch entries of p log(p / q) [], as in the papers' code; it is smaller than the mean KL
+      divergence of the rows by the factor batch.
 
     Raises:
-      ValueError: another batch.
+      ValueError: The batch sizes differ.
+
+    References:
+      Passalis & Tefas, 2018, "Learning Deep Representations with Probabilistic Knowledge Transfer", eq. 8,
+      https://arxiv.org/abs/1803.10837
     """
     epsilon = 1e-7
     q, p = (_neighbours(f, epsilon) for f in _pair(student_embeddings, teacher_embeddings))
@@ -109,11 +134,13 @@ def pkt(student_embeddings: Array, teacher_embeddings: Array) -> Array:
 
 
 def _neighbours(x: Array, epsilon: float) -> Array:
+    """Returns each example's similarities to all examples as probabilities [batch, batch], rows that sum to 1."""
     square = jnp.sum(x**2, axis=1, keepdims=True)
     norm = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
     unit = x / (norm + epsilon)
     similarity = (_product(unit, unit) + 1) / 2
-    similarity = jnp.where(similarity < 0, 0.0, similarity)  # rounding, of opposite ones: the logarithm would be NaN
+    # Rounding can make the similarity of opposite vectors slightly negative, and its logarithm NaN.
+    similarity = jnp.where(similarity < 0, 0.0, similarity)
     return similarity / jnp.sum(similarity, axis=1, keepdims=True)
 
 
@@ -126,21 +153,26 @@ def itrd(
     correlation_weight: float = 2.0,
     mutual_weight: float = 1.0,
 ) -> Array:
-    """Information-theoretic distillation: its correlation and its mutual-information term (Miles et al., 2022).
+    """Computes the information-theoretic representation-distillation loss, a weighted sum of its two terms.
 
     Args:
-      student_embeddings: [batch, dim], for the mutual term.
-      teacher_embeddings: [batch, teacher's dim].
-      student_projections: [batch, teacher's dim], a linear embedding, for the correlation; None takes the embeddings.
-      alpha: of the entropy in the correlation term, above 0.
-      correlation_weight: of `itrd_correlation`.
-      mutual_weight: of `itrd_mutual`.
+      student_embeddings: Student vectors [batch, dim], for the mutual-information term.
+      teacher_embeddings: Teacher vectors [batch, teacher dim].
+      student_projections: Linear embedding of the student's vectors [batch, teacher dim], for the correlation term;
+        None takes `student_embeddings`.
+      alpha: Order of the entropy in the correlation term, above 0.
+      correlation_weight: Weight of `itrd_correlation`.
+      mutual_weight: Weight of `itrd_mutual`.
 
     Returns:
-      [] scalar, of either sign.
+      Scalar [], positive or negative.
 
     Raises:
-      ValueError: another batch, or projections of another width than the teacher's.
+      ValueError: The batch sizes differ, or the projections do not have the teacher's width.
+
+    References:
+      Miles, Rodriguez & Mikolajczyk, 2022, "Information Theoretic Representation Distillation",
+      https://arxiv.org/abs/2112.00459
     """
     projections = student_embeddings if student_projections is None else student_projections
     correlation_term = itrd_correlation(projections, teacher_embeddings, alpha=alpha)
@@ -148,48 +180,65 @@ def itrd(
 
 
 def itrd_correlation(student_embeddings: Array, teacher_embeddings: Array, *, alpha: float = 1.01) -> Array:
-    """log2 of the sum over dimensions of |c - 1|^(2 alpha), c the batch's correlations (Miles et al., 2022, eq. 7).
+    """Computes ITRD's correlation term, log2 sum_d |c_d - 1|^(2 alpha), c_d the correlation of dimension d.
+
+    As in the paper's code, vectors are standardised over the batch by unbiased deviations, but the product is divided
+    by the batch. Equal sides therefore give c_d = 1 - 1 / batch, not 1.
 
     Args:
-      student_embeddings: [batch, dim].
-      teacher_embeddings: [batch, dim].
-      alpha: above 0.
+      student_embeddings: Student vectors [batch, dim].
+      teacher_embeddings: Teacher vectors [batch, dim].
+      alpha: Order of the entropy, above 0.
 
     Returns:
-      [] scalar. Deviations are unbiased and the product is divided by the batch, so equal sides give c = 1 - 1 / batch.
+      Scalar [], positive or negative.
 
     Raises:
-      ValueError: the shapes differ.
+      ValueError: The shapes differ.
+
+    References:
+      Miles, Rodriguez & Mikolajczyk, 2022, "Information Theoretic Representation Distillation", eq. 7,
+      https://arxiv.org/abs/2112.00459
     """
     student, teacher = (_standardized(f) for f in _pair(student_embeddings, teacher_embeddings, same_width=True))
     difference = jnp.abs(jnp.sum(student * teacher, axis=0) / len(student) - 1)
     positive = difference > 0
     powered = jnp.where(positive, jnp.where(positive, difference, 1.0) ** (2 * alpha), 0.0)
+    # The smallest normal number keeps the logarithm finite where every dimension has correlation 1.
     return jnp.log2(jnp.maximum(jnp.sum(powered), jnp.finfo(student.dtype).tiny))
 
 
 def itrd_mutual(student_embeddings: Array, teacher_embeddings: Array) -> Array:
-    """sum of G_s^2 - G_st^2, G_st = G_s ∘ G_t, Gram matrices of cosines over their traces (Miles et al., 2022, eq. 10).
+    """Computes ITRD's mutual-information term, the sum over all entries of G_s^2 - G_st^2, G_st = G_s ∘ G_t.
+
+    G_s and G_t are Gram matrices of cosines, and G_s and G_st are each divided by their trace.
 
     Args:
-      student_embeddings: [batch, dim].
-      teacher_embeddings: [batch, dim], of any other width.
+      student_embeddings: Student vectors [batch, dim].
+      teacher_embeddings: Teacher vectors [batch, dim], of any width.
 
     Returns:
-      [] scalar.
+      Scalar [], positive or negative.
 
     Raises:
-      ValueError: another batch.
+      ValueError: The batch sizes differ.
+
+    References:
+      Miles, Rodriguez & Mikolajczyk, 2022, "Information Theoretic Representation Distillation", eq. 10,
+      https://arxiv.org/abs/2112.00459
     """
     student, teacher = (normalized(f) for f in _pair(student_embeddings, teacher_embeddings))
-    ours = _product(student, student)
-    both = ours * _product(teacher, teacher)
-    ours, both = (gram / _not_zero(jnp.trace(gram)) for gram in (ours, both))
-    return jnp.sum(ours**2 - both**2)
+    student_gram = _product(student, student)
+    joint_gram = student_gram * _product(teacher, teacher)
+    student_gram, joint_gram = (gram / _not_zero(jnp.trace(gram)) for gram in (student_gram, joint_gram))
+    return jnp.sum(student_gram**2 - joint_gram**2)
 
 
 def _standardized(x: Array) -> Array:
-    x = x - lax.stop_gradient(x[:1])  # so that a constant column is zeros, not what rounding leaves of it
+    """Returns the columns of [batch, dim] with mean 0 and unbiased deviation 1; constant columns become zeros."""
+    # Subtracting one row first makes a constant column exactly 0. Its mean alone may be off by a rounding error, which
+    # the division by the deviation would blow up.
+    x = x - lax.stop_gradient(x[:1])
     centred = x - jnp.mean(x, axis=0)
     variance = jnp.sum(centred**2, axis=0) / max(len(x) - 1, 1)
     positive = variance > 0
@@ -201,15 +250,21 @@ def _not_zero(x: Array) -> Array:
 
 
 def _product(a: Array, b: Array) -> Array:
+    """Returns a bᵀ in full precision, which a matrix product does not have on a TPU by default."""
     return jnp.matmul(a, b.T, precision="highest")
 
 
 def _pair(student: Array, teacher: Array, same_width: bool = False) -> tuple[Array, Array]:
+    """Returns both sides flattened to [batch, dim], in float32 or wider.
+
+    Raises:
+      ValueError: An array has no axis beside the batch, batch sizes differ, or widths do where they must not.
+    """
     student, teacher = as_float(student), as_float(teacher)
     shapes = f"student_embeddings {list(student.shape)} and teacher_embeddings {list(teacher.shape)}"
     if student.ndim < 2 or teacher.ndim < 2 or student.shape[0] != teacher.shape[0]:
         raise ValueError(f"{shapes} must be [batch, dim] of one batch.")
     student, teacher = student.reshape(len(student), -1), teacher.reshape(len(teacher), -1)
     if same_width and student.shape != teacher.shape:
-        raise ValueError(f"{shapes} must have one shape; a linear embedding makes them alike.")
+        raise ValueError(f"{shapes} must have one shape; a linear embedding gives both the same width.")
     return student, teacher

@@ -1,4 +1,4 @@
-"""Losses that need no teacher: of labels, or of the network's own output."""
+"""Losses that need no teacher: they compare a network's logits with labels, or depend on the logits alone."""
 
 import jax
 import jax.numpy as jnp
@@ -8,19 +8,24 @@ from kdjax.losses._checks import as_logits, as_targets, check_range, expectation
 
 
 def cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0) -> Array:
-    """Cross-entropy of the labels and the softmax of the logits, -sum_k y_k log q_k.
+    """Computes the cross-entropy -sum_k y_k log q_k between the labels y and q = softmax(logits).
 
     Args:
-      logits: [batch, classes].
-      labels: integers [batch] in [0, classes), or probabilities [batch, classes].
-      label_smoothing: in [0, 1), the share of the target that goes to all classes alike,
-        y <- (1 - s) y + s / classes (Szegedy et al., 2016).
+      logits: Logits [batch, classes].
+      labels: Integer labels [batch] in [0, classes), or label probabilities [batch, classes].
+      label_smoothing: Share s of the target that is spread evenly over all classes, in [0, 1):
+        y <- (1 - s) y + s / classes.
 
     Returns:
-      [batch] in nats. NaN for an integer label that no class has: values cannot be refused inside a compiled step.
+      Loss of each example [batch] in nats, at least 0. It is NaN for an integer label outside [0, classes), since a
+      compiled function cannot raise an error that depends on values.
 
     Raises:
-      ValueError: shapes do not fit, or label_smoothing is out of range.
+      ValueError: The shapes do not match, or label_smoothing is out of range.
+
+    References:
+      Szegedy, Vanhoucke, Ioffe, Shlens & Wojna, 2016, "Rethinking the Inception Architecture for Computer Vision"
+      (label smoothing), https://arxiv.org/abs/1512.00567
     """
     check_range("label_smoothing", label_smoothing)
     logits = as_logits(logits)
@@ -30,23 +35,32 @@ def cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0)
 
 
 def softmax_mse(logits: Array, labels: Array, *, space: str = "probs", reduction: str = "class_sum") -> Array:
-    """Squared error of the softmax against the labels, sum_k (q_k - y_k)^2: the loss of the MSE teacher.
+    """Computes the squared error sum_k (q_k - y_k)^2 between q = softmax(logits) and the labels y.
 
-    With one-hot labels its mean is E |q - p*|^2 plus a constant, so its minimiser is the Bayes posterior p* (Hamidi et
-    al., 2024); the defaults make it the Brier score (1950). The other variants are those of released code: a mean over
-    classes is `classes` times smaller, and logits in the place of q give a teacher whose softmax is nearly uniform.
+    This is the loss of the MSE teacher. For labels drawn from the Bayes posterior p*, the expected loss is |q - p*|^2
+    plus a constant, so p* minimises it (Hamidi et al., 2024). With the default options it is the Brier score.
+
+    The other options reproduce variants in published code, which behave differently: the mean over classes is smaller
+    by the factor `classes`, so it needs a larger learning rate; comparing the logits themselves with one-hot labels
+    gives a teacher whose softmax is nearly uniform.
 
     Args:
-      logits: [batch, classes].
-      labels: integers [batch] in [0, classes), or probabilities [batch, classes].
-      space: 'probs' compares softmax(logits) with the labels, 'logits' the logits themselves.
-      reduction: over classes, 'class_sum' or 'class_mean'.
+      logits: Logits [batch, classes].
+      labels: Integer labels [batch] in [0, classes), or label probabilities [batch, classes].
+      space: What is compared with the labels: 'probs' is softmax(logits), 'logits' the logits themselves.
+      reduction: Reduction over classes, 'class_sum' or 'class_mean'.
 
     Returns:
-      [batch], in [0, 2] for 'probs' and 'class_sum'. NaN for an integer label that no class has.
+      Loss of each example [batch], in [0, 2] for 'probs' and 'class_sum'. It is NaN for an integer label outside
+      [0, classes).
 
     Raises:
-      ValueError: shapes do not fit, or space or reduction is none of the above.
+      ValueError: The shapes do not match, or space or reduction is not one of the values above.
+
+    References:
+      Hamidi, Deng, Tan, Ye & Salamah, 2024, "How to Train the Teacher Model for Effective Knowledge Distillation",
+      https://arxiv.org/abs/2407.18041
+      Brier, 1950, "Verification of Forecasts Expressed in Terms of Probability".
     """
     check_range("space", space)
     check_range("reduction", reduction)
@@ -58,44 +72,53 @@ def softmax_mse(logits: Array, labels: Array, *, space: str = "probs", reduction
 
 
 def top_score_difference(logits: Array, *, num_top: int = 5) -> Array:
-    """Gap between the top probability and the mean of the next ones, f_a1 - sum_{k=2..K} f_ak / (K - 1).
+    """Computes the gap between the top probability and the mean of the next ones, f_a1 - sum_{k=2..K} f_ak / (K - 1).
 
-    The score that a tolerant teacher keeps small (Yang et al., 2018). a_k is the class with the k-th largest output of
-    the network itself, be it the label or not.
+    f is the softmax and a_k is the class with the k-th largest output of the network itself, whether or not it is the
+    label. A tolerant teacher is trained to keep this gap small.
 
     Args:
-      logits: [batch, classes].
-      num_top: K, how many top classes take part, the first included; at least 2, at most classes.
+      logits: Logits [batch, classes].
+      num_top: Number K of top classes in the gap, the first included; at least 2, at most `classes`.
 
     Returns:
-      [batch] in [0, 1]: 1 for a one-hot output, 0 for a uniform one.
+      Gap of each example [batch] in [0, 1]: 1 for a one-hot output, 0 for a uniform one.
 
     Raises:
-      ValueError: logits are not [batch, classes], or num_top is out of range.
+      ValueError: The logits are not [batch, classes], or num_top is out of range.
+
+    References:
+      Yang, Xie, Qiao & Yuille, 2018, "Training Deep Neural Networks in Generations: A More Tolerant Teacher Educates
+      Better Students", https://arxiv.org/abs/1805.05551
     """
     check_range("num_top", num_top)
     logits = as_logits(logits)
     if num_top > logits.shape[1]:
         raise ValueError(f"num_top={num_top} is above the {logits.shape[1]} classes of logits {list(logits.shape)}.")
-    # Ranked by logarithm: probabilities that underflow to one zero keep their order.
+    # Classes are ranked by log-probability: probabilities that underflow to 0 would all be tied.
     top = jnp.exp(lax.top_k(jax.nn.log_softmax(logits), num_top)[0])
     return top[:, 0] - jnp.mean(top[:, 1:], axis=-1)
 
 
 def tolerant(logits: Array, labels: Array, *, num_top: int = 5, eta: float = 0.6) -> Array:
-    """Cross-entropy mixed with the top score difference, -eta log f_y + (1 - eta) TSD (Yang et al., 2018).
+    """Computes the tolerant teacher's loss, -eta log f_y + (1 - eta) TSD, TSD being the `top_score_difference`.
 
     Args:
-      logits: [batch, classes].
-      labels: integers [batch] in [0, classes), or probabilities [batch, classes].
-      num_top: of `top_score_difference`.
-      eta: in [0, 1], the share of the cross-entropy; 1 is the cross-entropy alone. The paper's value is not recovered.
+      logits: Logits [batch, classes]; f is their softmax.
+      labels: Integer labels y [batch] in [0, classes), or label probabilities [batch, classes].
+      num_top: Number of top classes in the gap, the first included; at least 2, at most `classes`.
+      eta: Weight of the cross-entropy, in [0, 1]; 1 is the cross-entropy alone. The paper's value was not recovered;
+        0.6 is kdjax's choice.
 
     Returns:
-      [batch]. NaN for an integer label that no class has.
+      Loss of each example [batch], at least 0. It is NaN for an integer label outside [0, classes).
 
     Raises:
-      ValueError: shapes do not fit, or num_top or eta is out of range.
+      ValueError: The shapes do not match, or num_top or eta is out of range.
+
+    References:
+      Yang, Xie, Qiao & Yuille, 2018, "Training Deep Neural Networks in Generations: A More Tolerant Teacher Educates
+      Better Students", https://arxiv.org/abs/1805.05551
     """
     check_range("eta", eta)
     gap = top_score_difference(logits, num_top=num_top)
@@ -103,16 +126,20 @@ def tolerant(logits: Array, labels: Array, *, num_top: int = 5, eta: float = 0.6
 
 
 def confidence_penalty(logits: Array) -> Array:
-    """Negative Shannon entropy of the output, sum_k q_k log q_k (Pereyra et al., 2017).
+    """Computes the negative Shannon entropy sum_k q_k log q_k of q = softmax(logits), which penalises confidence.
 
     Args:
-      logits: [batch, classes].
+      logits: Logits [batch, classes].
 
     Returns:
-      [batch] in nats, from -log(classes) for a uniform output to 0 for a one-hot one.
+      Penalty of each example [batch] in nats, from -log(classes) for a uniform output to 0 for a one-hot one.
 
     Raises:
-      ValueError: logits are not [batch, classes].
+      ValueError: The logits are not [batch, classes].
+
+    References:
+      Pereyra, Tucker, Chorowski, Kaiser & Hinton, 2017, "Regularizing Neural Networks by Penalizing Confident Output
+      Distributions", https://arxiv.org/abs/1701.06548
     """
     log_q = jax.nn.log_softmax(as_logits(logits))
     return expectation(jnp.exp(log_q), log_q)

@@ -1,4 +1,4 @@
-"""Networks: the MODELS table, and the few functions through which the other rooms use a network."""
+"""Networks: the table MODELS, and the functions through which other rooms build, initialise and call a network."""
 
 from collections.abc import Callable
 from functools import partial
@@ -13,6 +13,7 @@ from kdjax.models.apply import batch_norm_scope, batch_statistics, call, check_f
 from kdjax.models.auxiliary import AuxiliaryResNet
 from kdjax.models.densenet import DenseNet
 from kdjax.models.describe import Description, describe
+from kdjax.models.feature_extraction import FeatureExtractor
 from kdjax.models.initialize import (
     SCHEMES,
     count_parameters,
@@ -23,7 +24,6 @@ from kdjax.models.initialize import (
 )
 from kdjax.models.mlp import MLP
 from kdjax.models.mobilenet import MobileNetV1, MobileNetV2
-from kdjax.models.pick import Picked
 from kdjax.models.resnet import CifarResNet
 from kdjax.models.resnet_imagenet import ResNet
 from kdjax.models.shufflenet import ShuffleNetV1, ShuffleNetV2
@@ -36,7 +36,7 @@ __all__ = [
     "MODELS",
     "CifarResNet",
     "MLP",
-    "Picked",
+    "FeatureExtractor",
     "SCHEMES",
     "batch_norm_scope",
     "batch_statistics",
@@ -52,8 +52,8 @@ __all__ = [
     "variable_shapes",
 ]
 
-# name -> constructor; it is called as constructor(num_classes=..., **config.model.args).
-MODELS = {
+# Name in config.model.name -> constructor, which is called as constructor(num_classes=..., **config.model.args).
+MODELS: dict[str, Callable[..., nn.Module]] = {
     "mlp": MLP,
     "resnet8": partial(CifarResNet, depth=8),
     "resnet14": partial(CifarResNet, depth=14),
@@ -95,7 +95,7 @@ MODELS = {
     "vit_b32": partial(VisionTransformer, patch=32, dim=768, heads=12),
 }
 
-# What a config may say of the computation's precision; None promotes from parameters and images.
+# Values of config.model.dtype -> type of the computation; None takes that of parameters and images.
 DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}
 
 
@@ -103,14 +103,18 @@ def create_model(name: str, num_classes: int, /, *, dtype: str | None = None, **
     """Returns the network that a config names.
 
     Args:
-      name: a row of MODELS, or `package.module:attribute` for a module class (or a function that returns a module).
-      num_classes: width of the logits.
-      dtype: 'bfloat16' computes in bfloat16, with parameters, statistics and logits in float32; None or 'float32' takes
-        the precision of parameters and images, so float64 stays float64.
-      **args: what the constructor takes besides; lists become tuples.
+      name: Name in MODELS, or `package.module:attribute` of a flax.linen module class or a function that returns a
+        module.
+      num_classes: Number of classes, the width of the logits.
+      dtype: 'bfloat16' computes in bfloat16, with parameters, batch statistics and logits in float32. None or 'float32'
+        takes the type of parameters and images, so that float64 stays float64.
+      **args: Other arguments of the constructor, config.model.args; lists become tuples.
+
+    Returns:
+      Network, not bound to variables.
 
     Raises:
-      UserError: an unknown name or argument, a bad value, or a network of the user's that takes no dtype.
+      UserError: The name or an argument is unknown, a value is not allowed, or the user's network takes no dtype.
     """
     constructor = lookup(MODELS, name, "model")
     if not callable(constructor):

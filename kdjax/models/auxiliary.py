@@ -1,36 +1,46 @@
-"""A residual network with auxiliary classifiers of rotated images on its stages (HSAKD, Yang et al. 2021)."""
+"""A residual network with auxiliary classifiers of class and rotation on its stages, for HSAKD.
+
+Reference: Yang, An, Cai & Xu, 2021, "Hierarchical Self-supervised Augmented Knowledge Distillation",
+https://arxiv.org/abs/2107.13715
+"""
 
 from collections.abc import Sequence
-from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from kdjax.models.initialize import kaiming_normal_fan_out, ones, torch_linear, zeros
 from kdjax.models.layers import spatial_mean
 from kdjax.models.resnet import BasicBlock, CifarResNet
 from kdjax.types import Array, ModelOutput
 
-ROTATIONS = 4
+ROTATIONS = 4  # by 0, 90, 180 and 270 degrees
+STAGES = ("stage1", "stage2", "stage3")
 
 
 class AuxiliaryResNet(nn.Module):
-    """A CIFAR ResNet that also tells, from each stage, class and rotation together.
+    """A CIFAR ResNet whose three stages each have a branch that predicts an image's class and rotation together.
 
-    In training the batch is run in its four rotations at once, as batch statistics ask for; in evaluation one after the
-    other, so that what nobody reads is not computed. Its initial weights are those of `init_variables`.
+    In training, the four rotations of a batch are one batch, since batch statistics are taken over all of them. In
+    evaluation, they are computed one after the other, so that XLA can leave out those whose output is not used.
+
+    Layers, parameter counts and (by TORCH_NAMES) parameter names are those of HSAKD's code.
+
+    Initialisation by `init_variables`: convolutions from N(0, 2 / fan_out), BatchNorm scale 1 and bias 0, the ResNet's
+    classifier uniform in ±1/√fan_in, the branches' classifiers the same with bias 0.
 
     Attributes:
-      num_classes: width of the logits.
-      depth: as in CifarResNet; a branch has as many blocks a stage.
-      widths: channels of the stem, then of the three stages.
-      dtype: of the bodies; None takes that of parameters and images.
+      num_classes: Number of classes.
+      depth: Depth of the ResNet as in CifarResNet, 2 + 6 * blocks a stage; a branch has as many blocks a stage.
+      widths: Numbers of channels of the stem and of the three stages.
+      dtype: Type of the bodies' computation; None takes that of parameters and images.
     """
 
     num_classes: int
     depth: int = 20
     widths: Sequence[int] = (16, 16, 32, 64)
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     STEM = "backbone/stem"
     HEAD = "backbone/fc"
@@ -71,34 +81,37 @@ class AuxiliaryResNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> ModelOutput:
-        """Returns the ResNet's output on the images as they are, and what is told of their rotations.
+        """Returns the ResNet's output on the images as they are, with the predictions of rotated images as features.
 
         Args:
-          images: [batch, height, width, channels], floating, square.
-          train: normalises by the statistics of all four rotations.
+          images: Images [batch, height, width, channels], floating-point, square.
+          train: Whether to normalise by the statistics of all four rotations instead of the running ones.
 
         Returns:
-          The ResNet's logits, features and pooled; among the features also `rotated` [batch, 4, classes], its logits
-          for each rotation, and `auxiliary1`, ... [batch, 4, 4 classes] of each stage, class-major.
+          The ResNet's logits, features and pooled vector. Further features are `rotated` [batch, 4, classes], the
+          logits of each rotation, and `auxiliary1`, `auxiliary2`, `auxiliary3` [batch, 4, 4 classes], the logits of
+          each stage's branch, whose entry 4 k + j stands for class k and rotation j.
         """
         backbone = CifarResNet(self.num_classes, self.depth, self.widths, self.dtype, name="backbone")
-        turned = [jnp.rot90(images, turns, (1, 2)) for turns in range(ROTATIONS)]
+        rotations = [jnp.rot90(images, turns, (1, 2)) for turns in range(ROTATIONS)]
         if train:
-            together = backbone(jnp.concatenate(turned), train)
-            parts = [_part(together, i, images.shape[0]) for i in range(ROTATIONS)]
-            maps = {name: together.features[name] for name in ("stage1", "stage2", "stage3")}
+            together = backbone(jnp.concatenate(rotations), train)
+            outputs = [_of_rotation(together, i, images.shape[0]) for i in range(ROTATIONS)]
+            maps = {name: together.features[name] for name in STAGES}
         else:
-            parts = [backbone(part, train) for part in turned]
-            names = ("stage1", "stage2", "stage3")
-            maps = {name: jnp.concatenate([part.features[name] for part in parts]) for name in names}
+            outputs = [backbone(rotation, train) for rotation in rotations]
+            maps = {name: jnp.concatenate([output.features[name] for output in outputs]) for name in STAGES}
         branches = {f"auxiliary{i}": self._branch(i, maps[f"stage{i}"], train) for i in (1, 2, 3)}
-        told = {name: _by_example(logits) for name, logits in branches.items()}
-        rotated = jnp.stack([part.logits for part in parts], axis=1)
-        first = parts[0]
-        return first._replace(features={**first.features, "rotated": rotated, **told})
+        auxiliary = {name: _by_example(logits) for name, logits in branches.items()}
+        rotated = jnp.stack([output.logits for output in outputs], axis=1)
+        upright = outputs[0]
+        return upright._replace(features={**upright.features, "rotated": rotated, **auxiliary})
 
     def _branch(self, number: int, x: Array, train: bool) -> Array:
-        """The stages that are still to come, once more, or the last one for the last; mean; classifier."""
+        """Returns the logits [4 batch, 4 classes] of a stage's branch.
+
+        A branch repeats the network's later stages, and the branch on the last stage repeats that stage.
+        """
         for part, width in enumerate(self.widths[number + 1 :] or self.widths[-1:], start=1):
             for block in range(1, (self.depth - 2) // 6 + 1):
                 stride = 2 if block == 1 and number < 3 else 1
@@ -111,12 +124,14 @@ class AuxiliaryResNet(nn.Module):
         return {f"stage{s}": f"backbone/stage{s}_block{(self.depth - 2) // 6}/bn2" for s in (1, 2, 3)}
 
 
-def _part(output: ModelOutput, number: int, batch: int) -> ModelOutput:
+def _of_rotation(output: ModelOutput, number: int, batch: int) -> ModelOutput:
+    """Returns one rotation's part of an output on all four rotations."""
     rows = slice(number * batch, (number + 1) * batch)
-    features = {name: leaf[rows] for name, leaf in output.features.items()}
-    return ModelOutput(output.logits[rows], features, output.pooled[rows])
+    features = {name: leaf[rows] for name, leaf in output.features.items()}  # a dict in the order of depth
+    pooled = None if output.pooled is None else output.pooled[rows]
+    return ModelOutput(output.logits[rows], features, pooled)
 
 
 def _by_example(logits: Array) -> Array:
-    """[4 batch, width], rotation by rotation, as [batch, 4, width]."""
+    """Returns logits [4 batch, width], one rotation after the other, as [batch, 4, width]."""
     return jnp.swapaxes(logits.reshape(ROTATIONS, -1, logits.shape[-1]), 0, 1)

@@ -1,9 +1,12 @@
-"""Densely connected networks for small images (Huang et al. 2017): every layer reads all before it in its block."""
+"""Densely connected networks for small images: each layer reads the outputs of all earlier layers of its block.
 
-from typing import Any
+Reference: Huang, Liu, van der Maaten & Weinberger, 2017, "Densely Connected Convolutional Networks",
+https://arxiv.org/abs/1608.06993
+"""
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from kdjax.errors import UserError
 from kdjax.models.initialize import kaiming_normal_fan_out, ones, torch_linear, zeros
@@ -11,21 +14,21 @@ from kdjax.models.layers import batch_norm, check_images, conv1x1, conv3x3, spat
 from kdjax.types import Array, ModelOutput
 
 BLOCKS = 3
-BOTTLENECK = 4  # width of a 1x1 bottleneck in growth rates
+BOTTLENECK = 4  # channels of a 1x1 bottleneck over the growth rate
 
 
 class DenseLayer(nn.Module):
-    """BatchNorm, ReLU, 3x3 convolution to `growth` channels, after a 1x1 bottleneck if asked; appended to its input.
+    """BatchNorm, ReLU and a 3x3 convolution to `growth` channels, which are appended to the input.
 
     Attributes:
-      growth: channels that it adds.
-      bottleneck: whether BatchNorm, ReLU and a 1x1 convolution come first.
-      dtype: of the computation; None takes that of parameters and input.
+      growth: Number of channels that the layer adds.
+      bottleneck: Whether BatchNorm, ReLU and a 1x1 convolution come first.
+      dtype: Type of the computation; None takes that of parameters and input.
     """
 
     growth: int
     bottleneck: bool
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
@@ -40,43 +43,49 @@ class DenseLayer(nn.Module):
 
 
 class Transition(nn.Module):
-    """BatchNorm, ReLU, 1x1 convolution, and the mean over 2x2 pixels.
+    """BatchNorm, ReLU, a 1x1 convolution, and the mean over 2x2 pixels.
 
     Attributes:
-      width: channels of the output.
-      dtype: of the computation; None takes that of parameters and input.
+      width: Number of output channels.
+      dtype: Type of the computation; None takes that of parameters and input.
     """
 
     width: int
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
-        """Returns [batch, height / 2, width / 2, width]."""
+        """Returns [batch, height / 2, width / 2, channels]."""
         x = nn.relu(batch_norm(self.dtype, train)(name="bn1")(x))
         x = conv1x1(self.width, dtype=self.dtype, name="conv1")(x)
         return nn.avg_pool(x, (2, 2), strides=(2, 2))
 
 
 class DenseNet(nn.Module):
-    """A 3x3 stem, three dense blocks with transitions between them, BatchNorm, ReLU, mean, classifier.
+    """A 3x3 stem, three dense blocks with transitions between them, BatchNorm, ReLU, the mean, a linear classifier.
 
-    Its initial weights are those of `init_variables`; `init` of flax gives flax's default ones.
+    Layers and parameter counts are those of the paper's CIFAR networks. Parameter names (by TORCH_NAMES) are those of
+    three PyTorch repositories: andreasveit/densenet-pytorch, bamos/densenet.pytorch and
+    gpleiss/efficient_densenet_pytorch.
+
+    Initialisation by `init_variables`: convolutions from N(0, 2 / fan_out), BatchNorm scale 1 and bias 0, classifier
+    weights uniform in ±1/√fan_in and bias 0; flax's own `init` draws flax's defaults instead.
 
     Attributes:
-      num_classes: width of the logits.
-      depth: layers with weights, 4 + 3 n, or 4 + 6 n with bottlenecks.
-      growth: channels that a layer adds, k.
-      bottleneck: DenseNet-BC: 1x1 bottlenecks, transitions that halve the channels, and a stem of 2 k channels instead
-        of 16.
-      dtype: of the body; None takes that of parameters and images. Mean and classifier are float32 at least.
+      num_classes: Number of classes.
+      depth: Number of layers with weights, 4 + 3 n, or 4 + 6 n with bottlenecks.
+      growth: Growth rate k, the number of channels that a layer adds.
+      bottleneck: Whether this is DenseNet-BC, with 1x1 bottlenecks, transitions that halve the channels, and a stem of
+        2 k channels instead of 16.
+      dtype: Type of the body's computation; None takes that of parameters and images. The mean and the classifier are
+        float32 or wider.
     """
 
     num_classes: int
     depth: int = 100
     growth: int = 12
     bottleneck: bool = True
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     INITIALIZERS = (
         (r".*(stem|conv\d)/kernel", kaiming_normal_fan_out),
@@ -121,15 +130,16 @@ class DenseNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> ModelOutput:
-        """Returns logits, the features of stem and blocks, and the mean over the last map.
+        """Returns logits, the feature maps of stem and blocks, and the pooled vector.
 
         Args:
-          images: [batch, height, width, channels], floating, 4 pixels a side at least.
-          train: normalises by the batch's statistics instead of the running ones.
+          images: Images [batch, height, width, channels], floating-point, at least 4 pixels a side.
+          train: Whether to normalise by the batch's statistics instead of the running ones.
 
         Returns:
-          logits [batch, classes]; features stem, stage1, stage2, stage3 [batch, height, width, channels] as the stem
-          and the blocks leave them, and stage3_preact after the BatchNorm that follows; pooled [batch, channels].
+          logits [batch, classes]; features stem, stage1, stage2, stage3 [batch, height, width, channels], the outputs
+          of stem and blocks, and stage3_preact, the last block after the BatchNorm that follows; pooled
+          [batch, channels], the mean after the last ReLU.
         """
         check_images(images, "a densenet", least=4)
         width = 2 * self.growth if self.bottleneck else 16
@@ -149,5 +159,5 @@ class DenseNet(nn.Module):
         return ModelOutput(logits, features, pooled)
 
     def preact_norms(self) -> dict[str, str]:
-        """Returns the path of the BatchNorm that makes the last block's pre-activation; the others have none alone."""
+        """Returns the path of the BatchNorm of the last block's pre-activation; other blocks have several."""
         return {"stage3": "final_bn"}

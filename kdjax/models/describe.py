@@ -1,4 +1,4 @@
-"""What a network looks like: its parameters by layer, its features with their shapes, its cost."""
+"""A network's description: its parameters by layer, its features with their shapes, and its cost."""
 
 import math
 from collections.abc import Sequence
@@ -9,20 +9,21 @@ import jax
 from flax import traverse_util
 
 from kdjax.models.apply import call, feature_shapes
+from kdjax.models.feature_extraction import FeatureExtractor
 from kdjax.models.initialize import variable_shapes
-from kdjax.models.pick import Picked
 
 
 class Description(NamedTuple):
-    """What `describe` tells of a network.
+    """What `describe` reports of a network.
 
     Attributes:
-      parameters: (path, shape) of every parameter, by depth.
-      statistics: number of BatchNorm's running scalars.
-      features: (name, shape for one image) of the features that losses see.
-      inner: likewise, of the submodules' outputs and sown values, which config.model.features may pick as well.
-      pooled: shape for one image, None where there is none.
-      flops: of the forward pass of one image, as XLA counts them before it optimises.
+      parameters: (path, shape) of every parameter, in the order of depth.
+      statistics: Number of running scalars of all BatchNorm layers.
+      features: (name, shape for one image) of the features that losses are given.
+      inner: (path, shape for one image) of the outputs of submodules and of sown values; config.model.features may
+        pick them as features.
+      pooled: Shape of the pooled vector for one image, None if there is none.
+      flops: Floating-point operations of the forward pass of one image, as XLA counts them before optimisation.
     """
 
     parameters: list[tuple[str, tuple[int, ...]]]
@@ -33,15 +34,15 @@ class Description(NamedTuple):
     flops: float
 
 
-def describe(module: nn.Module | Picked, image_shape: Sequence[int]) -> Description:
-    """Describes a network, computing nothing.
+def describe(module: nn.Module | FeatureExtractor, image_shape: Sequence[int]) -> Description:
+    """Returns the description of a network, without computing anything.
 
     Args:
-      module: the network, or one whose features a config picks.
-      image_shape: of one image, (height, width, channels) or (dim,).
+      module: Network, or a feature extractor.
+      image_shape: Shape of one image, (height, width, channels) or (dim,).
     """
     shape = (1, *image_shape)
-    inside = module.module if isinstance(module, Picked) else module
+    inside = module.module if isinstance(module, FeatureExtractor) else module
     variables = variable_shapes(inside, shape)
     images = jax.ShapeDtypeStruct(shape, jax.dtypes.canonicalize_dtype(float))
     forward = jax.jit(lambda variables, images: call(module, variables, images, train=False)[0])
@@ -49,7 +50,7 @@ def describe(module: nn.Module | Picked, image_shape: Sequence[int]) -> Descript
     cost = forward.lower(variables, images).cost_analysis() or {}
     leaves = traverse_util.flatten_dict(variables["params"], sep="/")
     own, inner = feature_shapes(inside, shape)
-    names = module.features if isinstance(module, Picked) else own
+    names = module.features if isinstance(module, FeatureExtractor) else own
     depth = {path: number for number, path in enumerate(inner)}
     paths = sorted(leaves, key=lambda path: depth.get(path.rpartition("/")[0], -1))
     return Description(

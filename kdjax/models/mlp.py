@@ -1,10 +1,10 @@
 """Multi-layer perceptrons, for vectors and small images."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from kdjax.errors import UserError
 from kdjax.models.initialize import torch_linear
@@ -14,25 +14,27 @@ from kdjax.types import Array, ModelOutput
 class MLP(nn.Module):
     """Dense layers with ReLU on the flattened input, then a linear classifier.
 
-    Its initial weights are those of `init_variables`; `init` of flax gives flax's default ones.
+    Initialisation by `init_variables`: all weights and biases uniform in ±1/√fan_in, PyTorch's default; flax's own
+    `init` draws flax's defaults instead.
 
     Attributes:
-      num_classes: width of the logits.
-      hidden: widths of the hidden layers; () is a linear classifier.
-      dtype: of the hidden layers; None takes that of parameters and images.
+      num_classes: Number of classes.
+      hidden: Widths of the hidden layers; () is a linear classifier.
+      dtype: Type of the hidden layers' computation; None takes that of parameters and images.
     """
 
     num_classes: int
     hidden: Sequence[int] = (512, 512)
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     INITIALIZERS = ((r"(hidden\d+|fc)/(kernel|bias)", torch_linear),)
-    # Images are flattened as [height, width, channels] here and as [channels, height, width] by PyTorch.
+    # The order of inputs is flax's: images are flattened as [height, width, channels], where a PyTorch network would
+    # flatten [channels, height, width].
     TORCH_NAMES = {"kdjax": ((r"(hidden\d+|fc)", lambda layer: layer),)}
 
     @property
     def STEM(self) -> str:  # noqa: N802, a constant in the other networks
-        """The first layer, whose weights tell the input's width."""
+        """Name of the first layer, whose weights have the input's width."""
         return "hidden1" if self.hidden else "fc"
 
     def __post_init__(self):
@@ -43,11 +45,15 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> ModelOutput:
-        """Returns logits [batch, classes], features hidden1, hidden2, ... (after ReLU) and the last one as pooled.
+        """Returns logits, the outputs of the hidden layers, and the last of them as the pooled vector.
 
         Args:
-          images: [batch, ...], floating.
-          train: makes no difference here.
+          images: Images or vectors [batch, ...], floating-point.
+          train: Has no effect in this network.
+
+        Returns:
+          logits [batch, classes]; features hidden1, hidden2, ... [batch, width] after ReLU, and before it as
+          hidden1_preact, ...; pooled [batch, width], the last hidden layer (the flattened input if there is none).
         """
         del train
         x = images.reshape(images.shape[0], -1)

@@ -1,44 +1,50 @@
-"""MobileNets: V1 (Howard et al. 2017) for ImageNet, and the V2 (Sandler et al. 2018) of CIFAR distillation tables."""
+"""MobileNets: V1 for ImageNet, and V2 as the distillation tables on CIFAR have it.
+
+References: Howard et al., 2017, "MobileNets: Efficient Convolutional Neural Networks for Mobile Vision Applications",
+https://arxiv.org/abs/1704.04861; Sandler, Howard, Zhu, Zhmoginov & Chen, 2018, "MobileNetV2: Inverted Residuals and
+Linear Bottlenecks", https://arxiv.org/abs/1801.04381
+"""
 
 import math
 from functools import partial
-from typing import Any
 
 import flax.linen as nn
+from jax.typing import DTypeLike
 
 from kdjax.errors import UserError
 from kdjax.models.initialize import kaiming_normal_fan_out, normal_001, ones, torch_linear, zeros
 from kdjax.models.layers import batch_norm, check_images, conv1x1, conv3x3, depthwise3x3, spatial_mean
 from kdjax.types import Array, ModelOutput
 
-# Of MobileNetV2's blocks: (expansion, channels at width 1, repeats, stride); the second stride is 1 here, not 2.
+# MobileNetV2's groups of blocks: (expansion, channels at width 1, repeats, stride of the first block). The second group
+# has stride 1 for small images, where the paper has 2.
 V2_BLOCKS = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
-V2_STAGE_ENDS = {2: "stage1", 3: "stage2", 5: "stage3", 7: "stage4"}  # block -> the feature it ends
-V2_LAST = 1280
+V2_STAGE_ENDS = {2: "stage1", 3: "stage2", 5: "stage3", 7: "stage4"}  # group -> the feature that is its output
+V2_LAST = 1280  # channels of the last convolution
 
-# Of MobileNetV1's blocks: (channels, stride).
+# MobileNetV1's blocks: (channels, stride).
 V1_BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
 V1_STAGE_ENDS = {3: "stage1", 5: "stage2", 11: "stage3", 13: "stage4"}
 
 
 class InvertedResidual(nn.Module):
-    """1x1 expansion, 3x3 depthwise, linear 1x1 projection; added to its input where the shape stays.
+    """1x1 expansion, 3x3 depthwise convolution, linear 1x1 projection; added to the input where the shape is the same.
 
     Attributes:
-      width: channels of the output.
-      expansion: of the input's channels inside.
-      stride: of the depthwise convolution.
-      dtype: of the computation; None takes that of parameters and input.
+      width: Number of output channels.
+      expansion: Inner channels over input channels.
+      stride: Stride of the depthwise convolution.
+      dtype: Type of the computation; None takes that of parameters and input.
     """
 
     width: int
     expansion: int
     stride: int
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
-        """Returns [batch, height / stride, width / stride, width]."""
+        """Returns [batch, height / stride, width / stride, channels]."""
         norm, hidden = batch_norm(self.dtype, train), x.shape[-1] * self.expansion
         y = conv1x1(hidden, dtype=self.dtype, name="expand")(x)
         y = nn.relu(norm(name="expand_bn")(y))
@@ -50,19 +56,24 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(nn.Module):
-    """A stem of stride 2, seven groups of inverted residuals, a 1x1 convolution to 1280 channels, mean, classifier.
+    """A stem of stride 2, seven groups of inverted residuals, a 1x1 convolution, the mean, a linear classifier.
 
-    ReLU throughout, not ReLU6. Its initial weights are those of `init_variables`.
+    The activations are ReLU, not ReLU6. Layers, parameter counts and (by TORCH_NAMES) parameter names are those of
+    RepDistiller and mdistiller (`mobilenetv2_half` has width 0.5).
+
+    Initialisation by `init_variables`: convolutions from N(0, 2 / fan_out), BatchNorm scale 1 and bias 0, classifier
+    weights from N(0, 0.01^2) and bias 0; flax's own `init` draws flax's defaults instead.
 
     Attributes:
-      num_classes: width of the logits.
-      width: factor of all channel counts but the last.
-      dtype: of the body; None takes that of parameters and images. Mean and classifier are float32 at least.
+      num_classes: Number of classes.
+      width: Factor of all numbers of channels, at least 1/16; the last convolution keeps at least 1280.
+      dtype: Type of the body's computation; None takes that of parameters and images. The mean and the classifier are
+        float32 or wider.
     """
 
     num_classes: int
     width: float = 1.0
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     INITIALIZERS = (
         (r"(.*/)?(stem|expand|depthwise|project|last)/kernel", kaiming_normal_fan_out),
@@ -94,15 +105,15 @@ class MobileNetV2(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> ModelOutput:
-        """Returns logits, the features of stem and stages, and the mean over the last map.
+        """Returns logits, the feature maps of stem and stages, and the pooled vector.
 
         Args:
-          images: [batch, height, width, channels], floating, of any size.
-          train: normalises by the batch's statistics instead of the running ones.
+          images: Images [batch, height, width, channels], floating-point, of any size.
+          train: Whether to normalise by the batch's statistics instead of the running ones.
 
         Returns:
-          logits [batch, classes]; features stem (after ReLU), stage1, ..., stage4 (linear, as the blocks leave them)
-          [batch, height, width, channels]; pooled [batch, 1280].
+          logits [batch, classes]; features stem [batch, height, width, channels] after ReLU, stem_preact before it, and
+          stage1, ..., stage4, the linear outputs of blocks; pooled [batch, 1280] for widths of at most 1.
         """
         check_images(images, "a mobilenetv2")
         norm = batch_norm(self.dtype, train)
@@ -122,22 +133,26 @@ class MobileNetV2(nn.Module):
         return ModelOutput(logits, features, pooled)
 
     def preact_norms(self) -> dict[str, str]:
-        """Returns for each stage the path of its last BatchNorm; its features are linear."""
+        """Returns for each stage the path of its last BatchNorm; no ReLU follows, so the feature is its output."""
         return {stage: f"block{block}_{V2_BLOCKS[block - 1][2]}/project_bn" for block, stage in V2_STAGE_ENDS.items()}
 
 
 class MobileNetV1(nn.Module):
-    """A stem of stride 2 and thirteen depthwise-separable blocks up to 1024 channels, ReLU, mean, classifier.
+    """A stem of stride 2, thirteen depthwise-separable blocks up to 1024 channels, the mean, a linear classifier.
 
-    Its initial weights are those of `init_variables`.
+    Layers, parameter counts and (by TORCH_NAMES) parameter names are those of mdistiller.
+
+    Initialisation by `init_variables`: all weights uniform in ±1/√fan_in, PyTorch's default, and the classifier's bias
+    too; BatchNorm scale 1 and bias 0. flax's own `init` draws flax's defaults instead.
 
     Attributes:
-      num_classes: width of the logits.
-      dtype: of the body; None takes that of parameters and images. Mean and classifier are float32 at least.
+      num_classes: Number of classes.
+      dtype: Type of the body's computation; None takes that of parameters and images. The mean and the classifier are
+        float32 or wider.
     """
 
     num_classes: int
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     INITIALIZERS = (
         (r"(stem|.*depthwise|.*pointwise|fc)/(kernel|bias)", torch_linear),
@@ -158,15 +173,15 @@ class MobileNetV1(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> ModelOutput:
-        """Returns logits, the features of stem and stages, and the mean over the last map.
+        """Returns logits, the feature maps of stem and stages, and the pooled vector.
 
         Args:
-          images: [batch, height, width, channels], floating, of any size.
-          train: normalises by the batch's statistics instead of the running ones.
+          images: Images [batch, height, width, channels], floating-point, of any size.
+          train: Whether to normalise by the batch's statistics instead of the running ones.
 
         Returns:
           logits [batch, classes]; features stem, stage1, ..., stage4 [batch, height, width, channels] after ReLU, and
-          each of them before it (stem_preact, ...); pooled [batch, 1024].
+          before ReLU as stem_preact, ...; pooled [batch, 1024], the mean of the last stage.
         """
         check_images(images, "a mobilenetv1")
         norm = batch_norm(self.dtype, train)
@@ -188,5 +203,5 @@ class MobileNetV1(nn.Module):
         return ModelOutput(logits, features, pooled)
 
     def preact_norms(self) -> dict[str, str]:
-        """Returns for each stage the path of the BatchNorm that makes its pre-activation."""
+        """Returns for each stage the path of the BatchNorm that computes its pre-activation."""
         return {stage: f"block{block}_pointwise_bn" for block, stage in V1_STAGE_ENDS.items()}

@@ -1,9 +1,13 @@
-"""Residual networks for small images (He et al. 2016, section 4.2), as the field of distillation builds them."""
+"""Residual networks for small images, as papers on distillation build them for CIFAR.
+
+Reference: He, Zhang, Ren & Sun, 2016, "Deep Residual Learning for Image Recognition", section 4.2,
+https://arxiv.org/abs/1512.03385
+"""
 
 from collections.abc import Sequence
-from typing import Any
 
 import flax.linen as nn
+from jax.typing import DTypeLike
 
 from kdjax.errors import UserError
 from kdjax.models.initialize import kaiming_normal_fan_out, ones, torch_linear, zeros
@@ -15,18 +19,18 @@ class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut, which is a 1x1 convolution with BatchNorm where the shape changes.
 
     Attributes:
-      width: channels of the output.
-      stride: of the first convolution and the shortcut.
-      dtype: of the computation; None takes that of parameters and input.
+      width: Number of output channels.
+      stride: Stride of the first convolution and of the shortcut.
+      dtype: Type of the computation; None takes that of parameters and input.
     """
 
     width: int
     stride: int = 1
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
-        """Returns the sum of residual and shortcut [batch, height / stride, width / stride, width], before its ReLU."""
+        """Returns residual plus shortcut [batch, height / stride, width / stride, channels], before the ReLU."""
         norm = batch_norm(self.dtype, train)
         y = conv3x3(self.width, strides=self.stride, dtype=self.dtype, name="conv1")(x)
         y = nn.relu(norm(name="bn1")(y))
@@ -39,22 +43,28 @@ class BasicBlock(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """A 3x3 stem, stages of basic blocks (the first at full size, each other at half the one before), mean, classifier.
+    """A 3x3 stem, stages of basic blocks, the mean over positions, and a linear classifier.
 
-    Its initial weights are those of `init_variables`; `init` of flax gives flax's default ones. The running variance is
-    the biased one, as flax has it.
+    The first stage has the image's size, each later stage half the size of the one before. Layers, parameter counts and
+    (by TORCH_NAMES) parameter names are those of RepDistiller and mdistiller.
+
+    Initialisation by `init_variables`: convolutions from N(0, 2 / fan_out), BatchNorm scale 1 and bias 0, classifier
+    uniform in ±1/√fan_in; flax's own `init` draws flax's defaults instead. The running variance is flax's, which is
+    biased, unless `kdjax.models.call` is given unbiased=True.
 
     Attributes:
-      num_classes: width of the logits.
-      depth: layers with weights, 2 + 2 * stages * blocks a stage: 8, 14, 20, 32, 44, 56, 110 for three stages.
-      widths: channels of the stem, then of each stage.
-      dtype: of the body; None takes that of parameters and images. Mean and classifier are float32 at least.
+      num_classes: Number of classes.
+      depth: Number of layers with weights, 2 + 2 * stages * blocks a stage: 8, 14, 20, 32, 44, 56 or 110 for three
+        stages.
+      widths: Numbers of channels of the stem and of each stage.
+      dtype: Type of the body's computation; None takes that of parameters and images. The mean and the classifier are
+        float32 or wider.
     """
 
     num_classes: int
     depth: int = 20
     widths: Sequence[int] = (16, 16, 32, 64)
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     INITIALIZERS = (
         (r".*(stem|conv1|conv2|shortcut)/kernel", kaiming_normal_fan_out),
@@ -87,15 +97,15 @@ class CifarResNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> ModelOutput:
-        """Returns logits, the features of stem and stages, and their mean over the last map.
+        """Returns logits, the feature maps of stem and stages, and the pooled vector.
 
         Args:
-          images: [batch, height, width, channels], floating, of any size.
-          train: normalises by the batch's statistics instead of the running ones.
+          images: Images [batch, height, width, channels], floating-point, of any size.
+          train: Whether to normalise by the batch's statistics instead of the running ones.
 
         Returns:
           logits [batch, classes]; features stem, stage1, stage2, ... [batch, height, width, channels] after ReLU, and
-          each of them before it (stem_preact, stage1_preact, ...); pooled [batch, channels].
+          before ReLU as stem_preact, stage1_preact, ...; pooled [batch, channels], the mean of the last stage.
         """
         check_images(images, "a resnet")
         x = conv3x3(self.widths[0], dtype=self.dtype, name="stem")(images)
@@ -115,6 +125,8 @@ class CifarResNet(nn.Module):
         return {f"stage{s}": f"stage{s}_block{blocks}/bn2" for s in range(1, len(self.widths))}
 
     def _stage(self, x: Array, stage: int, width: int, train: bool) -> tuple[Array, Array]:
+        """Returns a stage's output [batch, height, width, width] after its last ReLU and before it."""
+        preact = x
         blocks = (self.depth - 2) // (2 * (len(self.widths) - 1))
         for block in range(1, blocks + 1):
             stride = 2 if block == 1 and stage > 1 else 1

@@ -1,8 +1,11 @@
-"""Residual networks of four stages (He et al. 2016, table 1), for ImageNet and, with a small stem, for CIFAR."""
+"""Residual networks of four stages, for ImageNet and, with a small stem, for CIFAR.
 
-from typing import Any
+Reference: He, Zhang, Ren & Sun, 2016, "Deep Residual Learning for Image Recognition", table 1,
+https://arxiv.org/abs/1512.03385
+"""
 
 import flax.linen as nn
+from jax.typing import DTypeLike
 
 from kdjax.errors import UserError
 from kdjax.models.initialize import kaiming_normal_fan_out, ones, torch_linear, zeros
@@ -10,7 +13,7 @@ from kdjax.models.layers import batch_norm, check_images, conv1x1, conv3x3, spat
 from kdjax.models.resnet import BasicBlock
 from kdjax.types import Array, ModelOutput
 
-# depth -> (blocks of each stage, whether they are bottlenecks)
+# depth -> (number of blocks in each stage, whether the blocks are bottlenecks)
 DEPTHS = {
     18: ((2, 2, 2, 2), False),
     34: ((3, 4, 6, 3), False),
@@ -19,25 +22,25 @@ DEPTHS = {
     152: ((3, 8, 36, 3), True),
 }
 WIDTHS = (64, 128, 256, 512)
-EXPANSION = 4  # of a bottleneck's channels at its end
+EXPANSION = 4  # output channels of a bottleneck over its inner channels
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 (which has the stride) and 1x1 convolutions to four times the width, and a shortcut.
+    """1x1, 3x3 and 1x1 convolutions to four times the inner width, and a shortcut; the 3x3 convolution has the stride.
 
     Attributes:
-      width: channels inside.
-      stride: of the 3x3 convolution and the shortcut.
-      dtype: of the computation; None takes that of parameters and input.
+      width: Number of inner channels.
+      stride: Stride of the 3x3 convolution and of the shortcut.
+      dtype: Type of the computation; None takes that of parameters and input.
     """
 
     width: int
     stride: int = 1
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
-        """Returns [batch, height / stride, width / stride, 4 width], before its ReLU."""
+        """Returns residual plus shortcut [batch, height / stride, width / stride, 4 width], before the ReLU."""
         norm, width = batch_norm(self.dtype, train), EXPANSION * self.width
         y = nn.relu(norm(name="bn1")(conv1x1(self.width, dtype=self.dtype, name="conv1")(x)))
         y = conv3x3(self.width, strides=self.stride, dtype=self.dtype, name="conv2")(y)
@@ -50,6 +53,7 @@ class Bottleneck(nn.Module):
 
 
 def _names(shortcut: str, head: str) -> tuple:
+    """Returns the rules of one dialect of TORCH_NAMES, given its names of the shortcut and of the classifier."""
     return (
         (r"stem", "conv1"),
         (r"stem_bn", "bn1"),
@@ -61,23 +65,29 @@ def _names(shortcut: str, head: str) -> tuple:
 
 
 class ResNet(nn.Module):
-    """A stem, four stages of basic or bottleneck blocks, mean, classifier.
+    """A stem, four stages of basic or bottleneck blocks, the mean over positions, and a linear classifier.
 
-    Its initial weights are those of `init_variables`; `init` of flax gives flax's default ones.
+    Layers, parameter counts and (by TORCH_NAMES) parameter names are those of torchvision, which timm shares. With
+    `small_images` they are those of RepDistiller's ResNet50.
+
+    Initialisation by `init_variables`: convolutions from N(0, 2 / fan_out), BatchNorm scale 1 and bias 0, classifier
+    uniform in ±1/√fan_in; flax's own `init` draws flax's defaults instead.
 
     Attributes:
-      num_classes: width of the logits.
-      depth: 18, 34, 50, 101 or 152.
-      width: factor of all channel counts.
-      small_images: a 3x3 stem of stride 1 and no max-pooling, in place of a 7x7 of stride 2 and a max-pooling.
-      dtype: of the body; None takes that of parameters and images. Mean and classifier are float32 at least.
+      num_classes: Number of classes.
+      depth: Number of layers with weights: 18, 34, 50, 101 or 152.
+      width: Factor of all numbers of channels, at least 1/64.
+      small_images: Whether the stem is a 3x3 convolution of stride 1 without max-pooling, instead of a 7x7 convolution
+        of stride 2 with max-pooling.
+      dtype: Type of the body's computation; None takes that of parameters and images. The mean and the classifier are
+        float32 or wider.
     """
 
     num_classes: int
     depth: int = 50
     width: float = 1.0
     small_images: bool = False
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     INITIALIZERS = (
         (r".*(stem|conv\d|shortcut)/kernel", kaiming_normal_fan_out),
@@ -88,7 +98,7 @@ class ResNet(nn.Module):
 
     @property
     def TORCH_NAMES(self) -> dict[str, tuple]:  # noqa: N802, a table as in the other networks
-        """Its names in torchvision and timm, and those of the CIFAR tables' code, which the small one speaks first."""
+        """Parameter names by dialect; the first is the one that is exported, RepDistiller's for small images."""
         names = {"torchvision": _names("downsample", "fc"), "repdistiller": _names("shortcut", "linear")}
         return dict(reversed(names.items())) if self.small_images else names
 
@@ -101,16 +111,16 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> ModelOutput:
-        """Returns logits, the features of stem and stages, and the mean over the last map.
+        """Returns logits, the feature maps of stem and stages, and the pooled vector.
 
         Args:
-          images: [batch, height, width, channels], floating, of any size.
-          train: normalises by the batch's statistics instead of the running ones.
+          images: Images [batch, height, width, channels], floating-point, of any size.
+          train: Whether to normalise by the batch's statistics instead of the running ones.
 
         Returns:
           logits [batch, classes]; features stem (after the max-pooling, if there is one), stage1, ..., stage4
-          [batch, height, width, channels] after ReLU, and the stages before it (stage1_preact, ...); pooled
-          [batch, channels].
+          [batch, height, width, channels] after ReLU, and the stages before ReLU as stage1_preact, ...; pooled
+          [batch, channels], the mean of the last stage.
         """
         check_images(images, "a resnet")
         x = self._stem(images, train)
@@ -118,6 +128,7 @@ class ResNet(nn.Module):
         repeats, bottleneck = DEPTHS[self.depth]
         block = Bottleneck if bottleneck else BasicBlock
         for stage, (blocks, width) in enumerate(zip(repeats, WIDTHS, strict=True), start=1):
+            preact = x
             for number in range(1, blocks + 1):
                 stride = 2 if number == 1 and stage > 1 else 1
                 name = f"stage{stage}_block{number}"
@@ -129,6 +140,7 @@ class ResNet(nn.Module):
         return ModelOutput(logits, features, pooled)
 
     def _stem(self, images: Array, train: bool) -> Array:
+        """Returns the stem's map, after ReLU and, for large images, max-pooling."""
         width, norm = int(WIDTHS[0] * self.width), batch_norm(self.dtype, train)
         if self.small_images:
             x = conv3x3(width, dtype=self.dtype, name="stem")(images)

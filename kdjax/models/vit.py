@@ -1,46 +1,52 @@
-"""Vision transformers (Dosovitskiy et al. 2021; DeiT, Touvron et al. 2021; DeiT III, Touvron et al. 2022)."""
+"""Vision transformers: ViT, DeiT and DeiT III.
+
+References: Dosovitskiy et al., 2021, "An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale",
+https://arxiv.org/abs/2010.11929; Touvron et al., 2021, "Training Data-Efficient Image Transformers & Distillation
+through Attention", https://arxiv.org/abs/2012.12877; Touvron, Cord & Jegou, 2022, "DeiT III: Revenge of the ViT",
+https://arxiv.org/abs/2204.07118
+"""
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from kdjax.errors import UserError
 from kdjax.models.drop_path import drop_path
-from kdjax.models.initialize import ones, torch_linear, zeros
+from kdjax.models.initialize import Shape, Table, ones, torch_linear, zeros
 from kdjax.models.layers import check_images
 from kdjax.types import Array, ModelOutput
 
-EPSILON = 1e-6
-STAGES = 4  # quarters of the depth, after each of which there is a feature
-POSITIONS = ("pos_embed", "encoder.pos_embedding")  # their names in PyTorch
+EPSILON = 1e-6  # of LayerNorm
+STAGES = 4  # number of parts of equal depth, each of which ends with a feature
+POSITIONS = ("pos_embed", "encoder.pos_embedding")  # names of the position embeddings in PyTorch state dicts
 
 
-def normal_002(generator: np.random.Generator, shape: Any, kernel: Any) -> np.ndarray:
-    """Draws from N(0, 0.02²); timm truncates it at ±2, a hundred standard deviations away."""
+def normal_002(generator: np.random.Generator, shape: Shape, kernel: Shape | None) -> np.ndarray:
+    """Draws from N(0, 0.02²); timm truncates it at ±2, a hundred standard deviations, which makes no difference."""
     del kernel
     return 0.02 * generator.standard_normal(shape)
 
 
-def normal_tiny(generator: np.random.Generator, shape: Any, kernel: Any) -> np.ndarray:
+def normal_tiny(generator: np.random.Generator, shape: Shape, kernel: Shape | None) -> np.ndarray:
     """Draws from N(0, (1e-6)²)."""
     del kernel
     return 1e-6 * generator.standard_normal(shape)
 
 
 class Block(nn.Module):
-    """Attention and a two-layer perceptron, each after a LayerNorm and added to what came in.
+    """A transformer block: attention and a two-layer perceptron, each after a LayerNorm and added to its input.
 
     Attributes:
-      heads: of the attention; they divide the width.
-      mlp_width: of the hidden layer.
-      layer_scale: whether each branch is multiplied by a learned vector.
-      drop_path: rate at which a branch is left out in training.
-      number: of the block, from 0; tells its draws from those of others.
-      dtype: of the computation; None takes that of parameters and input.
+      heads: Number of attention heads, which divides the tokens' width.
+      mlp_width: Width of the perceptron's hidden layer.
+      layer_scale: Whether each branch is multiplied by a learned vector.
+      drop_path: Probability that a branch is left out in training, example by example.
+      number: Number of the block, from 0; it separates the random draws of the blocks.
+      dtype: Type of the computation; None takes that of parameters and input.
     """
 
     heads: int
@@ -48,11 +54,11 @@ class Block(nn.Module):
     layer_scale: bool
     drop_path: float
     number: int
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(self, x: Array, keys: Array | None) -> Array:
-        """Returns [batch, tokens, dim]; `keys` [batch] random keys, None where nothing is dropped."""
+        """Returns [batch, tokens, dim]; `keys` are random keys [batch] for drop-path, or None to leave nothing out."""
         y = self._attention(nn.LayerNorm(EPSILON, dtype=self.dtype, name="norm1")(x))
         x = x + self._branch(y, "gamma1", keys, 2 * self.number)
         y = nn.LayerNorm(EPSILON, dtype=self.dtype, name="norm2")(x)
@@ -61,11 +67,13 @@ class Block(nn.Module):
         return x + self._branch(y, "gamma2", keys, 2 * self.number + 1)
 
     def _branch(self, y: Array, gamma: str, keys: Array | None, draw: int) -> Array:
+        """Returns a branch's output after its scale, the parameter named `gamma`, and drop-path."""
         if self.layer_scale:
             y = y * self.param(gamma, nn.initializers.ones, (y.shape[-1],)).astype(y.dtype)
         return y if keys is None or not self.drop_path else drop_path(y, keys, draw, self.drop_path)
 
     def _attention(self, x: Array) -> Array:
+        """Returns multi-head self-attention [batch, tokens, dim], with scores and softmax in float32 or wider."""
         batch, tokens, dim = x.shape
         qkv = nn.Dense(3 * dim, dtype=self.dtype, name="qkv")(x)
         q, k, v = jnp.moveaxis(qkv.reshape(batch, tokens, 3, self.heads, dim // self.heads), 2, 0)
@@ -77,6 +85,7 @@ class Block(nn.Module):
 
 
 def _timm(gamma1: str, gamma2: str) -> tuple:
+    """Returns the rules of timm's parameter names, given its names of the two layer scales."""
     return (
         (r"stem", "patch_embed.proj"),
         (r"(cls_token|pos_embed)", lambda name: name),
@@ -91,6 +100,7 @@ def _timm(gamma1: str, gamma2: str) -> tuple:
 
 
 def _torchvision(mlp: Callable[[int], str]) -> tuple:
+    """Returns the rules of torchvision's parameter names, given its name of the nth layer of a perceptron."""
     return (
         (r"stem", "conv_proj"),
         (r"cls_token", "class_token"),
@@ -106,22 +116,27 @@ def _torchvision(mlp: Callable[[int], str]) -> tuple:
 
 
 class VisionTransformer(nn.Module):
-    """Patches as tokens beside a class token, position embeddings, transformer blocks, LayerNorm, classifier.
+    """Tokens of image patches and a class token, position embeddings, transformer blocks, LayerNorm, a classifier.
 
-    Its initial weights are those of `init_variables`. Drop-path draws for each example and branch from keys that the
-    caller hands in; without them nothing else is random.
+    Layers, parameter counts and (by TORCH_NAMES) parameter names are those of timm, DeiT and torchvision. Drop-path is
+    the only random part; it draws from keys that the caller passes.
+
+    Initialisation by `init_variables`, as in timm: the patch embedding uniform in ±1/√fan_in, other weights and the
+    position embeddings from N(0, 0.02^2), the class token from N(0, 1e-12), biases 0, LayerNorm scale 1, layer scales
+    `layer_scale`.
 
     Attributes:
-      num_classes: width of the logits.
-      patch: pixels a side of a token; it divides the images' sides.
-      dim: of the tokens.
-      depth: number of blocks, at least 4.
-      heads: of the attention.
-      mlp_ratio: hidden width of the perceptrons in units of `dim`.
-      layer_scale: initial value of the vectors that multiply each branch (DeiT III), None for no such vectors.
-      class_position: whether the class token has a position embedding too; DeiT III gives it none.
-      drop_path: rate of the last block; it rises linearly from 0 in the first.
-      dtype: of the body; None takes that of parameters and images. Softmax and classifier are float32 at least.
+      num_classes: Number of classes.
+      patch: Pixels a side of a patch; it divides the sides of the images.
+      dim: Width of the tokens.
+      depth: Number of blocks, at least 4.
+      heads: Number of attention heads, which divides `dim`.
+      mlp_ratio: Hidden width of the perceptrons over `dim`.
+      layer_scale: Initial value of the vectors that multiply each branch (DeiT III); None for no such vectors.
+      class_position: Whether the class token has a position embedding too; in DeiT III it has none.
+      drop_path: Drop-path rate of the last block, in [0, 1); it rises linearly from 0 in the first.
+      dtype: Type of the body's computation; None takes that of parameters and images. Softmax and classifier are
+        float32 or wider.
     """
 
     num_classes: int
@@ -133,18 +148,18 @@ class VisionTransformer(nn.Module):
     layer_scale: float | None = None
     class_position: bool = True
     drop_path: float = 0.0
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     TORCH_NAMES = {
         "timm": _timm("ls1.gamma", "ls2.gamma"),
         "deit": _timm("gamma_1", "gamma_2"),
         "torchvision": _torchvision(lambda n: f"{3 * n - 3}"),
-        "torchvision_2022": _torchvision(lambda n: f"linear_{n}"),  # of the files that were released first
+        "torchvision_2022": _torchvision(lambda n: f"linear_{n}"),  # the names in the first released files
     }
 
     @property
-    def INITIALIZERS(self) -> tuple:  # noqa: N802, a table as in the other networks
-        """timm's initial values."""
+    def INITIALIZERS(self) -> Table:  # noqa: N802, a table as in the other networks
+        """Initial values as in timm; a property, since they depend on `layer_scale`."""
         return (
             (r"stem/(kernel|bias)", torch_linear),
             (r"cls_token", normal_tiny),
@@ -175,20 +190,20 @@ class VisionTransformer(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False, keys: Array | None = None) -> ModelOutput:
-        """Returns logits, token maps of four depths, and the class token.
+        """Returns logits, token maps at four depths, and the class token.
 
         Args:
-          images: [batch, height, width, channels], floating; the sides are multiples of `patch`, and those that the
-            position embeddings were made for.
-          train: leaves branches out, if `drop_path` is above 0.
-          keys: [batch] random keys, one an example, for that.
+          images: Images [batch, height, width, channels], floating-point, of the size that the position embeddings were
+            trained on; `patch` divides height and width.
+          train: Whether this is training, in which branches are left out if `drop_path` is above 0.
+          keys: Random keys [batch], one for each example, for drop-path.
 
         Returns:
-          logits [batch, classes]; features stem (the patches' embeddings) and stage1, ..., stage4 (after each quarter
-          of the blocks) [batch, height / patch, width / patch, dim]; pooled [batch, dim].
+          logits [batch, classes]; features stem (the patch embeddings) and stage1, ..., stage4 (after each quarter of
+          the blocks) [batch, height / patch, width / patch, dim]; pooled [batch, dim], the class token.
 
         Raises:
-          UserError: images whose sides the patch does not divide, or no keys where branches are to be left out.
+          UserError: `patch` does not divide the images' sides, or drop-path is used without keys.
         """
         self._check(images, train, keys)
         maps = self._patches(images)
@@ -208,11 +223,12 @@ class VisionTransformer(nn.Module):
         return ModelOutput(logits, features, pooled)
 
     def _patches(self, images: Array) -> Array:
+        """Returns the patch embeddings [batch, height / patch, width / patch, dim]."""
         size = (self.patch, self.patch)
         return nn.Conv(self.dim, size, strides=size, padding=0, dtype=self.dtype, name="stem")(images)
 
     def _tokens(self, maps: Array) -> Array:
-        """Puts the class token first and adds the position embeddings."""
+        """Returns the tokens [batch, 1 + patches, dim], the class token first, with their position embeddings."""
         batch, patches = maps.shape[0], maps.shape[1] * maps.shape[2]
         x = maps.reshape(batch, patches, self.dim)
         class_token = self.param("cls_token", nn.initializers.zeros, (1, 1, self.dim)).astype(x.dtype)
@@ -221,7 +237,7 @@ class VisionTransformer(nn.Module):
         if (known := self.get_variable("params", "pos_embed")) is not None and known.shape[1] != positions:
             raise UserError(
                 f"a vit with {known.shape[1]} position embeddings cannot read images of {patches} patches; "
-                "set config.data.size to the size that its weights were made for."
+                "set config.data.size to the image size that its weights were trained on."
             )
         embedding = self.param("pos_embed", nn.initializers.zeros, (1, positions, self.dim)).astype(x.dtype)
         if self.class_position:
@@ -229,11 +245,12 @@ class VisionTransformer(nn.Module):
         return jnp.concatenate([class_token, x + embedding], axis=1)
 
     def _check(self, images: Array, train: bool, keys: Array | None) -> None:
+        """Refuses images and keys that this network cannot use."""
         check_images(images, "a vit", least=self.patch)
         if images.shape[1] % self.patch or images.shape[2] % self.patch:
             raise UserError(
-                f"a vit with patches of {self.patch} needs images whose sides are multiples of it, not "
-                f"{images.shape}; see config.data.size."
+                f"a vit with patches of {self.patch} pixels needs images whose sides are multiples of {self.patch}, "
+                f"not {images.shape}; set config.data.size."
             )
         if train and self.drop_path and keys is None:
             raise UserError("a vit with drop_path needs `keys`, one random key an example, when train=True.")
@@ -241,11 +258,11 @@ class VisionTransformer(nn.Module):
             raise UserError(f"a vit needs one key an example, {images.shape[0]} of them, not {keys.shape}.")
 
     def image_side(self, state: Mapping[str, np.ndarray]) -> int:
-        """Returns for which image size, assumed square, the positions of a PyTorch state dict were made."""
+        """Returns the side of the square images for which a PyTorch state dict has position embeddings."""
         found = [state[name].shape[1] for name in POSITIONS if name in state]
         patches = found[0] - self.class_position if found else 4
         return self.patch * max(math.isqrt(patches), 1)
 
     def preact_norms(self) -> dict[str, str]:
-        """Returns {}: there is no BatchNorm."""
+        """Returns {}, since there is no BatchNorm."""
         return {}

@@ -1,37 +1,39 @@
-"""Wide residual networks (Zagoruyko & Komodakis 2016): pre-activation, widths k times those of a ResNet."""
+"""Wide residual networks: pre-activation blocks, with k times the channels of a CIFAR ResNet.
 
-from typing import Any
+Reference: Zagoruyko & Komodakis, 2016, "Wide Residual Networks", https://arxiv.org/abs/1605.07146
+"""
 
 import flax.linen as nn
+from jax.typing import DTypeLike
 
 from kdjax.errors import UserError
 from kdjax.models.initialize import kaiming_normal_fan_out, ones, torch_linear, zeros
 from kdjax.models.layers import batch_norm, check_images, conv1x1, conv3x3, spatial_mean
 from kdjax.types import Array, ModelOutput
 
-WIDTHS = (16, 32, 64)  # of the stages at k = 1
+WIDTHS = (16, 32, 64)  # numbers of channels of the stages at k = 1
 
 
 class WideBlock(nn.Module):
-    """BatchNorm, ReLU and 3x3 convolution, twice; where the width changes the shortcut is a 1x1 convolution.
+    """BatchNorm, ReLU and a 3x3 convolution, twice; the shortcut is a 1x1 convolution where the width changes.
 
     Attributes:
-      width: channels of the output.
-      stride: of the first convolution and the shortcut.
-      dtype: of the computation; None takes that of parameters and input.
+      width: Number of output channels.
+      stride: Stride of the first convolution and of the shortcut.
+      dtype: Type of the computation; None takes that of parameters and input.
     """
 
     width: int
     stride: int = 1
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> tuple[Array, Array]:
-        """Returns the block's output and the first BatchNorm's, which is the pre-activation of what came in."""
+        """Returns the block's output, and the output of its first BatchNorm, the pre-activation of its input."""
         norm = batch_norm(self.dtype, train)
         preact = norm(name="bn1")(x)
         y = nn.relu(preact)
-        if x.shape[-1] != self.width:  # the shortcut then shares the first BatchNorm and ReLU
+        if x.shape[-1] != self.width:  # the shortcut then comes after the first BatchNorm and ReLU
             x = conv1x1(self.width, strides=self.stride, dtype=self.dtype, name="shortcut")(y)
         y = conv3x3(self.width, strides=self.stride, dtype=self.dtype, name="conv1")(y)
         y = nn.relu(norm(name="bn2")(y))
@@ -40,21 +42,25 @@ class WideBlock(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """A 3x3 stem of 16 channels, three stages of pre-activation blocks, BatchNorm, ReLU, mean, classifier.
+    """A 3x3 stem, three stages of pre-activation blocks, BatchNorm, ReLU, the mean over positions, a linear classifier.
 
-    Its initial weights are those of `init_variables`; `init` of flax gives flax's default ones.
+    Layers, parameter counts and (by TORCH_NAMES) parameter names are those of RepDistiller and mdistiller.
+
+    Initialisation by `init_variables`: convolutions from N(0, 2 / fan_out), BatchNorm scale 1 and bias 0, classifier
+    weights uniform in ±1/√fan_in and bias 0; flax's own `init` draws flax's defaults instead.
 
     Attributes:
-      num_classes: width of the logits.
-      depth: convolutions, the three shortcuts among them, 4 + 6 * blocks a stage: 16, 22, 28, 40.
-      width: the widening factor k, at least 1.
-      dtype: of the body; None takes that of parameters and images. Mean and classifier are float32 at least.
+      num_classes: Number of classes.
+      depth: Number of convolutions, the three shortcuts included, 4 + 6 * blocks a stage: 10, 16, 22, 28, 40, ...
+      width: Widening factor k, at least 1.
+      dtype: Type of the body's computation; None takes that of parameters and images. The mean and the classifier are
+        float32 or wider.
     """
 
     num_classes: int
     depth: int = 40
     width: int = 2
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     INITIALIZERS = (
         (r".*(stem|conv1|conv2|shortcut)/kernel", kaiming_normal_fan_out),
@@ -82,15 +88,16 @@ class WideResNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> ModelOutput:
-        """Returns logits, the features of stem and stages, and the mean over the last map.
+        """Returns logits, the feature maps of stem and stages, and the pooled vector.
 
         Args:
-          images: [batch, height, width, channels], floating, of any size.
-          train: normalises by the batch's statistics instead of the running ones.
+          images: Images [batch, height, width, channels], floating-point, of any size.
+          train: Whether to normalise by the batch's statistics instead of the running ones.
 
         Returns:
-          logits [batch, classes]; features stem, stage1, stage2, stage3 [batch, height, width, channels] as the blocks
-          leave them, and stage1_preact, ... after the BatchNorm that follows; pooled [batch, channels].
+          logits [batch, classes]; features stem, stage1, stage2, stage3 [batch, height, width, channels], the sums of
+          residual and shortcut, and stage1_preact, stage2_preact, stage3_preact, the stages after the BatchNorm that
+          follows; pooled [batch, channels], the mean after the last ReLU.
         """
         check_images(images, "a wrn")
         x = conv3x3(WIDTHS[0], dtype=self.dtype, name="stem")(images)
@@ -111,5 +118,5 @@ class WideResNet(nn.Module):
         return ModelOutput(logits, features, pooled)
 
     def preact_norms(self) -> dict[str, str]:
-        """Returns for each stage the path of the BatchNorm that makes its pre-activation."""
+        """Returns for each stage the path of the BatchNorm that computes its pre-activation."""
         return {"stage1": "stage2_block1/bn1", "stage2": "stage3_block1/bn1", "stage3": "final_bn"}

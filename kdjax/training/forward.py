@@ -127,7 +127,7 @@ def _without_gradient(output: ModelOutput) -> ModelOutput:
 
 def preact_norms(model: Model, variables: Mapping[str, Any]) -> dict[str, tuple[Array, Array]]:
     """Returns stage -> (scale, bias) of the BatchNorm before its ReLU, for a network that names these layers."""
-    module = model.module if isinstance(model, models.Picked) else model
+    module = model.module if isinstance(model, models.FeatureExtractor) else model
     paths = module.preact_norms() if hasattr(module, "preact_norms") else {}
     found = {}
     for stage, path in paths.items():

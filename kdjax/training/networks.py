@@ -58,7 +58,7 @@ def build(model: Mapping[str, Any], num_classes: int) -> Model:
     features, pooled = tuple(model.get("features", ())), model.get("pooled", "")
     if pooled and not features:
         raise UserError(f"config.model.pooled is '{pooled}' without config.model.features: name those too.")
-    return models.Picked(module, features, pooled) if features else module
+    return models.FeatureExtractor(module, features, pooled) if features else module
 
 
 @functools.lru_cache(maxsize=8)  # many students of one process share a teacher

@@ -12,7 +12,7 @@ from kdjax.training.schedules import Schedule
 from kdjax.training.structure import Structure
 from kdjax.types import Array, Batch
 
-Model = nn.Module | models.Picked
+Model = nn.Module | models.FeatureExtractor
 
 
 class Fixed(NamedTuple):

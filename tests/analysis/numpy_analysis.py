@@ -1,4 +1,4 @@
-"""The statistics again, in NumPy, straight from their definitions: what the tests compare with."""
+"""The statistics in NumPy, written from their definitions, for the tests to compare with."""
 
 import numpy as np
 
@@ -27,7 +27,7 @@ def ece(confidence, correct, bins, weighted):
 
 
 def bilinear(image, size):
-    """Half-pixel centres, coordinates held inside the image, no smoothing."""
+    """Resizes between pixel centres without smoothing; coordinates are clipped to the image."""
     out = np.zeros(size)
     for row in range(size[0]):
         for column in range(size[1]):

@@ -1,4 +1,4 @@
-"""Affinity, diversity and the over-fitting gap: ratios and differences of numbers that must be what they are called."""
+"""Affinity, diversity and the over-fitting gap: their formulas, and the arguments that they refuse."""
 
 import numpy as np
 import pytest

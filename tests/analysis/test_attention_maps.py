@@ -1,4 +1,4 @@
-"""Maps of attention and their overlap, against loops and against numbers that PyTorch gave."""
+"""Attention maps and their overlap, against loops and against values computed by PyTorch."""
 
 import jax
 import jax.numpy as jnp
@@ -122,7 +122,7 @@ def test_iou_of_more_is_of_all_of_them(networks):
     assert found["pooled_iou"] == pytest.approx(plain.iou(masks))
 
 
-def test_an_image_without_any_region_is_left_out_and_told():
+def test_an_image_without_any_region_is_left_out_and_counted():
     first, second = drawn_regions(2)
     first[1] = second[1] = False
     found = analysis.means(analysis.iou_sums([first, second]))
@@ -165,8 +165,11 @@ def test_shapes_are_printed(network):
         (lambda: analysis.class_activation(features, kernel, bias[1:]), r"not \[4\] beside kernel \[6, 5\]"),
         (lambda: analysis.class_activation(features[0], kernel), r"not \[4, 4, 6\]"),
         (lambda: analysis.class_activation(features, kernel, bias, np.zeros(2, int)), r"int\d+ \[2\]"),
-        (lambda: analysis.class_activation(features, kernel, bias, np.array([0, -1, 2])), "class -1 is none of .* 5"),
-        (lambda: analysis.logit_gradients(head, features, np.array([0, 1, 5])), "class 5 is none of .* 5"),
+        (
+            lambda: analysis.class_activation(features, kernel, bias, np.array([0, -1, 2])),
+            "class -1 is not one of .* 5",
+        ),
+        (lambda: analysis.logit_gradients(head, features, np.array([0, 1, 5])), "class 5 is not one of .* 5"),
         (lambda: analysis.grad_cam(features, features[1:]), r"\[3, 4, 4, 6\] and gradients \[2, 4, 4, 6\]"),
         (lambda: analysis.resize_maps(features, (8, 8)), r"maps must be .* not \[3, 4, 4, 6\]"),
         (lambda: analysis.resize_maps(features[..., 0], (8,)), r"size must be \(height, width\), not \(8,\)"),

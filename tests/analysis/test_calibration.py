@@ -1,4 +1,4 @@
-"""Calibration errors and proper scores against loops, scikit-learn and what a perfect forecaster must get."""
+"""Calibration errors and proper scores against loops, scikit-learn and a perfectly calibrated forecaster."""
 
 import jax
 import numpy as np
@@ -15,7 +15,7 @@ SIZE, CLASSES = 200, 4
 
 
 def generator(size, classes, seed=0, sharpness=2.0):
-    """Logits whose softmax is the distribution that the labels are drawn from."""
+    """Returns logits, and labels drawn from their softmax."""
     rng = np.random.default_rng(seed)
     logits = sharpness * rng.normal(size=(size, classes))
     cumulative = np.cumsum(plain.softmax(logits), axis=1)

@@ -1,4 +1,4 @@
-"""Laws of every function whose totals add: batches make the set, a mask is a slice, a compiled one is an eager one."""
+"""Properties of all totals: batches add up to the set, a mask equals a slice, compiled equals eager."""
 
 import functools
 
@@ -92,7 +92,7 @@ def given(names):
 
 
 def assert_same(found, expected, rtol=1e-12):
-    """Counts to the last one, sums up to the order of additions."""
+    """Asserts that counts are equal, and sums up to the order of additions."""
     assert jax.tree.structure(found) == jax.tree.structure(expected)
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected)):
         exact = np.issubdtype(np.asarray(other).dtype, np.integer)
@@ -156,7 +156,7 @@ def test_a_label_of_no_class_is_refused_or_left_out(function):
     names = dict(ADDED)[function]
     inputs = given(names)
     inputs["labels"][:2] = -1, CLASSES
-    with pytest.raises(ValueError, match=f"label -1 is none of the {CLASSES} classes"):
+    with pytest.raises(ValueError, match=f"label -1 is not one of the {CLASSES} classes"):
         function(None, **inputs)
     masked = function(np.arange(SIZE) > 1, **inputs)
     assert_same(compiled(function)(np.ones(SIZE, bool), inputs), masked)

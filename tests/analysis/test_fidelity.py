@@ -1,4 +1,4 @@
-"""Agreement of runs against scikit-learn and SciPy, and what holds of a run and itself."""
+"""Agreement of two networks against scikit-learn and SciPy, and of a network with itself."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""Distances to a posterior: their formulas, their decomposition, and the noise of a posterior that was measured."""
+"""Distances to a posterior: their formulas, their decomposition, and the noise of a measured posterior."""
 
 import jax
 import jax.numpy as jnp
@@ -115,9 +115,9 @@ def test_rounding_noise_is_what_rounding_adds():
 
 def test_what_is_no_posterior_is_refused(known):
     logits, posterior = known
-    with pytest.raises(ValueError, match=r"\[20, 6\] has a row that is no distribution: sum 1.1"):
+    with pytest.raises(ValueError, match=r"\[20, 6\] has a row that is not a distribution: sum 1.1"):
         analysis.posterior_sums(logits, 1.1 * posterior)
-    with pytest.raises(ValueError, match="no distribution"):
+    with pytest.raises(ValueError, match="not a distribution"):
         analysis.squared_distance(logits, posterior - np.eye(CLASSES)[0] + np.eye(CLASSES)[1])
     with pytest.raises(ValueError, match=r"\[20, 5\] beside logits \[20, 6\]"):
         analysis.posterior_sums(logits, posterior[:, :-1])
@@ -130,12 +130,12 @@ def test_what_is_no_posterior_is_refused(known):
 
 
 def test_a_posterior_in_bfloat16_is_a_distribution():
-    """Rounding alone takes its rows further from 1 than a wrong row in float32 may be."""
+    """Rounding alone moves its rows' sums further from 1 than float32 rows are allowed to be."""
     rng = np.random.default_rng(0)
     exact = rng.dirichlet(np.ones(10), size=300)
     rounded = jnp.asarray(exact, jnp.bfloat16)
     assert np.abs(np.asarray(rounded, np.float64).sum(axis=1) - 1).max() > 1e-3
     logits = np.log(exact).astype(np.float32)
     assert analysis.posterior_scores(logits, rounded)["squared_distance"] < 1e-4
-    with pytest.raises(ValueError, match="no distribution"):
+    with pytest.raises(ValueError, match="not a distribution"):
         analysis.posterior_scores(logits, rounded * 1.02)

@@ -104,7 +104,7 @@ def test_what_holds_no_state_dict_or_several_is_refused(empty):
 
 
 def test_a_network_without_a_table_goes_under_its_own_paths():
-    module = models.create_model("tests.models.test_pick:Plain", 3)
+    module = models.create_model("tests.models.test_feature_extraction:Plain", 3)
     variables = drawn(module, (1, 4, 4, 3))
     state = to_state_dict(module, variables)
     assert state["block1.conv.weight"].shape == (4, 3, 3, 3)

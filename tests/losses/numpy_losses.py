@@ -1,4 +1,4 @@
-"""The losses again, in NumPy and float64, straight from their formulas: what the tests compare with."""
+"""The losses on logits in NumPy and float64, written from their formulas, for the tests to compare with."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""The losses on maps, embeddings and memories restated in NumPy from their papers' formulas, loop by loop."""
+"""The losses on maps, embeddings and memories in NumPy, written as loops from their papers' formulas."""
 
 import math
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def pool(x, size):
-    """Means over cells floor(i h / n) to ceil((i + 1) h / n)."""
+    """Returns the means over the cells floor(i h / n) to ceil((i + 1) h / n)."""
     out = np.zeros((x.shape[0], size, size, x.shape[3]))
     h, w = x.shape[1:3]
     for i in range(size):
@@ -109,13 +109,13 @@ def svd(s, t):
 
     total, before = 0.0, None
     for a, b in zip(s, t):
-        theirs, ours = leading(b, 1)[:, 0], leading(a, 4)
+        teacher, student = leading(b, 1)[:, 0], leading(a, 4)
         chosen = []
-        for vectors, other in zip(ours, theirs):
+        for vectors, other in zip(student, teacher):
             cosines = vectors @ other
             best = np.argmax(np.abs(cosines))
             chosen.append(np.sign(cosines[best]) * vectors[best])
-        now = np.stack(chosen), theirs
+        now = np.stack(chosen), teacher
         if before is not None:
             kernels = [np.exp(-((x[:, :, None] - y[:, None]) ** 2) / 8) for x, y in zip(now, before)]
             total += np.sum((kernels[0] - kernels[1]) ** 2) / len(a)

@@ -1,5 +1,7 @@
-"""Laws that every loss on logits obeys whose labels may be soft. A new row is covered when numpy_losses.py has its
-formula; the losses on maps, embeddings and memories are in test_maps.py."""
+"""Properties of every loss on logits that has a formula in numpy_losses.py; a new loss is covered by adding one there.
+
+The losses on maps, embeddings and memories are in test_maps.py.
+"""
 
 import functools
 import inspect
@@ -20,7 +22,7 @@ BATCH, CLASSES = 6, 7
 LOSSES = {name: loss for name, loss in losses.LOSSES.items() if hasattr(numpy_losses, name)}
 INPUTS = ("logits", "student_logits", "teacher_logits", "labels", "mask", "axis_name")
 REQUIRED = {"gamma": 0.3, "order": 0.25}  # values for hyper-parameters without a default
-# Every value of every hyper-parameter that a default would leave out.
+# Values of hyper-parameters to test besides the defaults.
 VARIANTS = {
     "cross_entropy": [{"label_smoothing": 0.1}],
     "softmax_mse": [{"space": "logits"}, {"reduction": "class_mean"}],
@@ -43,7 +45,7 @@ def parameters(name):
 
 
 def arguments(name, labels="integer", seed=0):
-    """Float64 inputs for the loss's own argument names."""
+    """Returns float64 inputs for the loss's own argument names."""
     rng = np.random.default_rng(seed)
     drawn = {key: 3 * rng.normal(size=(BATCH, CLASSES)) for key in ("logits", "student_logits", "teacher_logits")}
     soft = rng.dirichlet(np.ones(CLASSES), size=BATCH)
@@ -61,7 +63,7 @@ def logit_names(name):
 
 @functools.cache
 def compiled(name, hyper):
-    """The loss and its gradient, compiled once for all tests."""
+    """Returns the loss and its gradient, compiled once for all tests."""
     loss = functools.partial(LOSSES[name], **dict(hyper))
     gradient = jax.grad(lambda logits, rest: loss(**logits, **rest).sum())
     return jax.jit(lambda inputs: loss(**inputs)), jax.jit(gradient)
@@ -73,7 +75,7 @@ def evaluate(name, inputs, hyper=(), dtype=jnp.float32):
 
 
 def gradients(name, inputs, hyper=()):
-    """With respect to all logits, the teacher's too."""
+    """Returns the gradients with respect to all logits, also the teacher's."""
     logits = {key: jnp.asarray(inputs[key], jnp.float32) for key in logit_names(name)}
     rest = {key: x for key, x in inputs.items() if key not in logits}
     return compiled(name, tuple(hyper_parameters(name, hyper).items()))[1](logits, rest)
@@ -159,7 +161,7 @@ def test_label_of_no_class_is_nan_and_can_be_masked(name):
 
 
 def extremes():
-    """Rows of ±1e4: one-hot, all equal, ties, a lone low class, a ramp up and down."""
+    """Returns rows of up to ±1e4: one-hot, all equal, ties, one low class, a ramp up and a ramp down."""
     rows = np.zeros((BATCH, CLASSES))
     rows[0, 0] = 1e4
     rows[1] = -1e4

@@ -1,4 +1,7 @@
-"""What binds the losses to each other: methods.md B, in value and in gradient, float64."""
+"""Identities between KD, TTM, WTTM and the Rényi entropy, in value and in gradient, in float64.
+
+Zheng & Yang, 2024, "Knowledge Distillation Based on Transformed Teacher Matching", https://arxiv.org/abs/2402.11148
+"""
 
 import jax
 import jax.numpy as jnp
@@ -23,12 +26,12 @@ def float64():
 
 
 def gradient(function):
-    """Of a [batch] loss with respect to the student's logits; rows do not mix."""
+    """Returns the gradient of a loss [batch] with respect to the student's logits; each row has its own loss."""
     return jax.jit(jax.grad(lambda z: function(z).sum()))(STUDENT)
 
 
 def same(first, second):
-    """Two functions of the student's logits agree up to a constant that the caller has added, and so do gradients."""
+    """Asserts that two functions of the student's logits have equal values and gradients; the caller adds constants."""
 
     def both(z):
         return [(function(z), jax.grad(lambda z: function(z).sum())(z)) for function in (first, second)]
@@ -40,14 +43,14 @@ def same(first, second):
 
 @temperatures
 def test_temperature_is_a_power(T):
-    """B1: softmax(z / T) = p^(1/T) / sum p^(1/T)."""
+    """softmax(z / T) = p^(1/T) / sum p^(1/T)."""
     np.testing.assert_allclose(np.exp(losses.power_transform(TEACHER, 1 / T)), numpy_losses.power(P, 1 / T), rtol=1e-13)
     np.testing.assert_allclose(np.exp(losses.power_transform(TEACHER, 1 / T)), numpy_losses.softmax(TEACHER / T))
 
 
 @temperatures
 def test_ttm_is_kd_and_a_renyi_entropy(T):
-    """B2: KL(p_T || q) = T KL(p_T || q_T) - (T - 1) H_{1/T}(q) + (T - 1) H(p_T)."""
+    """KL(p_T || q) = T KL(p_T || q_T) - (T - 1) H_{1/T}(q) + (T - 1) H(p_T)."""
     constant = (T - 1) * losses.renyi_entropy(TEACHER / T, 1.0)
 
     def from_kd(z):
@@ -59,7 +62,7 @@ def test_ttm_is_kd_and_a_renyi_entropy(T):
 @pytest.mark.parametrize("share", [0.3, 0.9])
 @temperatures
 def test_composite_losses_match(T, share):
-    """B3: CE + beta TTM with beta = share T / (1 - share), 36 at T = 4 and share 0.9."""
+    """CE + beta TTM is (1 - share) CE + share KD minus an entropy, for beta = share T / (1 - share)."""
     beta = share * T / (1 - share)
     constant = beta * (T - 1) * losses.renyi_entropy(TEACHER / T, 1.0)
 
@@ -72,7 +75,7 @@ def test_composite_losses_match(T, share):
 
 @temperatures
 def test_gradients_in_closed_form(T):
-    """B4: TTM q - p_T, KD T (q_T - p_T), and (T - 1) dH_{1/T} = q_T - q."""
+    """The gradients are q - p_T for TTM, T (q_T - p_T) for KD, and (q_T - q) / (T - 1) for H_{1/T}."""
     p_T, q_T = numpy_losses.softmax(TEACHER / T), numpy_losses.softmax(STUDENT / T)
     np.testing.assert_allclose(gradient(lambda z: losses.ttm(z, TEACHER, gamma=1 / T)), Q - p_T, atol=1e-13)
     np.testing.assert_allclose(gradient(lambda z: losses.kd(z, TEACHER, temperature=T)), T * (q_T - p_T), atol=1e-12)
@@ -82,7 +85,7 @@ def test_gradients_in_closed_form(T):
 
 @temperatures
 def test_wttm_gradient_and_weight(T):
-    """B5: U q - p^gamma, with U = exp((1 - gamma) H_gamma(p)) between 1 and classes^(1 - gamma)."""
+    """The gradient is U q - p^gamma, with U = exp((1 - gamma) H_gamma(p)) between 1 and classes^(1 - gamma)."""
     gamma, weight = 1 / T, np.sum(P ** (1 / T), axis=1)
     expected = weight[:, None] * Q - P**gamma
     np.testing.assert_allclose(gradient(lambda z: losses.wttm(z, TEACHER, gamma=gamma)), expected, atol=1e-13)
@@ -103,12 +106,12 @@ def test_wttm_at_the_softest_and_the_hardest_teacher(T):
 
 @pytest.mark.parametrize("name", ["ttm", "wttm"])
 def test_temperature_one_is_plain_kd(name):
-    """B6."""
+    """At T = 1 there is no transform and no weight."""
     same(lambda z: losses.LOSSES[name](z, TEACHER, gamma=1.0), lambda z: losses.kd(z, TEACHER, temperature=1.0))
 
 
 def test_high_temperature_limits():
-    """B7: KD compares centred logits, TTM knows the uniform distribution only."""
+    """KD tends to a comparison of centred logits, TTM to the divergence from the uniform distribution."""
     centred = [z - z.mean(axis=1, keepdims=True) for z in (STUDENT, TEACHER)]
     kd = gradient(lambda z: losses.kd(z, TEACHER, temperature=1e4))
     np.testing.assert_allclose(kd, (centred[0] - centred[1]) / CLASSES, atol=1e-3)
@@ -117,7 +120,7 @@ def test_high_temperature_limits():
 
 
 def test_minimisers():
-    """B8: of TTM and WTTM the transformed teacher, of KD the teacher itself."""
+    """TTM and WTTM are minimised by the transformed teacher, KD by the teacher itself."""
     for name in ("ttm", "wttm"):
         at_minimum = lambda z: losses.LOSSES[name](z, TEACHER, gamma=0.25).sum()
         value, slope = jax.value_and_grad(at_minimum)(jnp.asarray(0.25 * TEACHER))

@@ -1,4 +1,4 @@
-"""Laws of the distillation losses and of Rényi's entropy."""
+"""Properties of the distillation losses on logits and of the Rényi entropy."""
 
 import chex
 import jax
@@ -56,7 +56,7 @@ def test_batch_mean_only_changes_the_scale():
 
 
 def test_batch_mean_is_over_all_devices():
-    """Masks that differ by device, one of them empty."""
+    """Devices have different masks, one of them empty."""
     mask = np.array([1, 1, 1, 0, 0, 0, 1, 0], bool)
 
     def body(student, teacher, mask):
@@ -91,7 +91,7 @@ def test_unequal_class_counts_are_refused_with_both_shapes():
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_renyi_entropy_at_any_order_in_float32(order):
-    """The reference is exact enough in float64 except within 1e-6 of order 1, where Shannon's stands in."""
+    """The NumPy formula is exact enough in float64 except within 1e-6 of order 1, where Shannon's entropy is used."""
     p = numpy_losses.softmax(TEACHER)
     expected = numpy_losses.renyi(p, 1 if abs(order - 1) <= 1e-6 else order)
     for static in ((), 1):
@@ -101,7 +101,7 @@ def test_renyi_entropy_at_any_order_in_float32(order):
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_renyi_entropy_gradient_at_any_order_in_float32(order):
-    """order / (1 - order) (q_order - q), and -q (log q + H) at order 1."""
+    """The gradient is order / (1 - order) (q_order - q), and -q (log q + H) at order 1."""
     q = numpy_losses.softmax(TEACHER)
     if abs(order - 1) <= 1e-6:
         expected = -q * (np.log(q) + numpy_losses.renyi(q, 1)[:, None])
@@ -130,7 +130,7 @@ def test_renyi_entropy_of_extreme_logits(order):
 def test_renyi_entropy_bounds_and_monotonicity():
     entropy = jax.jit(losses.renyi_entropy)
     values = np.stack([entropy(TEACHER, order) for order in ORDERS])
-    assert (np.diff(values, axis=0) <= 1e-6).all()  # falls as the order rises
+    assert (np.diff(values, axis=0) <= 1e-6).all()  # the entropy decreases as the order grows
     assert (values > 0).all() and (values < np.log(CLASSES)).all()
     for order in ORDERS:
         uniform, one_hot = entropy(np.array([[7.0] * CLASSES, [9e3] + [0.0] * (CLASSES - 1)]), order)
@@ -139,5 +139,5 @@ def test_renyi_entropy_bounds_and_monotonicity():
 
 
 def numpy_small_order(order):
-    """Of the one-hot row above: 1 + 5 exp(-9000 order), which counts at order 1e-3."""
+    """Returns the entropy of the one-hot row above, where 5 exp(-9000 order) matters at order 1e-3."""
     return np.log1p((CLASSES - 1) * np.exp(-9e3 * order)) / (1 - order)

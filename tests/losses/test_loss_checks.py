@@ -1,4 +1,4 @@
-"""The table of ranges."""
+"""The table RANGES of allowed hyper-parameters."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Losses on maps, embeddings and memories, and the decoupled ones: against NumPy, and the laws of their definitions."""
+"""Losses on maps, embeddings and memories, and decoupled losses: against NumPy, and properties of their definitions."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,8 @@ def maps(*shapes):
     return tuple(rng.normal(size=(BATCH, *shape)) for shape in shapes)
 
 
-S3, T3 = maps((8, 8, 4), (6, 6, 5), (3, 3, 6)), maps((8, 8, 6), (4, 4, 7), (3, 3, 8))  # other widths, one other size
+# Different widths at every stage, and different sizes at one.
+S3, T3 = maps((8, 8, 4), (6, 6, 5), (3, 3, 6)), maps((8, 8, 6), (4, 4, 7), (3, 3, 8))
 SAME_S, SAME_T = (maps((8, 8, 4), (4, 4, 6), (2, 2, 8)) for _ in range(2))
 EQUAL_S, EQUAL_T = (maps((8, 8, 6), (4, 4, 6), (4, 4, 6)) for _ in range(2))
 VARIANCES = tuple(rng.uniform(0.5, 2, width) for width in (4, 6, 8))
@@ -69,8 +70,8 @@ CASES = {
     "dist": (lambda s: losses.dist(s, LOGITS[1], temperature=2.0), LOGITS[0],
         numpy_maps.dist(LOGITS[0], LOGITS[1], 2.0)),
 }  # fmt: skip
-OLDER = {"cross_entropy", "softmax_mse", "tolerant", "top_score_difference", "confidence_penalty", "student_renyi"}
-OLDER |= {"kd", "ttm", "wttm"}
+ELSEWHERE = {"cross_entropy", "softmax_mse", "tolerant", "top_score_difference", "confidence_penalty", "student_renyi"}
+ELSEWHERE |= {"kd", "ttm", "wttm"}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -80,7 +81,7 @@ def exact():
 
 
 def test_no_loss_is_forgotten():
-    assert set(CASES) | OLDER == set(losses.LOSSES)
+    assert set(CASES) | ELSEWHERE == set(losses.LOSSES)
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case[2] is not None])
@@ -92,7 +93,7 @@ def test_equals_numpy(name):
 
 
 def test_svd_equals_numpy_under_one_sign_of_the_vectors():
-    """The kernel of two stages depends on the sign of the library's vectors; one map twice has one sign."""
+    """The kernel of two stages depends on the signs of their vectors, so one map is used twice, which has one sign."""
     student, teacher = (EQUAL_S[0], EQUAL_S[0]), (EQUAL_T[0], EQUAL_T[0])
     np.testing.assert_allclose(losses.svd(student, teacher), numpy_maps.svd(student, teacher), rtol=1e-9)
 
@@ -100,7 +101,9 @@ def test_svd_equals_numpy_under_one_sign_of_the_vectors():
 @pytest.mark.parametrize("name", CASES)
 def test_gradients_are_those_of_finite_differences(name):
     loss, student, _ = CASES[name]
-    weights = np.random.default_rng(1).uniform(0.5, 1.5, BATCH)  # tells a per-example loss's examples apart
+    weights = np.random.default_rng(1).uniform(
+        0.5, 1.5, BATCH
+    )  # so that the examples of a loss [batch] count differently
     total = jax.jit(lambda s: jnp.sum(loss(s) * weights[: np.size(loss(s))]))
     check_grads(total, (student,), 1, ["rev"], atol=1e-5, rtol=1e-5)
 
@@ -136,13 +139,13 @@ AT_EQUALITY = {
 
 @pytest.mark.parametrize("name", AT_EQUALITY)
 def test_zero_at_equality(name):
-    # DIST's correlation has 1e-8 in its denominator, beside which softened probabilities hardly vary.
+    # DIST's correlation has 1e-8 in its denominator, which is not small beside the variance of softened probabilities.
     np.testing.assert_allclose(AT_EQUALITY[name](), 0, atol=1e-4 if name == "dist" else 1e-7)
 
 
 def test_known_minima():
     n = BATCH
-    equal = 7 * (1 / n) ** 2.02  # deviations are unbiased, the mean is not: c = (n - 1) / n
+    equal = 7 * (1 / n) ** 2.02  # c = (n - 1) / n: deviations are unbiased, the mean product is divided by n
     np.testing.assert_allclose(losses.itrd_correlation(VECTORS[0], VECTORS[0], alpha=1.01), np.log2(equal))
     np.testing.assert_allclose(losses.vid(SAME_T, SAME_T, [np.ones(w) for w in (4, 6, 8)]), 0)
     beyond = tuple(np.sign(t) * 1.5 for t in SAME_T)
@@ -186,7 +189,7 @@ def test_order_of_examples_matters_to_correlation_alone():
 
 
 def test_dkd_is_kd_taken_apart():
-    """KD = target's term + (1 - p_T(label)) times the others' (Zhao et al., 2022, eq. 6)."""
+    """KD is the label's term plus (1 - p_T(label)) times the other classes' term (Zhao et al., 2022, eq. 6)."""
     temperature = 2.0
     p = numpy_maps.softmax(LOGITS[1] / temperature)[np.arange(BATCH), LABELS]
     parts = [
@@ -199,8 +202,8 @@ def test_dkd_is_kd_taken_apart():
 def test_dist_masks_the_columns_and_gathers_them_over_devices():
     student, teacher = (2 * rng.normal(size=(8, 6)) for _ in range(2))
     mask = np.array([1, 1, 0, 1, 1, 1, 0, 1], bool)
-    kept = losses.dist(student[mask], teacher[mask])
-    np.testing.assert_allclose(losses.dist(student, teacher, mask=mask)[mask], kept, rtol=1e-9)
+    sliced = losses.dist(student[mask], teacher[mask])
+    np.testing.assert_allclose(losses.dist(student, teacher, mask=mask)[mask], sliced, rtol=1e-9)
     shards = [x.reshape(4, 2, *x.shape[1:]) for x in (student, teacher, mask)]
     spread = jax.vmap(lambda s, t, m: losses.dist(s, t, mask=m, axis_name="d"), axis_name="d")(*shards)
     np.testing.assert_allclose(spread.reshape(8), losses.dist(student, teacher, mask=mask), rtol=1e-9)
@@ -218,7 +221,7 @@ def test_standardised_logits():
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_standardised_constant_logits_have_the_derivative_of_the_formula(dtype):
-    """z / (deviation + 1e-7) has the derivative 1 / 1e-7 at deviation 0, as in PyTorch; 1000.1 is rounded."""
+    """z / (deviation + 1e-7) has the derivative 1e7 at deviation 0, as in PyTorch; 1000.1 is not exact in binary."""
     student = np.full_like(LOGITS[0], 1000.1, dtype=dtype)
     gradient = jax.grad(lambda s: losses.kd(s, LOGITS[1].astype(dtype), temperature=1.0, standardize=True).sum())
     p = numpy_maps.softmax((LOGITS[1] - LOGITS[1].mean(-1, keepdims=True)) / LOGITS[1].std(-1, ddof=1, keepdims=True))
@@ -227,7 +230,7 @@ def test_standardised_constant_logits_have_the_derivative_of_the_formula(dtype):
 
 
 def test_differences_of_zero_have_no_gradient():
-    """As in PyTorch, whose |x| has the derivative 0 at 0."""
+    """The derivative of |x| is 0 at 0, as in PyTorch."""
     teacher = VECTORS[1].copy()
     teacher[1, 2] = VECTORS[0][1, 2]
     assert jax.grad(losses.correlation)(VECTORS[0], teacher)[1, 2] == 0
@@ -267,7 +270,7 @@ def test_contrast_in_float32_adds_up_many_negatives():
 
 
 def test_columns_of_one_value_are_zeros_to_itrd_correlation():
-    """What rounding leaves of them is not blown up to a deviation of 1."""
+    """Rounding errors of constant columns are not scaled up to a deviation of 1."""
     student = np.tile(VECTORS[0][:1], (BATCH, 1))
     for dtype in (np.float32, np.float64):
         value, gradient = jax.value_and_grad(losses.itrd_correlation)(student.astype(dtype), VECTORS[1].astype(dtype))
@@ -284,7 +287,7 @@ def test_distances_of_rkd_are_exact_in_float32_far_from_zero():
 
 
 def test_opposite_embeddings_are_finite_to_pkt_in_float32():
-    """Their similarity is 0; rounding makes it a negative number beyond the 1e-7 of the logarithm."""
+    """Their similarity is 0, which rounding can make more negative than the 1e-7 that the logarithm adds."""
     directions = np.random.default_rng(5).normal(size=(40, 1, 1024)).astype(np.float32)
     students = 10 * directions * np.array([[1], [-1.5]], np.float32)
     values, gradients = jax.vmap(jax.value_and_grad(lambda s: losses.pkt(s, directions[:2, 0])))(students)
@@ -296,7 +299,7 @@ def test_margins_are_means_of_what_is_below_zero():
     for s, b, margin in zip(scale, bias, losses.ofd_margins(scale, bias), strict=True):
         draws = np.random.default_rng(0).normal(b, abs(s), 400_000)
         np.testing.assert_allclose(margin, draws[draws < 0].mean(), rtol=0.01)
-    np.testing.assert_allclose(losses.ofd_margins(np.array([0.1]), np.array([5.0])), -0.3)  # hardly ever below
+    np.testing.assert_allclose(losses.ofd_margins(np.array([0.1]), np.array([5.0])), -0.3)  # almost never negative
     np.testing.assert_allclose(losses.ofd_margins(np.zeros(2), np.array([5.0, -2.0])), [0, -2])
 
 
@@ -319,7 +322,7 @@ def test_scores_by_one_product_equal_scores_by_gathering():
         ),
         (lambda: losses.attention(S3, T3[:2]), "3 maps and teacher_features 2"),
         (lambda: losses.fsp(S3, T3), "stage 1: .*equal channels"),
-        (lambda: losses.fsp(S3[:1], S3[:1]), "two maps at least"),
+        (lambda: losses.fsp(S3[:1], S3[:1]), "at least two maps"),
         (lambda: losses.nst([VECTORS[0]], [VECTORS[1]]), "must be .batch, height, width, channels"),
         (lambda: losses.vid(SAME_S, SAME_T, VARIANCES[:2]), "2 entries for 3 stages"),
         (lambda: losses.vid(SAME_S, SAME_T, [np.ones(1)] * 3), r"stage 1: variances \[1\] beside maps \[5, 8, 8, 4\]"),

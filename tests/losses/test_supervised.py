@@ -1,4 +1,4 @@
-"""Laws of the losses that need no teacher."""
+"""Properties of the losses that need no teacher."""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ def test_minimum_over_outputs_is_the_target(name):
 
 @pytest.mark.parametrize("name", ["cross_entropy", "softmax_mse"])
 def test_expectation_over_labels_is_distance_to_the_posterior(name):
-    """B9: E_y |q - e_y|^2 = |q - p*|^2 + 1 - |p*|^2 and E_y CE = KL(p* || q) + H(p*)."""
+    """E_y |q - e_y|^2 = |q - p*|^2 + 1 - |p*|^2 and E_y CE = KL(p* || q) + H(p*) (Hamidi et al., 2024)."""
     with jax.enable_x64(True):
         q, posterior = numpy_losses.softmax(LOGITS), np.random.default_rng(1).dirichlet(np.ones(CLASSES), size=5)
         by_label = [losses.LOSSES[name](LOGITS, np.full(5, label)) for label in range(CLASSES)]
@@ -37,7 +37,7 @@ def test_expectation_over_labels_is_distance_to_the_posterior(name):
 
 
 def test_softmax_mse_gradient():
-    """2 q (r - <q, r>) with r = q - y (methods.md A3.5)."""
+    """The gradient is 2 q (r - <q, r>) with r = q - y."""
     with jax.enable_x64(True):
         q = numpy_losses.softmax(LOGITS)
         r = q - np.eye(CLASSES)[LABELS]
@@ -81,7 +81,7 @@ def test_top_score_difference_bounds(num_top):
 
 
 def test_top_score_difference_gradient():
-    """q_j (w_j - sum_i w_i q_i), w = 1 at the top, -1/(K-1) at the next ones, else 0 (methods.md A4)."""
+    """The gradient is q_j (w_j - sum_i w_i q_i), with w = 1 at the top, -1 / (K - 1) at the next, else 0."""
     with jax.enable_x64(True):
         q, weights = numpy_losses.softmax(LOGITS), np.zeros_like(LOGITS)
         ranked = np.argsort(-LOGITS, axis=1)

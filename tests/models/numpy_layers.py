@@ -1,4 +1,4 @@
-"""PyTorch's layers restated in NumPy, NCHW, reading a state dict under PyTorch's names: the tests' second opinion."""
+"""PyTorch's layers in NumPy, in NCHW layout, with weights from a state dict, for the tests to compare with."""
 
 import math
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def conv2d(x, weight, stride=1, padding=0, groups=1, bias=None):
-    """Cross-correlation of [batch, in, h, w] with [out, in / groups, kh, kw], a sum over kernel positions."""
+    """Returns the cross-correlation of [batch, in, h, w] with [out, in / groups, kh, kw]."""
     out_channels, group_in, kh, kw = weight.shape
     x = np.pad(x, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
     height, width = (x.shape[2] - kh) // stride + 1, (x.shape[3] - kw) // stride + 1
@@ -22,7 +22,7 @@ def conv2d(x, weight, stride=1, padding=0, groups=1, bias=None):
 
 
 def conv(x, sd, name, stride=1, padding=0, groups=1):
-    """The convolution `name` of a state dict, with its bias if it has one."""
+    """Applies the convolution `name` of a state dict, with its bias if it has one."""
     return conv2d(x, sd[f"{name}.weight"], stride, padding, groups, sd.get(f"{name}.bias"))
 
 
@@ -35,7 +35,7 @@ def batch_norm(x, sd, name):
 
 
 def layer_norm(x, sd, name, epsilon=1e-6):
-    """Normalises the last axis."""
+    """Normalises over the last axis."""
     centred = x - x.mean(-1, keepdims=True)
     return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + epsilon) * sd[f"{name}.weight"] + sd[f"{name}.bias"]
 
@@ -75,12 +75,12 @@ def max_pool(x, size, stride, padding=0):
 
 
 def avg_pool(x, size, stride, padding=0):
-    """The padding counts, as in PyTorch."""
+    """Padded zeros count in the mean, as in PyTorch."""
     return _pool(x, size, stride, padding, 0.0, np.mean)
 
 
 def random_state_dict(shapes, seed=0):
-    """Draws a state dict for {name: shape}: kernels of He's scale, statistics and scales near but off 0 and 1."""
+    """Returns a random state dict for {name: shape}: He-scaled kernels, statistics and scales near 0 and 1."""
     generator = np.random.default_rng(seed)
 
     def draw(name, shape):

@@ -1,6 +1,7 @@
-"""The networks restated in NumPy as functions of a PyTorch state dict and NCHW images: (logits, features, pooled).
+"""The networks in NumPy, as functions of a PyTorch state dict and NCHW images that return (logits, features, pooled).
 
-Written from the papers and from the structure of the code whose names the state dicts speak; nothing of kdjax is used.
+They are written from the papers and from the structure of the PyTorch code whose names the state dicts have; they use
+nothing from kdjax.
 """
 
 import math
@@ -91,7 +92,7 @@ def mobilenet_v1(sd, x):
 
 
 def shuffle(x, groups):
-    """Channel j of group g comes to place j * groups + g."""
+    """Moves channel j of group g to position j * groups + g."""
     per_group = x.shape[1] // groups
     order = [g * per_group + j for j in range(per_group) for g in range(groups)]
     return x[:, order]
@@ -139,7 +140,7 @@ def shufflenet_v2(sd, x, repeats):
 
 
 def resnet(sd, x, *, shortcut, head, small):
-    """Four stages; a block with a third convolution is a bottleneck, whose second has the stride."""
+    """Four stages; a block with a third convolution is a bottleneck, whose second convolution has the stride."""
     x = relu(batch_norm(conv(x, sd, "conv1", 1 if small else 2, 1 if small else 3), sd, "bn1"))
     x = x if small else max_pool(x, 3, 2, 1)
     maps, stage = {"stem": x}, 1
@@ -186,7 +187,7 @@ def densenet(sd, x, layers):
 
 
 def vision_transformer(sd, x, *, patch, depth, heads):
-    """timm's names; `ls1.gamma` scales the branches where it is there, as does a position for the class token."""
+    """Under timm's names. Layer scales and a position of the class token are used if the state dict has them."""
     stem = conv(x, sd, "patch_embed.proj", stride=patch)
     batch, dim, height, width = stem.shape
     tokens = stem.reshape(batch, dim, -1).swapaxes(1, 2)
@@ -222,8 +223,8 @@ def basic_block(sd, x, name, stride):
 
 
 def auxiliary_resnet(sd, x):
-    """HSAKD's: a ResNet on each rotation, and branches that go on from its stages."""
-    rotated, told, first = [], {}, None
+    """HSAKD's network: a ResNet on each rotation, and branches that continue from its stages."""
+    rotated, joint, first = [], {}, None
     for turns in range(4):
         y = batch_norm(conv(np.rot90(x, turns, (2, 3)), sd, "backbone.conv1", 1, 1), sd, "backbone.bn1")
         maps = {"stem_preact": y, "stem": relu(y)}
@@ -243,7 +244,7 @@ def auxiliary_resnet(sd, x):
                     z = relu(basic_block(sd, z, f"{name}.{block}", 2 if branch < 3 and block == 0 else 1))
                     block += 1
                 part += 1
-            told.setdefault(f"auxiliary{branch}", []).append(linear(mean(z), sd, f"auxiliary_classifier.fc{branch}"))
+            joint.setdefault(f"auxiliary{branch}", []).append(linear(mean(z), sd, f"auxiliary_classifier.fc{branch}"))
     maps, pooled = first
-    maps = {**maps, "rotated": np.stack(rotated, 1), **{name: np.stack(parts, 1) for name, parts in told.items()}}
+    maps = {**maps, "rotated": np.stack(rotated, 1), **{name: np.stack(parts, 1) for name, parts in joint.items()}}
     return rotated[0], maps, pooled

@@ -1,4 +1,4 @@
-"""Calling any network: arguments, outputs, and BatchNorm over the global batch, which equals one device's."""
+"""Calling any network: arguments, outputs, and BatchNorm over the global batch, which equals that of one device."""
 
 import functools
 
@@ -27,7 +27,7 @@ class NormedBlock(nn.Module):
 
 
 class UserNet(nn.Module):
-    """A BatchNorm made in setup and called twice, one deeper down, one inside a lifted transform."""
+    """Has a BatchNorm created in setup and called twice, one in a submodule, and one inside a lifted transform."""
 
     num_classes: int
 
@@ -51,7 +51,7 @@ class Subclassed(nn.BatchNorm):
 
 
 class Scanned(nn.Module):
-    """A stack of layers by nn.scan, with a subclass of BatchNorm in each."""
+    """A stack of layers built by nn.scan, with a subclass of BatchNorm in each."""
 
     num_classes: int
 
@@ -78,7 +78,7 @@ class OwnAxis(nn.Module):
 
 
 class OtherNorm(nn.Module):
-    """Keeps batch statistics by itself, besides those of a BatchNorm."""
+    """Has batch statistics of its own, besides those of a BatchNorm."""
 
     num_classes: int
 
@@ -123,7 +123,7 @@ class AlwaysNormed(nn.Module):
 
 
 class Returns(nn.Module):
-    """Returns what it was given."""
+    """Returns logits in the form that `what` names."""
 
     num_classes: int
     what: str
@@ -135,7 +135,7 @@ class Returns(nn.Module):
 
 
 def setting(module, seed=0):
-    """Variables, images of four shares that differ in mean and scale, and labels, in float64."""
+    """Returns float64 variables, images whose four shares differ in mean and scale, and labels."""
     generator = np.random.default_rng(seed)
     shape = (DEVICES * SHARE, 6, 6, 2)
     variables = jax.tree.map(lambda leaf: np.asarray(leaf, float), models.init_variables(module, shape, seed))
@@ -145,7 +145,7 @@ def setting(module, seed=0):
 
 
 def body(module, axis_name, mean_over):
-    """A training body: loss, gradients, statistics, logits; `mean_over` reduces what a device alone cannot know."""
+    """Returns a training step; `mean_over` averages its loss and gradients over devices."""
 
     def loss(params, batch_stats, images, labels):
         variables = {"params": params, "batch_stats": batch_stats}
@@ -283,7 +283,7 @@ def test_a_network_that_cannot_be_used_is_named_in_one_line(module, says):
 
 @pytest.mark.parametrize("devices", [1, DEVICES])
 def test_the_unbiased_running_variance_is_that_of_the_whole_batch(devices):
-    """PyTorch's: the old one times 0.9 plus 0.1 n / (n - 1) times the batch's, n the elements that were reduced."""
+    """As in PyTorch, it is 0.9 times the old one plus 0.1 n / (n - 1) times the batch's, over n elements."""
     with jax.enable_x64(True):
         images = np.random.default_rng(0).normal(size=(DEVICES * SHARE, 6, 6, 3))
         variables = models.init_variables(SMALL_RESNET, images.shape, 0)

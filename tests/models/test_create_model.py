@@ -1,4 +1,4 @@
-"""The MODELS table: counts, shapes, names and the lines that a user sees."""
+"""The table MODELS: parameter counts, shapes, names and error messages."""
 
 import flax.linen as nn
 import jax

@@ -1,4 +1,4 @@
-"""Drop-path: draws that belong to an example, whatever batch or device it is in."""
+"""Drop-path: an example's draws do not depend on its batch or device."""
 
 import flax.linen as nn
 import jax
@@ -61,7 +61,7 @@ def test_training_without_keys_is_refused():
 
 
 def test_rates_rise_linearly_from_none_in_the_first_block():
-    """And every block has a number of its own, which its draws depend on."""
+    """Every block also has its own number, on which its random draws depend."""
     seen = []
 
     def note(call_next, args, kwargs, context):

@@ -1,4 +1,4 @@
-"""Initial weights: their laws, and that they are a function of (seed, path) alone."""
+"""Initial weights: their distributions, and that they are a function of (seed, path) alone."""
 
 import time
 import zlib

@@ -1,4 +1,4 @@
-"""What is peculiar to MobileNets; counts, the restatement in NumPy and precisions are in test_networks.py."""
+"""Properties of MobileNets; counts, precisions and the comparison with NumPy are in test_networks.py."""
 
 import jax
 import numpy as np
@@ -19,20 +19,20 @@ def flat(tree):
 
 
 def changed(variables, change):
-    """The variables with change(path, leaf) in place of every parameter."""
+    """Returns the variables with every parameter replaced by change(path, leaf)."""
     params = {path: change(path, leaf) for path, leaf in flat(variables["params"]).items()}
     return {**variables, "params": traverse_util.unflatten_dict(params, sep="/")}
 
 
 def parameter(generator, shape):
-    """Kernels of He's scale, so that no signal dies on the way, all else around 1."""
+    """Returns He-scaled kernels, so that activations keep their size, and other parameters around 1."""
     if len(shape) > 1:
         return generator.normal(0, np.sqrt(2 / np.prod(shape[:-1])), shape)
     return generator.normal(0.8, 0.5, shape)
 
 
 def drawn(name, **args):
-    """A network in float64: (module, variables, images, (variables, images) -> output)."""
+    """Returns a float64 network: (module, variables, images, function (variables, images) -> output)."""
     module = models.create_model(name, 5, **args)
     generator = np.random.default_rng(0)
     shapes = models.variable_shapes(module, SHAPE)
@@ -44,7 +44,7 @@ def drawn(name, **args):
 
 @pytest.fixture(scope="module")
 def networks():
-    """Channels of the V2: 4 in the stem, 2, 3, 4, 8, 12, 20, 40 in its groups of blocks."""
+    """Both networks; V2 has 4 channels in the stem and 2, 3, 4, 8, 12, 20, 40 in its groups of blocks."""
     with jax.enable_x64(True):
         yield {V1: drawn(V1), V2: drawn(V2, width=0.125)}
 

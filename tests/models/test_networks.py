@@ -1,4 +1,4 @@
-"""Every network of the table: parameter counts, and its forward pass against a restatement in NumPy."""
+"""Every network of the table MODELS: parameter counts, and its forward pass against one in NumPy."""
 
 import math
 from functools import partial
@@ -19,9 +19,9 @@ def scalars(tree):
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
-# At 100 classes, 3 channels: (trainable parameters, BatchNorm's running scalars). Sources: RepDistiller's models,
-# instantiated, for all that carry statistics up to resnet50_cifar; torchvision for the ImageNet ResNets; mdistiller for
-# mobilenetv1; Huang et al. 2017, table 2 (7.0M, 0.8M) and `densenet_parameters` below; timm for the transformers.
+# At 100 classes and 3 channels: (trainable parameters, BatchNorm's running scalars). Sources: RepDistiller's models for
+# all down to resnet50_cifar, except the *_aux; torchvision for the ImageNet ResNets; mdistiller for mobilenetv1;
+# Huang et al., 2017, table 2 (7.0M, 0.8M) and `densenet_parameters` below; timm for the transformers.
 COUNTS = {
     "resnet8": (83_892, 672),
     "resnet14": (181_108, 1_120),
@@ -97,7 +97,7 @@ def test_parameters_at_1000_classes(name):
 
 
 def densenet_parameters(depth, k, bottleneck, classes):
-    """Counted layer by layer from the paper's description."""
+    """Returns the number of parameters, counted layer by layer from the paper's description."""
     channels, total = (2 * k if bottleneck else 16), 0
     total += 27 * channels
     for block in range(3):
@@ -120,7 +120,7 @@ def test_densenet_parameters(name, bottleneck):
 
 
 def auxiliary_parameters(depth, widths, classes):
-    """A ResNet's, and those of three branches that go on from its stages with 4 classes each; statistics likewise."""
+    """Returns the counts of a ResNet and of three branches that continue from its stages with 4 outputs a class."""
     blocks, name = (depth - 2) // 6, {16: f"resnet{depth}", 32: f"resnet{depth}x4"}[widths[0]]
     total, scalars = COUNTS[name]
     for stages, strided in ((widths[1:], True), (widths[2:], True), ((widths[3], widths[3]), False)):
@@ -145,7 +145,7 @@ def test_parameters_of_auxiliary_classifiers(name, depth, widths):
     assert COUNTS[name] == auxiliary_parameters(depth, widths, 100)
 
 
-# name, constructor's arguments, restatement, image (height, width, channels); small members, one or more a family
+# (name, constructor's arguments, the network in NumPy, image shape), with at least one small network of each family
 FORWARD = [
     ("wrn", {"depth": 16, "width": 1}, partial(restated.wide_resnet, blocks=2), (16, 12, 3)),
     ("wrn", {"depth": 10, "width": 3}, partial(restated.wide_resnet, blocks=1), (8, 8, 1)),
@@ -278,7 +278,7 @@ def test_pre_activations_come_from_the_norms_that_are_named(name):
         ("vgg8", {"depth": 9}, "depth must be one of 8, 11"),
         ("vgg8", {"widths": (1, 2)}, "five positive channel counts"),
         ("mobilenetv2_half", {"width": 0.01}, "at least 1/16"),
-        ("shufflenetv1", {"groups": 7}, "leave channels over"),
+        ("shufflenetv1", {"groups": 7}, "cannot be split into"),
         ("shufflenetv1", {"repeats": (1, 2)}, "one repeat for each"),
         ("shufflenetv2", {"widths": (115, 232, 464, 1024)}, "must be even"),
         ("resnet18", {"depth": 20}, "depth must be one of 18"),
@@ -299,7 +299,7 @@ def test_a_bad_field_is_answered_in_one_line(name, args, message):
 @pytest.mark.parametrize(
     ("name", "shape", "message"),
     [
-        ("vgg8", (1, 4, 4, 3), "images of 8 pixels a side"),
+        ("vgg8", (1, 4, 4, 3), "images of at least 8 pixels a side"),
         ("deit_tiny", (1, 40, 40, 3), "multiples"),
         ("resnet18", (2, 30), "reads images"),
     ],

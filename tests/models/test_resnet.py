@@ -1,4 +1,4 @@
-"""The ResNet against an independent restatement in NumPy, float64."""
+"""The CIFAR ResNet against an independent implementation in NumPy, in float64."""
 
 import jax
 import numpy as np
@@ -8,7 +8,7 @@ from kdjax import models
 
 
 def convolve(x, kernel, stride):
-    """Cross-correlation with (k - 1) / 2 zeros on every side, written as a sum over kernel positions."""
+    """Returns the cross-correlation with (k - 1) / 2 zeros on every side, as a sum over kernel positions."""
     k = kernel.shape[0]
     pad = (k - 1) // 2
     x = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
@@ -49,7 +49,7 @@ def forward(variables, x, blocks):
 
 
 def random_variables(module, shape, seed):
-    """Initial variables with every vector moved, so that no scale of 1 or mean of 0 hides a mistake."""
+    """Returns initial variables with every vector changed, so that a scale of 1 or a mean of 0 hides no mistake."""
     generator = np.random.default_rng(seed)
 
     def move(leaf):
@@ -74,8 +74,8 @@ def test_evaluation_equals_numpy(name, args, blocks, shape):
         output, batch_stats = jax.jit(lambda v, x: models.call(module, v, x, train=False))(variables, images)
         logits, features, pooled = forward(variables, images, blocks)
         assert set(output.features) == set(features)
-        for mine, theirs in [(output.logits, logits), (output.pooled, pooled)]:
-            np.testing.assert_allclose(mine, theirs, rtol=1e-10)
+        for found, expected in [(output.logits, logits), (output.pooled, pooled)]:
+            np.testing.assert_allclose(found, expected, rtol=1e-10)
         for stage, value in features.items():
             np.testing.assert_allclose(output.features[stage], value, rtol=1e-10, atol=1e-10)
         jax.tree.map(np.testing.assert_array_equal, batch_stats, variables["batch_stats"])

@@ -1,4 +1,4 @@
-"""What is peculiar to ShuffleNets; counts, the restatement in NumPy and precisions are in test_networks.py."""
+"""Properties of ShuffleNets; counts, precisions and the comparison with NumPy are in test_networks.py."""
 
 import flax.linen as nn
 import jax
@@ -27,25 +27,25 @@ def flat(tree):
 
 
 def changed(variables, change):
-    """The variables with change(path, leaf) in place of every parameter."""
+    """Returns the variables with every parameter replaced by change(path, leaf)."""
     params = {path: change(path, leaf) for path, leaf in flat(variables["params"]).items()}
     return {**variables, "params": traverse_util.unflatten_dict(params, sep="/")}
 
 
 def shut(variables, norm):
-    """The variables with one BatchNorm that gives nothing but zeros."""
+    """Returns the variables with one BatchNorm whose output is 0."""
     return changed(variables, lambda path, leaf: 0 * leaf if path.startswith(f"{norm}/") else leaf)
 
 
 def parameter(generator, shape):
-    """Kernels of He's scale, so that no signal dies on the way, all else around 1."""
+    """Returns He-scaled kernels, so that activations keep their size, and other parameters around 1."""
     if len(shape) > 1:
         return generator.normal(0, np.sqrt(2 / np.prod(shape[:-1])), shape)
     return generator.normal(0.8, 0.5, shape)
 
 
 def drawn(name):
-    """A network in float64: (module, variables, images, (variables, images) -> output)."""
+    """Returns a float64 network: (module, variables, images, function (variables, images) -> output)."""
     module = models.create_model(name, 5, **ARGS[name])
     generator = np.random.default_rng(0)
     shapes = models.variable_shapes(module, SHAPE)
@@ -216,9 +216,9 @@ def test_initial_weights_are_pytorchs(name):
         (V1, {"groups": 0}, "groups must be a whole number"),
         (V1, {"groups": -3}, "groups must be a whole number"),
         (V1, {"groups": 1.5}, "groups must be a whole number"),
-        (V1, {"groups": 5, "widths": (45,), "repeats": (1,)}, "leave channels over"),  # 45 - 24 into 5 groups
-        (V1, {"groups": 4, "widths": (40,), "repeats": (2,)}, "leave channels over"),  # 40 / 4 into 4 groups
-        (V1, {"groups": 3, "widths": (27,), "repeats": (1,)}, "leave channels over"),  # (27 - 24) / 4: none
+        (V1, {"groups": 5, "widths": (45,), "repeats": (1,)}, "cannot be split into"),  # 45 - 24 into 5 groups
+        (V1, {"groups": 4, "widths": (40,), "repeats": (2,)}, "cannot be split into"),  # 40 / 4 into 4 groups
+        (V1, {"groups": 3, "widths": (27,), "repeats": (1,)}, "cannot be split into"),  # (27 - 24) / 4: none
         (V2, {"widths": (116, 232, 464, 0)}, "the last width must be a positive"),
         (V2, {"widths": (116, 232, 464, 10.5)}, "the last width must be a positive"),
     ],

@@ -1,4 +1,4 @@
-"""What is peculiar to VGG; counts, the restatement in NumPy and precisions are in test_networks.py."""
+"""Properties of VGG; counts, precisions and the comparison with NumPy are in test_networks.py."""
 
 import jax
 import numpy as np
@@ -20,7 +20,7 @@ def flat(tree):
 
 @pytest.fixture(scope="module")
 def network():
-    """A narrow vgg11, float64, with (variables, images, train) -> (output, statistics)."""
+    """A narrow float64 vgg11, with a function (variables, images, train) -> (output, statistics)."""
     with jax.enable_x64(True):
         module = models.create_model("vgg11", 5, widths=WIDTHS)
         generator = np.random.default_rng(0)
@@ -97,7 +97,7 @@ def test_any_size_channels_and_classes():
 
 @pytest.mark.parametrize(("shape", "least"), [((2, 7, 32, 3), 8), ((2, 64, 15, 3), 16)])
 def test_images_of_which_pooling_would_leave_nothing_are_refused(shape, least):
-    with pytest.raises(UserError, match=f"images of {least} pixels a side"):
+    with pytest.raises(UserError, match=f"images of at least {least} pixels a side"):
         shapes_of(models.create_model("vgg8", 5), shape)
 
 

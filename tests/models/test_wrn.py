@@ -1,4 +1,4 @@
-"""What is peculiar to wide ResNets; counts, the restatement in NumPy and precisions are in test_networks.py."""
+"""Properties of wide ResNets; counts, precisions and the comparison with NumPy are in test_networks.py."""
 
 import jax
 import numpy as np
@@ -16,7 +16,7 @@ def flat(tree):
 
 
 def changed(variables, pattern, value):
-    """The variables with every parameter whose path ends in `pattern` set to a constant."""
+    """Returns the variables with every parameter whose path ends in `pattern` set to a constant."""
     params = {
         path: np.full_like(leaf, value) if path.endswith(pattern) else leaf
         for path, leaf in flat(variables["params"]).items()
@@ -26,7 +26,7 @@ def changed(variables, pattern, value):
 
 @pytest.fixture(scope="module")
 def network():
-    """A network of one block a stage, float64, with (variables, images, train) -> (output, statistics)."""
+    """A float64 network of one block a stage, with a function (variables, images, train) -> (output, statistics)."""
     with jax.enable_x64(True):
         module = models.create_model("wrn", 5, depth=10, width=1)
         generator = np.random.default_rng(0)
@@ -48,7 +48,7 @@ def test_a_pre_activation_is_the_named_norm_of_the_raw_feature(network):
     output, _ = call(variables, images, False)
     assert set(output.features) == {"stem"} | {f"stage{i}{end}" for i in (1, 2, 3) for end in ("", "_preact")}
     for stage, path in module.preact_norms().items():
-        assert np.any(output.features[stage] < 0)  # raw: no ReLU has gone over it
+        assert np.any(output.features[stage] < 0)  # no ReLU has been applied
         expected = normalise(np.asarray(output.features[stage]), variables, path)
         np.testing.assert_allclose(output.features[f"{stage}_preact"], expected, rtol=1e-9, atol=1e-9)
     last = np.maximum(output.features["stage3_preact"], 0)

@@ -505,7 +505,7 @@ def trained(tmp_path_factory):
     for name, seed, losses, teacher in (("ce", 0, CE, ""), ("alone", 1, CE, ""), ("kd", 1, KD, "ce")):
         config = defaults()
         config.name, config.seed, config.losses = name, seed, losses
-        config.model.name, config.model.head = "tests.models.test_pick:Plain", "head"
+        config.model.name, config.model.head = "tests.models.test_feature_extraction:Plain", "head"
         config.data.name, config.data.args, config.data.validation = "arrays", {"path": str(path)}, 0.25
         config.epochs, config.batch_size, config.eval_batch_size = 2, 16, 32
         if teacher:

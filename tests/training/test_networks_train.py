@@ -60,8 +60,8 @@ def test_drop_path_draws_the_same_on_one_and_four_devices(own):
 
 
 def test_features_of_a_network_of_ones_own_reach_the_run(own, one_device):
-    own.model.name, own.model.features = "tests.models.test_pick:Plain", ("block1", "block2")
+    own.model.name, own.model.features = "tests.models.test_feature_extraction:Plain", ("block1", "block2")
     plan = make_plan(own, one_device)
-    assert plan.spec.model == models.Picked(plan.spec.model.module, ("block1", "block2"))
+    assert plan.spec.model == models.FeatureExtractor(plan.spec.model.module, ("block1", "block2"))
     state, _ = run_steps(own, 2, 2)
     assert state.step == 2

@@ -1,4 +1,4 @@
-"""Features picked by path from a network that knows nothing of features."""
+"""Features picked by path from a network that returns logits alone."""
 
 import flax.linen as nn
 import jax
@@ -39,7 +39,7 @@ VARIABLES = models.init_variables(MODULE, IMAGES.shape, 0)
 
 
 def run(train=False, **picked):
-    return models.call(models.Picked(MODULE, **picked), VARIABLES, IMAGES, train=train)
+    return models.call(models.FeatureExtractor(MODULE, **picked), VARIABLES, IMAGES, train=train)
 
 
 def test_outputs_of_submodules_come_in_the_order_of_the_config_and_pooled_is_the_mean_of_the_last():
@@ -66,7 +66,7 @@ def test_picking_changes_neither_logits_nor_statistics(train):
 
 def test_gradients_pass_through_what_is_picked():
     def loss(params):
-        picked = models.Picked(MODULE, ("block1",))
+        picked = models.FeatureExtractor(MODULE, ("block1",))
         output, _ = models.call(picked, {**VARIABLES, "params": params}, IMAGES, train=True)
         return jnp.sum(output.features["block1"] ** 2)
 
@@ -78,7 +78,8 @@ def test_gradients_pass_through_what_is_picked():
 def test_kdjax_features_are_picked_by_their_names():
     module = models.create_model("resnet8", 3)
     variables = models.init_variables(module, IMAGES.shape, 0)
-    output, _ = models.call(models.Picked(module, ("stage3", "stage1_block1/conv1")), variables, IMAGES, train=False)
+    picked = models.FeatureExtractor(module, ("stage3", "stage1_block1/conv1"))
+    output, _ = models.call(picked, variables, IMAGES, train=False)
     plain, _ = models.call(module, variables, IMAGES, train=False)
     np.testing.assert_array_equal(output.features["stage3"], plain.features["stage3"])
     np.testing.assert_array_equal(output.pooled, plain.pooled)  # the network's own
@@ -86,12 +87,12 @@ def test_kdjax_features_are_picked_by_their_names():
 
 def test_a_path_that_is_not_there_is_answered_with_those_that_are():
     with pytest.raises(UserError, match="no feature 'block3'.*There are: block1/conv, .*block2"):
-        models.check_features(models.Picked(MODULE, ("block1", "block3")), IMAGES.shape)
-    models.check_features(models.Picked(MODULE, ("block1", "block2/sown"), "head"), IMAGES.shape)
+        models.check_features(models.FeatureExtractor(MODULE, ("block1", "block3")), IMAGES.shape)
+    models.check_features(models.FeatureExtractor(MODULE, ("block1", "block2/sown"), "head"), IMAGES.shape)
 
 
 def test_description_counts_parameters_features_and_cost():
-    found = models.describe(models.Picked(MODULE, ("block2",)), (4, 4, 3))
+    found = models.describe(models.FeatureExtractor(MODULE, ("block2",)), (4, 4, 3))
     conv1, conv2, norms, head = 9 * 3 * 4 + 4, 9 * 4 * 5 + 5, 2 * (4 + 5), 5 * 3 + 3
     assert sum(int(np.prod(shape)) for _, shape in found.parameters) == conv1 + conv2 + norms + head
     assert found.statistics == 2 * (4 + 5)

@@ -1,4 +1,4 @@
-"""What a data set is: arrays in their stored type, row indices of each split, and how a stored value is normalised."""
+"""The records of a data set: what a source returns, what training reads, and how stored values are normalised."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -12,16 +12,19 @@ from kdjax.errors import UserError
 
 
 class Stored(NamedTuple):
-    """How images lie in memory; hashable, since it shapes a compiled step.
+    """How stored images become the input of a network; hashable, since a compiled step depends on it.
+
+    A network sees a stored value v as (v * scale - mean) / std.
 
     Attributes:
-      scale: what one unit of the stored type is worth, 1/255 for bytes.
-      mean: one float, or one a channel, of the scaled values.
-      std: likewise, above 0: a stored value v is seen by a network as (v * scale - mean) / std.
-      views: the first is the default; where none of them mirrors, no view may.
-      size: side to which images are resized, 0 for none.
-      kernel: by which they are, 'bicubic' or 'bilinear'.
-      cropped: whether images come from the stream already cropped and resized to `size`.
+      scale: Factor for stored values, 1/255 for bytes; above 0.
+      mean: Mean of the scaled values: one float, or one per channel.
+      std: Standard deviation of the scaled values: one float, or one per channel; above 0.
+      views: Names of the views that suit the images; the first is the default. If none of them flips images, views that
+        flip are refused.
+      size: Side in pixels to which images are resized; 0 for no resizing.
+      kernel: Filter of resizing, 'bicubic' or 'bilinear'.
+      cropped: Whether the stream delivers images that are already cropped and resized to `size`.
     """
 
     scale: float
@@ -34,17 +37,17 @@ class Stored(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """What a source returns: the official training rows first, then the official test rows.
+    """What a source returns: first the rows of the training set, then those of the test set, if there is one.
 
     Attributes:
-      images: [rows, height, width, channels] or [rows, dim], uint8, float32 or float64; or images that stay encoded.
-      labels: [rows] integers in [0, num_classes).
-      soft: [rows, num_classes] target distributions, or None.
-      num_classes: at least 2.
-      num_train: how many rows come before the official test rows; None where there are none, and then a test split is
-        drawn by config.data.split_seed.
-      test: fraction of all rows in such a drawn test split, in [0, 1).
-      class_names: of every class, or None.
+      images: Images [rows, height, width, channels] or vectors [rows, dim], uint8, float32 or float64; or encoded images.
+      labels: Integer labels [rows] in [0, num_classes).
+      soft: Target distributions [rows, num_classes], or None.
+      num_classes: Number of classes, at least 2.
+      num_train: Number of training rows. None if there is no test set: a test split is then drawn with
+        config.data.split_seed.
+      test: Fraction of all rows that a drawn test split takes, in [0, 1).
+      class_names: Name of every class, or None.
     """
 
     images: np.ndarray | Encoded
@@ -57,12 +60,15 @@ class Rows(NamedTuple):
 
 
 class Source(NamedTuple):
-    """A row of DATASETS; what is None follows from the arrays (see `kdjax.data.sources`).
+    """A row of DATASETS. A field that is None gets a default that suits the arrays (see `kdjax.data.sources`).
 
     Attributes:
-      load: `(data_dir, **config.data.args) -> Rows`.
-      scale, mean, std, views: as in `Stored`.
-      shape, num_classes: of one image and of its labels, where they are known without the files.
+      load: Function `(data_dir, **config.data.args) -> Rows`.
+      scale, mean, std, views: Same as in `Stored`.
+      shape: Shape of one image, if it is known before the files are read.
+      num_classes: Number of classes, if it is known before the files are read.
+      official: Whether the publisher of the data set made its training and its test set. Images that are in both are then
+        reported; in any other data set they are refused.
     """
 
     load: Callable[..., Rows]
@@ -72,28 +78,32 @@ class Source(NamedTuple):
     views: tuple[str, ...] | None = None
     shape: tuple[int, ...] | None = None
     num_classes: int | None = None
+    official: bool = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """A data set, in memory but for images that stay encoded; a row's index is the 'example' of every random key.
+    """A data set with its splits. The row of an example is the 'example' that random keys are made from.
 
     Attributes:
-      name: as in config.data.name.
-      images: [rows, height, width, channels] or [rows, dim] in the stored type, or images that stay encoded.
-      labels: [rows] int32, -1 where a protocol took the label away.
-      soft: [rows, num_classes] target distributions, or None.
-      num_classes: at least 2.
-      splits: 'train', 'validation', 'test' -> [size] int32, sorted rows; a split without rows is absent.
-      stored: how a stored value is normalised, and the views there are.
-      class_names: of every class, or None.
-      image_shape: of one image as it is stored; () where `images` tells.
-      epoch_examples: how many training examples make an epoch; None for all that there are.
-      unseen: classes that no training batch shows.
-      labelled_share: part of every batch that has labels where some training examples lost theirs.
-      protocols: what each protocol did, for the manifest.
-      streamed: whether batches carry their images, instead of reading them from the devices' memory.
-      skip_bad: whether a stream skips and counts images that cannot be read.
+      name: config.data.name.
+      images: Images [rows, height, width, channels] or vectors [rows, dim] in the stored type, or encoded images.
+      labels: Integer labels [rows] int32, -1 where a protocol removed the label.
+      soft: Target distributions [rows, num_classes], or None.
+      num_classes: Number of classes, at least 2.
+      splits: 'train', 'validation', 'test' -> sorted rows [size] int32. A split without rows is absent.
+      stored: How stored values are normalised, and which views suit the images.
+      class_names: Name of every class, or None.
+      image_shape: Shape of one stored image; () if `images` is an array, whose shape says it.
+      epoch_examples: Number of training examples in an epoch; None for all of the training split.
+      unseen: Classes that no training batch contains.
+      labelled_share: Fraction of every batch that has labels, if some training examples have none.
+      protocols: One record for every applied protocol, for the manifest.
+      streamed: Whether batches carry their images; otherwise all images are in the memory of the devices.
+      skip_bad: Whether a stream skips and counts images that cannot be read.
+      official: Whether the publisher of the data set made its training and its test set.
+      shared_test: Test rows [size] whose images are also in the training or validation split before any protocol; the
+        evaluation reports the accuracy without them. None unless config.data.report_unshared.
     """
 
     name: str
@@ -111,32 +121,34 @@ class Dataset:
     protocols: tuple[dict, ...] = ()
     streamed: bool = False
     skip_bad: bool = False
+    official: bool = False
+    shared_test: np.ndarray | None = None
 
     @property
     def stored_shape(self) -> tuple[int, ...]:
-        """Of one image as a batch carries it."""
+        """Shape of one image in a batch."""
         return self.image_shape or self.images.shape[1:]
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Of one image as a network sees it: (height, width, channels) or (dim,)."""
+        """Shape of one input of the network: (height, width, channels) or (dim,)."""
         size = self.stored.size
         return (size, size, self.stored_shape[-1]) if size else self.stored_shape
 
     @property
     def dtype(self) -> np.dtype:
-        """Of stored values."""
+        """Type of stored values."""
         return np.dtype(np.uint8) if isinstance(self.images, Encoded) else self.images.dtype
 
     @property
     def labelled_train(self) -> np.ndarray:
-        """[size] training rows that have a label."""
+        """Training rows [size] that have a label."""
         train = self.splits["train"]
         return train[self.labelled[train]]
 
     @property
     def labelled(self) -> np.ndarray:
-        """[rows] bool, False where a protocol took the label away."""
+        """Whether each row has a label, bool [rows]."""
         return self.labels >= 0
 
 
@@ -144,24 +156,28 @@ def resolve_view(dataset: Dataset, view: str, field: str = "config.data.view") -
     """Returns the view that training uses.
 
     Args:
-      dataset: that has a default view and tells whether its images may be mirrored.
+      dataset: Data set that has a default view and says whether its images may be flipped.
       view: config.data.view; '' for the default.
-      field: that it is from, for the message.
+      field: Config field of the view, for the message.
 
     Raises:
-      UserError: the data does not allow the view.
+      UserError: The view does not suit the data.
     """
     allowed = dataset.stored.views
     where = f"{field} '{view}'"
     parsed = view_names.check(view or allowed[0], dataset.stored_shape, dataset.dtype, where)
     mirrors = any(view_names.parse(name).flip for name in allowed)
     if view not in ("", *allowed) and parsed.flip and not mirrors:
-        raise UserError(f"{where}: images of data set '{dataset.name}' are not to be mirrored.")
+        raise UserError(f"{where}: images of data set '{dataset.name}' must not be flipped; choose a view without flips.")
     return view or allowed[0]
 
 
 def check_rows(rows: Rows, where: str) -> Rows:
-    """Returns rows of NumPy arrays with int32 labels, or says in one line what is wrong with what a source returned."""
+    """Returns what a source returned as NumPy arrays with int32 labels.
+
+    Raises:
+      UserError: A shape, type or value is wrong; the message says which.
+    """
     if not isinstance(rows, Rows):
         raise UserError(f"{where} must return kdjax.data.Rows, not {type(rows).__name__}.")
     soft = None if rows.soft is None else np.asarray(rows.soft)
@@ -180,22 +196,26 @@ def check_rows(rows: Rows, where: str) -> Rows:
         raise UserError(f"{where}: the fraction 'test' must be in [0, 1), not {rows.test}.")
     if rows.class_names is not None and len(rows.class_names) != rows.num_classes:
         raise UserError(
-            f"{where}: {len(rows.class_names)} class_names for {rows.num_classes} classes; name each or none."
+            f"{where}: {len(rows.class_names)} class_names for {rows.num_classes} classes; name all classes or none."
         )
     return rows._replace(labels=rows.labels.astype(np.int32))
 
 
 def check_stored(stored: Stored, shape: tuple[int, ...], where: str) -> Stored:
-    """Returns hashable `stored` for images of a shape, or says in one line what is wrong with it."""
+    """Returns `stored` with tuples of floats, which are hashable, for images of a shape.
+
+    Raises:
+      UserError: A value does not suit the images; the message says which.
+    """
     mean, std = (tuple(float(value) for value in np.ravel(part)) for part in (stored.mean, stored.std))
     for name, values in (("mean", mean), ("std", std)):
         if len(values) not in (1, channels := shape[-1]):
-            raise UserError(f"{where}: {name} must have 1 value or {channels}, one a channel, not {len(values)}.")
+            raise UserError(f"{where}: {name} must have 1 value or {channels}, one per channel, not {len(values)}.")
     if min(std) <= 0 or stored.scale <= 0:
         raise UserError(f"{where}: scale and std must be above 0, not {stored.scale} and {std}.")
     for view in stored.views:
         if len(shape) == 1 and view_names.parse(view) != view_names.View():
-            raise UserError(f"{where} has vectors [rows, dim]; the only view of those is 'none', not '{view}'.")
+            raise UserError(f"{where} has vectors [rows, dim]; their only view is 'none', not '{view}'.")
     return stored._replace(scale=float(stored.scale), mean=mean, std=std, views=tuple(stored.views))
 
 
@@ -206,21 +226,21 @@ def _check_images(images: np.ndarray, where: str) -> None:
     if images.dtype not in (np.uint8, np.float32, np.float64):
         raise UserError(f"{where}: images must be uint8, float32 or float64, not {images.dtype}.")
     if images.dtype != np.uint8 and not np.isfinite(images).all():
-        raise UserError(f"{where}: images hold values that are not finite.")
+        raise UserError(f"{where}: images contain values that are not finite.")
 
 
 def _check_labels(rows: Rows, where: str) -> None:
     labels = rows.labels
     if labels.shape != (len(rows.images),) or labels.dtype.kind not in "iu":
         raise UserError(
-            f"{where}: labels must be integers [{len(rows.images)}], one an image, "
+            f"{where}: labels must be integers [{len(rows.images)}], one per image, "
             f"not {labels.dtype} {list(labels.shape)}."
         )
     if rows.num_classes < 2:
         raise UserError(f"{where}: there must be at least 2 classes, not {rows.num_classes}.")
     if labels.min() < 0 or labels.max() >= rows.num_classes:
         raise UserError(
-            f"{where}: labels must be in [0, {rows.num_classes - 1}], but go from {labels.min()} to {labels.max()}."
+            f"{where}: labels must be in [0, {rows.num_classes - 1}], but range from {labels.min()} to {labels.max()}."
         )
 
 
@@ -229,4 +249,4 @@ def _check_soft(rows: Rows, where: str) -> None:
     if soft.shape != shape or soft.dtype not in (np.float32, np.float64):
         raise UserError(f"{where}: soft must be float32 or float64 {list(shape)}, not {soft.dtype} {list(soft.shape)}.")
     if not (soft >= 0).all() or not np.allclose(soft.sum(axis=1), 1, atol=1e-3):
-        raise UserError(f"{where}: every row of soft must be a distribution: not negative, with sum 1.")
+        raise UserError(f"{where}: every row of soft must be a distribution: no negative values, sum 1.")

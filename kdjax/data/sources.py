@@ -1,16 +1,15 @@
-"""The DATASETS table, the sources that need no files of others, and how a config becomes a Dataset."""
+"""The table of data sets (DATASETS), the sources digits and gaussian, and loading what a config names."""
 
 import dataclasses
 import functools
 import json
-import pathlib
-import zipfile
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from kdjax.arguments import check_arguments, signature_of
+from kdjax.data.arrays import load_arrays
 from kdjax.data.cifar import load_cifar10, load_cifar100
 from kdjax.data.cifar10h import load_cifar10h
 from kdjax.data.dataset import Dataset, Rows, Source, Stored, check_rows, check_stored
@@ -18,21 +17,34 @@ from kdjax.data.encoded import Encoded
 from kdjax.data.folders import load_folder, load_imagenet, load_list, load_tiny_imagenet
 from kdjax.data.keeping import keep
 from kdjax.data.letters import load_letters
+from kdjax.data.overlap import shared_rows
 from kdjax.data.protocols import apply_protocols
 from kdjax.data.splits import make_splits
-from kdjax.data.tfds_source import load_fashion_mnist, load_stl10, load_svhn, load_tfds
+from kdjax.data.tfds_source import is_official, load_fashion_mnist, load_stl10, load_svhn, load_tfds
 from kdjax.errors import UserError, lookup, nearest
 from kdjax.randomness import philox
 
+UNITS = ("scale", "mean", "std")  # in this order below; config.data.args may replace each of them
 CROP_FLIP = ("crop_flip", "crop", "none")
+DIGITS_UNITS = (1 / 16, (0.305,), (0.376,))  # measured over all images
+LETTERS_UNITS = (1 / 16, (0.250,), (0.326,))  # measured over the capitals
 CIFAR10_UNITS = (1 / 255, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+CIFAR100_UNITS = (1 / 255, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))
+SVHN_UNITS = (1 / 255, (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970))
+STL10_UNITS = (1 / 255, (0.4467, 0.4398, 0.4066), (0.2603, 0.2566, 0.2713))
+FASHION_MNIST_UNITS = (1 / 255, (0.2860,), (0.3530,))
+TINY_IMAGENET_UNITS = (1 / 255, (0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262))
 IMAGENET_UNITS = (1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-UNITS = ("scale", "mean", "std")  # arguments of every source that override its row in the table
 
 
 def load_digits(data_dir: str, *, test: float = 0.2) -> Rows:
-    """Reads scikit-learn's 1,797 real 8x8 images of digits; a fraction `test` of them is drawn to be the test split."""
-    del data_dir  # they come with scikit-learn
+    """Reads scikit-learn's 1,797 images of handwritten digits, 8x8 pixels.
+
+    Args:
+      data_dir: Not used, since the images come with scikit-learn.
+      test: Fraction of the images that is drawn as the test split.
+    """
+    del data_dir
     from sklearn.datasets import load_digits as read
 
     digits = read()
@@ -51,22 +63,24 @@ def load_gaussian(
     delta: float = 1.0,
     seed: int = 0,
 ) -> Rows:
-    """Draws the mixture of Gaussians of the MSE-teacher paper, whose posterior p* is known and comes as `soft`.
+    """Draws a mixture of Gaussians, whose Bayes posterior p* is known and returned as `soft`.
 
-    The defaults with config.data.validation = 0.5 are its 5 % / 5 % / 90 %.
+    This is the synthetic data of Hamidi et al. (2024), "How to Train the Teacher Model for Effective Knowledge
+    Distillation". With config.data.validation = 0.5 the defaults give the paper's splits of 5 %, 5 % and 90 %.
 
     Args:
-      data_dir: not used.
-      classes: equally likely, each around a centre drawn uniformly from {-delta, 0, delta}^dim.
-      dim: of the vectors.
-      n_train: rows for training and validation.
-      n_test: rows of the test split.
-      variance: of the noise, the same in every direction.
-      delta: distance of the grid that the centres lie on.
-      seed: of this data alone, so that config.seed does not move it.
+      data_dir: Not used.
+      classes: Number of classes, which are equally likely. The centre of each is drawn uniformly from
+        {-delta, 0, delta}^dim.
+      dim: Dimension of the vectors.
+      n_train: Number of rows for training and validation.
+      n_test: Number of rows of the test split.
+      variance: Variance of the noise, the same in every direction.
+      delta: Distance between neighbouring points of the grid on which the centres lie.
+      seed: Seed of this data; config.seed does not change it.
 
     Returns:
-      float32 vectors, and float64 p* = softmax_k(-|x - centre_k|^2 / (2 variance)) of the vectors as they are stored.
+      float32 vectors, and float64 p* = softmax_k(-|x - centre_k|^2 / (2 variance)) of the stored vectors.
     """
     del data_dir
     if classes < 2 or dim < 1 or n_train < 1 or n_test < 0 or variance <= 0:
@@ -89,7 +103,7 @@ def gaussian_oracle(
     """Returns weight [classes, dim] and bias [classes] of the linear classifier whose softmax is p* of `gaussian`.
 
     Args:
-      classes, dim, variance, delta, seed: as `load_gaussian` takes them; its other arguments change nothing.
+      classes, dim, variance, delta, seed: Same as for `load_gaussian`, whose other arguments do not change p*.
     """
     draw = np.random.Generator(philox(seed, "gaussian"))
     centres = _centres(draw, classes, dim, delta)
@@ -97,103 +111,47 @@ def gaussian_oracle(
 
 
 def _posterior(x: np.ndarray, centres: np.ndarray, variance: float) -> np.ndarray:
-    scores = (x.astype(np.float64) @ centres.T - (centres**2).sum(axis=1) / 2) / variance  # |x|^2 cancels
+    # -|x - centre|^2 / (2 variance) without |x|^2, which is the same for all classes.
+    scores = (x.astype(np.float64) @ centres.T - (centres**2).sum(axis=1) / 2) / variance
     p = np.exp(scores - scores.max(axis=1, keepdims=True))
     return p / p.sum(axis=1, keepdims=True)
 
 
-def load_arrays(data_dir: str, *, path: str, num_classes: int | None = None, test: float = 0.2) -> Rows:
-    """Reads an `.npz` with images, labels, perhaps soft, and perhaps test_images, test_labels, test_soft.
-
-    Args:
-      data_dir: where a relative path is looked for, after the current folder.
-      path: of the file.
-      num_classes: by default what soft has, else the largest label + 1.
-      test: fraction drawn to be the test split where the file has no test_images.
-    """
-    where = f"data set 'arrays' ({path})"
-    arrays = _read_npz(path, data_dir, where)
-    parts = [_part(arrays, "", where)]
-    if "test_images" in arrays:
-        parts.append(_part(arrays, "test_", where))
-        _check_alike(*parts, where)
-    images, labels, soft = (None if group[0] is None else np.concatenate(group) for group in zip(*parts, strict=True))
-    if num_classes is None:
-        num_classes = soft.shape[-1] if soft is not None else int(labels.max(initial=0)) + 1
-    return Rows(images, labels, soft, num_classes, len(parts[0][0]) if len(parts) == 2 else None, test)
-
-
-def _read_npz(path: str, data_dir: str, where: str) -> dict[str, np.ndarray]:
-    file = next((p for p in (pathlib.Path(path), pathlib.Path(data_dir, path)) if p.is_file()), None)
-    if file is None:
-        raise UserError(f"{where}: no such file, neither here nor in {data_dir}.")
-    try:
-        with np.load(file, allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{where} is not an .npz of plain arrays: {_first_line(error)}") from error
-
-
-def _part(arrays: Mapping[str, np.ndarray], prefix: str, where: str) -> tuple:
-    """Returns images, labels, and soft or None."""
-    for name in ("images", "labels"):
-        if prefix + name not in arrays:
-            raise UserError(f"{where} has no array '{prefix}{name}'.{nearest(prefix + name, arrays)}")
-    images, labels, soft = (arrays.get(prefix + name) for name in ("images", "labels", "soft"))
-    if len(np.atleast_1d(images)) != len(np.atleast_1d(labels)):
-        shapes = f"{prefix}images {list(images.shape)} and {prefix}labels {list(labels.shape)}"
-        raise UserError(f"{where}: {shapes} differ in length.")
-    return images, labels, soft
-
-
-def _check_alike(train: tuple, test: tuple, where: str) -> None:
-    for name, a, b in zip(("images", "labels", "soft"), train, test, strict=True):
-        if (a is None) != (b is None):
-            raise UserError(f"{where} has {name} for one of training and test only; give both or none.")
-        if a is not None and (a.shape[1:] != b.shape[1:] or a.dtype != b.dtype):
-            kinds = f"{name} {a.dtype} {list(a.shape)} and test_{name} {b.dtype} {list(b.shape)}"
-            raise UserError(f"{where}: {kinds} differ.")
-
-
-# name -> loader, scale, mean, std, views (the first is the default). None: bytes are scaled to [-1, 1], floats are left
-# as they are; vectors have the view 'none', images also 'crop' and 'crop_flip' when asked for.
+# Name -> loader, scale, mean, std, views (the first is the default), shape of an image, number of classes, and whether
+# the training and the test set are the publisher's. Defaults: bytes are scaled to [-1, 1] and floats are left as they
+# are; the views of images are 'none', 'crop' and 'crop_flip', and vectors have only 'none'.
 DATASETS: dict[str, Source] = {
-    "digits": Source(load_digits, 1 / 16, (0.305,), (0.376,), ("none", "crop")),  # measured over all images
-    "letters": Source(load_letters, 1 / 16, (0.250,), (0.326,), ("none", "crop")),  # of the capitals
+    "digits": Source(load_digits, *DIGITS_UNITS, ("none", "crop")),
+    "letters": Source(load_letters, *LETTERS_UNITS, ("none", "crop")),
     "gaussian": Source(load_gaussian, 1.0, (0.0,), (1.0,), ("none",)),
     "arrays": Source(load_arrays),
-    "cifar10": Source(load_cifar10, *CIFAR10_UNITS, CROP_FLIP, (32, 32, 3), 10),
-    "cifar10h": Source(load_cifar10h, *CIFAR10_UNITS, CROP_FLIP, (32, 32, 3), 10),
-    "cifar100": Source(
-        load_cifar100, 1 / 255, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), CROP_FLIP, (32, 32, 3), 100
-    ),
-    "svhn": Source(
-        load_svhn, 1 / 255, (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970), ("crop", "none"), (32, 32, 3), 10
-    ),
-    "stl10": Source(
-        load_stl10, 1 / 255, (0.4467, 0.4398, 0.4066), (0.2603, 0.2566, 0.2713), CROP_FLIP, (96, 96, 3), 10
-    ),
-    "fashion_mnist": Source(load_fashion_mnist, 1 / 255, (0.2860,), (0.3530,), CROP_FLIP, (28, 28, 1), 10),
-    "tiny_imagenet": Source(
-        load_tiny_imagenet, 1 / 255, (0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262), CROP_FLIP, (64, 64, 3), 200
-    ),
-    "imagenet": Source(load_imagenet, *IMAGENET_UNITS, CROP_FLIP, (224, 224, 3), 1000),
-    "folder": Source(load_folder),  # see SHORT
+    "cifar10": Source(load_cifar10, *CIFAR10_UNITS, CROP_FLIP, (32, 32, 3), 10, official=True),
+    "cifar10h": Source(load_cifar10h, *CIFAR10_UNITS, CROP_FLIP, (32, 32, 3), 10, official=True),
+    "cifar100": Source(load_cifar100, *CIFAR100_UNITS, CROP_FLIP, (32, 32, 3), 100, official=True),
+    "svhn": Source(load_svhn, *SVHN_UNITS, ("crop", "none"), (32, 32, 3), 10, official=True),
+    "stl10": Source(load_stl10, *STL10_UNITS, CROP_FLIP, (96, 96, 3), 10, official=True),
+    "fashion_mnist": Source(load_fashion_mnist, *FASHION_MNIST_UNITS, CROP_FLIP, (28, 28, 1), 10, official=True),
+    "tiny_imagenet": Source(load_tiny_imagenet, *TINY_IMAGENET_UNITS, CROP_FLIP, (64, 64, 3), 200, official=True),
+    "imagenet": Source(load_imagenet, *IMAGENET_UNITS, CROP_FLIP, (224, 224, 3), 1000, official=True),
+    "folder": Source(load_folder),
     "list": Source(load_list),
     "tfds": Source(load_tfds),
 }
-SHORT = {"folder": "path", "list": "path", "tfds": "name"}  # 'folder:PATH' is short for folder's args = {'path': PATH}
+# The argument that may stand in the name: 'folder:PATH' is short for 'folder' with config.data.args = {'path': PATH}.
+SHORT = {"folder": "path", "list": "path", "tfds": "name"}
 
 
 def shape_and_classes(data_config: Any, data_dir: str) -> tuple[tuple[int, ...], int]:
-    """Returns the shape of one image as a network sees it, and the number of classes; reads the files only if it must.
+    """Returns the shape of one input of a network and the number of classes.
+
+    Reads the files of the data set only if its row in DATASETS does not say both.
 
     Args:
       data_config: config.data, a ConfigDict.
-      data_dir: folder of the files that sources read.
+      data_dir: Directory of the files of data sets.
 
     Raises:
-      UserError: as `load_dataset`, where the table does not know.
+      UserError: The files have to be read and `load_dataset` refuses them.
     """
     source = DATASETS.get(data_config.name)
     if source is None or source.shape is None or data_config.protocols:
@@ -204,46 +162,72 @@ def shape_and_classes(data_config: Any, data_dir: str) -> tuple[tuple[int, ...],
 
 
 def load_dataset(data_config: Any, data_dir: str) -> Dataset:
-    """Loads the data that a config names and splits it; the arrays are shared by all data sets of the same source.
+    """Loads the data set that a config names, splits it and applies its protocols.
+
+    Data sets of the same source share the arrays of their images.
 
     Args:
       data_config: config.data, a ConfigDict.
-      data_dir: folder of the files that sources read.
+      data_dir: Directory of the files of data sets.
 
     Raises:
-      UserError: an unknown name or argument, missing or corrupt files, targets that the data lacks.
+      UserError: The name or an argument is unknown, files are missing or damaged, or the data has no soft labels and
+        config.data.targets asks for them.
     """
     name = data_config.name
     try:
         args = json.dumps(data_config.args.to_dict(), sort_keys=True)
     except TypeError as error:
         raise UserError(f"config.data.args must hold numbers, strings, lists and mappings only: {error}.") from error
-    rows, stored = _read(name, args, str(data_dir))
+    dataset = _split(_read(name, args, str(data_dir)), data_config)
+    if data_config.report_unshared:
+        dataset = dataclasses.replace(dataset, shared_test=shared_rows(dataset.images, dataset.splits, "test"))
+    dataset = apply_protocols(dataset, data_config.protocols.to_dict(), data_config.split_seed)
+    if data_config.targets == "soft" and dataset.soft is None:
+        raise UserError(f"config.data.targets = 'soft', but data set '{name}' has no soft labels; set it to 'labels'.")
+    return dataset
+
+
+def _split(found: "_Found", data_config: Any) -> Dataset:
+    """Returns the splits of what was read, with images decoded or encoded as the config wants them."""
+    name, rows = data_config.name, found.rows
     kept = keep(rows.images, data_config.size, data_config.stream, data_config.skip_bad)
     if data_config.size and len(kept.shape) == 1:
         raise UserError(
             f"config.data.size: data set '{name}' has vectors [rows, dim], which have no size; leave it at 0."
         )
-    stored = check_stored(
-        stored._replace(size=data_config.size, kernel=data_config.interpolation, cropped=kept.cropped),
-        kept.shape,
-        f"data set '{name}'",
+    stored = found.stored._replace(size=data_config.size, kernel=data_config.interpolation, cropped=kept.cropped)
+    stored = check_stored(stored, kept.shape, f"data set '{name}'")
+    return Dataset(
+        name=name,
+        images=kept.images,
+        labels=rows.labels,
+        soft=rows.soft,
+        num_classes=rows.num_classes,
+        splits=make_splits(rows, data_config.validation, data_config.split_seed),
+        stored=stored,
+        class_names=rows.class_names,
+        image_shape=kept.shape,
+        streamed=data_config.stream == "always" or isinstance(kept.images, Encoded),
+        skip_bad=data_config.skip_bad,
+        official=found.official,
     )
-    splits = make_splits(rows, data_config.validation, data_config.split_seed)
-    dataset = Dataset(
-        name, kept.images, rows.labels, rows.soft, rows.num_classes, splits, stored, rows.class_names, kept.shape
-    )
-    streamed = data_config.stream == "always" or isinstance(kept.images, Encoded)
-    dataset = dataclasses.replace(dataset, streamed=streamed, skip_bad=data_config.skip_bad)
-    dataset = apply_protocols(dataset, data_config.protocols.to_dict(), data_config.split_seed)
-    if data_config.targets == "soft" and dataset.soft is None:
-        raise UserError(f"config.data.targets = 'soft', but data set '{name}' has no soft labels; take 'labels'.")
-    return dataset
+
+
+class _Found(NamedTuple):
+    """What a source returned, and what DATASETS and config.data.args say about it."""
+
+    rows: Rows
+    stored: Stored
+    official: bool
 
 
 @functools.lru_cache(maxsize=4)
-def _read(name: str, json_args: str, data_dir: str) -> tuple[Rows, Stored]:
-    """Reads a source once a process; arguments are text: hashable, and the same from a config and a manifest."""
+def _read(name: str, json_args: str, data_dir: str) -> _Found:
+    """Reads a source once per process.
+
+    The arguments come as JSON, which is hashable and the same text whether they are from a config or from a manifest.
+    """
     where, args = f"data set '{name}'", json.loads(json_args)
     kind, colon, rest = name.partition(":")
     if colon and kind in SHORT:
@@ -255,7 +239,8 @@ def _read(name: str, json_args: str, data_dir: str) -> tuple[Rows, Stored]:
     takes = signature_of(source.load, leading=1)
     check_arguments(takes, args, field="config.data.args", owner=where, also=UNITS)
     rows = check_rows(_load(source, args, data_dir, where), where)
-    return rows, _stored(source, units, rows.images)
+    official = source.official or (source.load is load_tfds and is_official(args["name"]))
+    return _Found(rows, _stored(source, units, rows.images), official)
 
 
 def _load(source: Source, args: Mapping, data_dir: str, where: str) -> Rows:
@@ -263,19 +248,16 @@ def _load(source: Source, args: Mapping, data_dir: str, where: str) -> Rows:
         return source.load(data_dir, **args)
     except UserError:
         raise
-    except Exception as error:  # the loader may be the user's own
-        line = f"{type(error).__name__}: {_first_line(error)}"
+    except Exception as error:  # the loader may be the user's own and raise anything
+        line = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         raise UserError(f"{where} could not be loaded with {args}: {line}") from error
 
 
-def _stored(source: Source, units: Mapping, images: np.ndarray) -> Stored:
-    """Fills what the table leaves open, and puts the config's own units over it."""
+def _stored(source: Source, units: Mapping, images: np.ndarray | Encoded) -> Stored:
+    """Returns the config's values where it has any, else those of the table, else defaults for the type of the images."""
     encoded = isinstance(images, Encoded)
     guess = (1 / 255, (0.5,), (0.5,)) if encoded or images.dtype == np.uint8 else (1.0, (0.0,), (1.0,))
     table = [own if own is not None else default for own, default in zip(source[1:4], guess, strict=True)]
     views = source.views or (("none",) if not encoded and images.ndim == 2 else ("none", "crop", "crop_flip"))
     return Stored(*(units.get(unit, value) for unit, value in zip(UNITS, table, strict=True)), views)
 
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0]

@@ -1,4 +1,4 @@
-"""Image classification sets that tensorflow-datasets prepared, read without TensorFlow."""
+"""Reads image classification sets that tensorflow-datasets prepared, without TensorFlow."""
 
 import dataclasses
 import functools
@@ -15,8 +15,18 @@ from kdjax.data.dataset import Rows
 from kdjax.data.encoded import Encoded, size_of
 from kdjax.errors import UserError
 
-SMALL = 64  # pixels a side up to which images of one size are decoded at once and held as an array
-BATCH = 256  # records of one read
+SMALL = 64  # largest side in pixels at which images of one size are decoded at once into an array
+BATCH = 256  # records in one read
+# Well-known sets, by their names in tensorflow-datasets, whose training and test sets are their publishers'.
+OFFICIAL = (
+    *("mnist", "fashion_mnist", "kmnist", "emnist", "cifar10", "cifar100"),
+    *("svhn_cropped", "stl10", "imagenet2012"),
+)
+
+
+def is_official(name: str) -> bool:
+    """Returns whether a name, perhaps with config and version, is that of a well-known set."""
+    return _base(name) in OFFICIAL
 
 
 def is_there(data_dir: str, name: str) -> bool:
@@ -25,22 +35,22 @@ def is_there(data_dir: str, name: str) -> bool:
 
 
 def how_to_prepare(name: str, data_dir: str) -> str:
-    """Returns what to run once, where there is a network, to have the data set `name` of kdjax in `data_dir`."""
+    """Returns the command that downloads kdjax's data set `name` into `data_dir`, for messages."""
     return f"prepare it once with: python -m kdjax.prepare_data {name} --data_dir={shlex.quote(str(data_dir))}"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TfdsImages(Encoded):
-    """Images in the records of a prepared set; each process opens the set for itself at its first read.
+    """Encoded images in the records of a prepared set. Each process opens the set by itself at its first read.
 
     Attributes:
-      data_dir: of tensorflow-datasets.
-      set_name: as tensorflow-datasets names it.
-      splits: their names.
-      split: [rows] the number of a row's split.
-      position: [rows] of a row's record in its split.
-      digests: [rows] 16 bytes that tell the content of two images apart.
-      channels: 1 or 3.
+      data_dir: Directory of tensorflow-datasets.
+      set_name: Name of the set in tensorflow-datasets.
+      splits: Names of the splits.
+      split: Index into `splits` for each row, [rows].
+      position: Position of each row's record in its split, [rows].
+      digests: Hash of each encoded image, [rows] of 16 bytes.
+      channels: Number of channels of a decoded image, 1 or 3.
     """
 
     data_dir: str
@@ -63,20 +73,20 @@ class TfdsImages(Encoded):
 
 
 def load_tfds(data_dir: str, *, name: str, test: float = 0.2) -> Rows:
-    """Reads a prepared set that has an image and a label.
+    """Reads a prepared set whose examples have an image and a label.
 
     Args:
-      data_dir: of tensorflow-datasets.
-      name: as tensorflow-datasets names it, with config and version if wanted: 'mnist', 'eurosat/rgb:2.0.0'.
-      test: fraction drawn to be the test split where the set has neither 'test' nor 'validation'.
+      data_dir: Directory of tensorflow-datasets.
+      name: Name of the set in tensorflow-datasets, optionally with config and version: 'mnist', 'eurosat/rgb:2.0.0'.
+      test: Fraction of the rows that is drawn as the test split, if the set has neither 'test' nor 'validation'.
 
     Returns:
-      rows of 'train' and then of 'test', or of 'validation' where there is no 'test'; by their 'id' where they have
-      one, which is the order of the original CIFAR files. Images of one size of at most 64 pixels are an array, others
-      are `TfdsImages`.
+      Rows of 'train', then of 'test', or of 'validation' if there is no labelled 'test'. The rows of a split are in the
+      order of their 'id' if they have one, which is the order of the original CIFAR files. Images of one size of at most
+      64 pixels come as an array, all others as `TfdsImages`.
 
     Raises:
-      UserError: not prepared, and how to; no image and label.
+      UserError: The set is not prepared, or its examples have no image and label.
     """
     if not is_there(data_dir, name):
         raise UserError(f"data set 'tfds:{name}' is not in {data_dir}; {how_to_prepare(f'tfds:{name}', data_dir)}")
@@ -92,17 +102,17 @@ def load_tfds(data_dir: str, *, name: str, test: float = 0.2) -> Rows:
 
 
 def load_svhn(data_dir: str) -> Rows:
-    """Reads SVHN's cropped digits, 73,257 to train and 26,032 to test, as tensorflow-datasets prepared them."""
+    """Reads SVHN's cropped digits (73,257 for training, 26,032 for testing), prepared by tensorflow-datasets."""
     return load_tfds(data_dir, name="svhn_cropped")
 
 
 def load_stl10(data_dir: str) -> Rows:
-    """Reads STL-10's labelled images, 5,000 to train and 8,000 to test, as tensorflow-datasets prepared them."""
+    """Reads STL-10's labelled images (5,000 for training, 8,000 for testing), prepared by tensorflow-datasets."""
     return load_tfds(data_dir, name="stl10")
 
 
 def load_fashion_mnist(data_dir: str) -> Rows:
-    """Reads Fashion-MNIST, 60,000 images to train and 10,000 to test, as tensorflow-datasets prepared them."""
+    """Reads Fashion-MNIST (60,000 images for training, 10,000 for testing), prepared by tensorflow-datasets."""
     return load_tfds(data_dir, name="fashion_mnist")
 
 
@@ -114,10 +124,10 @@ def _open(data_dir: str, name: str, decoders: Mapping | None = None) -> tuple[An
     from tensorflow_datasets.core import read_only_builder
 
     try:
-        builder = read_only_builder.builder_from_files(name, data_dir=data_dir)  # what lies there; it cannot download
+        builder = read_only_builder.builder_from_files(name, data_dir=data_dir)  # never downloads
         info = builder.info
         sources = {split: builder.as_data_source(split=split, decoders=decoders) for split in info.splits}
-    except Exception as error:  # unknown names, other file formats, half-prepared folders: each raises its own kind
+    except Exception as error:  # unknown names, other file formats and half-prepared folders raise different types
         line = (str(error).splitlines() or [""])[0].partition(" Possible root causes")[0]
         where = f"data set 'tfds:{name}' in {data_dir}"
         raise UserError(f"{where} cannot be read ({line}); {how_to_prepare(f'tfds:{name}', data_dir)}") from error
@@ -127,13 +137,18 @@ def _open(data_dir: str, name: str, decoders: Mapping | None = None) -> tuple[An
     features = info.features
     if not {"image", "label"} <= set(features) or not getattr(features["label"], "num_classes", None):
         have = ", ".join(features)
-        raise UserError(f"data set 'tfds:{name}' must have an image and a label of known classes; it has {have}.")
+        raise UserError(
+            f"data set 'tfds:{name}' must have an 'image' and a 'label' with a number of classes; it has {have}."
+        )
     return info, sources
 
 
 @functools.lru_cache(maxsize=4)
 def _undecoded(data_dir: str, name: str, process: int) -> dict[str, Any]:
-    """Opens a set's splits so that images stay bytes; `process` is there since open files do not survive a fork."""
+    """Opens the splits of a set without decoding images.
+
+    `process` is a part of the cache's key, since open files cannot be used after a fork.
+    """
     del process
     import tensorflow_datasets as tfds
 
@@ -143,17 +158,17 @@ def _undecoded(data_dir: str, name: str, process: int) -> dict[str, Any]:
 def _record(source: Any, position: int, where: str) -> dict:
     try:
         return source[position]
-    except Exception as error:  # array_record and protobuf raise their own kinds
+    except Exception as error:  # array_record and protobuf raise types of their own
         raise UserError(f"{where} cannot be read ({' '.join(str(error).split())}); prepare the set again.") from error
 
 
 def _has_labels(sources: Mapping, split: str) -> bool:
-    """Returns whether a split can be scored: ImageNet's test images, for one, are all labelled -1."""
+    """Returns whether a split has labels; ImageNet's test images, for example, are all labelled -1."""
     return split in sources and len(sources[split]) > 0 and int(sources[split][0]["label"]) >= 0
 
 
 def _may_be_small(info: Any, data_dir: str, name: str) -> bool:
-    """Returns whether all images may be of one small size; the first one tells where the set does not."""
+    """Returns whether all images may be of one small size: as the set declares it, or else as the first image has it."""
     shape = info.features["image"].shape
     if None not in shape:
         return max(shape[:2]) <= SMALL
@@ -165,7 +180,7 @@ NOT_ALIKE = (None, None, None)
 
 
 def _arrays(sources: Mapping, splits: Sequence[str], where: str) -> tuple:
-    """Returns images, labels and the number of training rows, or NOT_ALIKE where two images differ in size."""
+    """Returns images, labels and the number of training rows, or NOT_ALIKE if two images differ in size."""
     parts = [_read(sources[split], where) for split in splits]
     if any(images is None or images.shape[1:] != parts[0][0].shape[1:] for images, _ in parts):
         return NOT_ALIKE
@@ -190,7 +205,7 @@ def _read(source: Any, where: str) -> tuple[np.ndarray | None, np.ndarray]:
 
 
 def _encoded(info: Any, data_dir: str, name: str, splits: Sequence[str], where: str) -> tuple:
-    """Returns images that stay encoded, labels and the number of training rows."""
+    """Returns encoded images, labels and the number of training rows."""
     parts = [_scan(info, str(data_dir), name, split, where) for split in splits]
     labels, digests, position = (np.concatenate(group) for group in zip(*parts, strict=True))
     counts = [len(part[0]) for part in parts]
@@ -200,7 +215,7 @@ def _encoded(info: Any, data_dir: str, name: str, splits: Sequence[str], where: 
 
 
 def _scan(info: Any, data_dir: str, name: str, split: str, where: str) -> tuple:
-    """Reads all records of a split once: what is found is kept beside them, where that may be written."""
+    """Returns labels, digests and order of a split's records; saves them beside the records for the next time."""
     source = _undecoded(data_dir, name, os.getpid())[split]
     kept = pathlib.Path(info.data_dir, f"kdjax_rows_{split}.npz")
     found = _kept(kept, len(source), pathlib.Path(info.data_dir, "dataset_info.json"))
@@ -229,13 +244,13 @@ def _scan_records(source: Any, where: str) -> tuple[np.ndarray, np.ndarray, np.n
 
 
 def _kept(file: pathlib.Path, rows: int, info: pathlib.Path) -> tuple | None:
-    """Returns what was kept of a split, None where nothing was, or it is of another preparation."""
+    """Returns what `_keep` saved, or None if there is nothing, or the set was prepared anew since."""
     try:
         if file.stat().st_mtime_ns < info.stat().st_mtime_ns:
             return None
         with np.load(file, allow_pickle=False) as arrays:
             found = tuple(arrays[name] for name in ("labels", "digests", "order"))
-    except Exception:  # absent or damaged: it is made anew
+    except Exception:  # the file is absent or damaged: the records are read again
         return None
     return found if all(array.shape == (rows,) for array in found) else None
 
@@ -246,5 +261,5 @@ def _keep(file: pathlib.Path, arrays: tuple) -> None:
         with open(part, "wb") as out:
             np.savez(out, **dict(zip(("labels", "digests", "order"), arrays, strict=True)))
         part.replace(file)
-    except OSError:  # a read-only folder: it is read again next time
+    except OSError:  # the folder is read-only: the records are read again next time
         part.unlink(missing_ok=True)

@@ -13,7 +13,10 @@ from kdjax.reporting.published import Published, published_number
 SEEDS = ("seed", "data.split_seed")
 # Fields of a config that change no number, or change it only by rounding: runs that differ in them have the same
 # setting. These are full paths, because 'checkpoint' of a teacher and 'seed' of a data set do change numbers.
-WITHOUT_EFFECT = (*OPERATIONAL, "eval_batch_size", "eval_every", "diagnostics", "data.stream", "data.workers")
+WITHOUT_EFFECT = (
+    *(*OPERATIONAL, "eval_batch_size", "eval_every", "diagnostics"),
+    *("data.stream", "data.workers", "data.report_unshared"),
+)
 IMPORTED = ("imported",)  # stands for the losses of imported weights
 GENERATION = re.compile(r"(.*)-gen(\d+)-")
 

@@ -60,6 +60,9 @@ def _score_rows(name: str, scores: Mapping) -> list[tuple[str, int, str, str, st
             score = scores[split]
             top5 = f"{score['top5']:.2%}" if "top5" in score else "-"
             rows.append((name, scores["step"], split, f"{score['loss']:.4f}", f"{score['accuracy']:.2%}", top5))
+            if "accuracy_unshared" in score:
+                row = (name, scores["step"], f"{split}, unshared images", "-", f"{score['accuracy_unshared']:.2%}", "-")
+                rows.append(row)
     return rows
 
 

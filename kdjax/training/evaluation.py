@@ -97,7 +97,7 @@ def evaluate(
 
     These are loss (cross-entropy) and accuracy; top-5 above five classes; where the data has distributions, the mean
     squared distance to them, summed over classes; where a protocol hides classes, the accuracies of seen and unseen
-    ones.
+    ones; for the test split, the accuracy without the data set's `shared_test` rows, unless that is None.
 
     Args:
       model: The network.
@@ -107,7 +107,10 @@ def evaluate(
       batch_size: Examples over all devices, a multiple of their number.
       devices: Devices of this process.
     """
-    spec = EvalSpec(model, dataset.stored, dataset.num_classes, dataset.unseen, dataset.soft is not None)
+    shared = None
+    if split == "test" and dataset.shared_test is not None:
+        shared = tuple(dataset.shared_test.tolist())
+    spec = EvalSpec(model, dataset.stored, dataset.num_classes, dataset.unseen, dataset.soft is not None, shared)
     rows = dataset.splits[split]
     index, mask = eval_batches(rows[dataset.labelled[rows]], batch_size)
     score = functools.partial(_compiled(spec, tuple(devices)), variables, resident(dataset, devices))

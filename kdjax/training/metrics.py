@@ -62,12 +62,14 @@ class Scored(NamedTuple):
       labels: [batch] int32.
       soft: [batch, classes] distributions of the data, None where it has none.
       mask: [batch] bool, False for padding.
+      index: [batch] int32, rows of the data set.
     """
 
     logits: Array
     labels: Array
     soft: Array | None
     mask: Array
+    index: Array
 
 
 def train_metrics(observed: Observed, config_losses: Mapping[str, Mapping[str, Any]], diagnostics: bool) -> Metrics:
@@ -90,12 +92,13 @@ def train_metrics(observed: Observed, config_losses: Mapping[str, Mapping[str, A
     return found
 
 
-def eval_metrics(scored: Scored, unseen: tuple[int, ...]) -> Metrics:
+def eval_metrics(scored: Scored, unseen: tuple[int, ...], shared: tuple[int, ...] | None = None) -> Metrics:
     """Returns one device's share of what an evaluation reports.
 
     Args:
       scored: What the step shows.
       unseen: Classes that training never showed, whose accuracy is reported apart.
+      shared: Rows without which the accuracy is also reported; None if it is not.
     """
     logits, labels, mask = scored.logits, scored.labels, scored.mask
     per_example = {"loss": losses.cross_entropy(logits, labels), "accuracy": accuracy(logits, labels)}
@@ -108,6 +111,9 @@ def eval_metrics(scored: Scored, unseen: tuple[int, ...]) -> Metrics:
         is_unseen = jnp.isin(labels, jnp.asarray(unseen))
         found |= masked_sums({"accuracy_unseen": per_example["accuracy"]}, mask & is_unseen)
         found |= masked_sums({"accuracy_seen": per_example["accuracy"]}, mask & ~is_unseen)
+    if shared is not None:
+        is_shared = jnp.isin(scored.index, jnp.asarray(shared, jnp.int32))
+        found |= masked_sums({"accuracy_unshared": per_example["accuracy"]}, mask & ~is_shared)
     return found
 
 
@@ -138,8 +144,8 @@ def zero_train_sums(spec: Spec, numbers: Mapping[str, Any]) -> Sums:
 def zero_eval_sums(spec: EvalSpec) -> Sums:
     """Returns the sums of no evaluation step, as host arrays."""
     logits, labels = _floats(1, spec.num_classes), jax.ShapeDtypeStruct((1,), np.int32)
-    scored = Scored(logits, labels, logits if spec.soft else None, jax.ShapeDtypeStruct((1,), bool))
-    return _zeros(jax.eval_shape(lambda scored: eval_metrics(scored, spec.unseen), scored))
+    scored = Scored(logits, labels, logits if spec.soft else None, jax.ShapeDtypeStruct((1,), bool), labels)
+    return _zeros(jax.eval_shape(lambda scored: eval_metrics(scored, spec.unseen, spec.shared), scored))
 
 
 def _floats(*shape: int) -> jax.ShapeDtypeStruct:

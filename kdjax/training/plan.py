@@ -103,7 +103,8 @@ def make_plan(
     parallel.check_batch_size("eval_batch_size", config.eval_batch_size, devices)
     teachers = load_teachers(config, store) if teachers is None else teachers
     dataset = stream_if_needed(load_dataset(config.data, data_dir), config.data.stream, devices)
-    check_overlap(config.data.name, dataset.images, dataset.splits, config.data.allow_overlap)
+    allow = config.data.allow_overlap
+    check_overlap(dataset.name, dataset.images, dataset.splits, allow=allow, official=dataset.official)
     check_classes(config, teachers, dataset.num_classes, dataset.class_names)
     check_splits(config, dataset, teachers, data_dir)
     origin = load_network(store.find(config.init_from), config.init_checkpoint) if config.init_from else None

@@ -128,6 +128,7 @@ class EvalSpec(NamedTuple):
       num_classes: Number of classes of the data.
       unseen: Classes that training never showed, whose examples are also scored apart.
       soft: Whether outputs are also compared with the data's distributions.
+      shared: Rows without which the accuracy is also reported; None if it is not.
     """
 
     model: Model
@@ -135,3 +136,4 @@ class EvalSpec(NamedTuple):
     num_classes: int
     unseen: tuple[int, ...] = ()
     soft: bool = False
+    shared: tuple[int, ...] | None = None

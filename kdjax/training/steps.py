@@ -175,8 +175,8 @@ def eval_step(variables: Mapping[str, Any], arrays: Any, batch: Batch, *, spec: 
         own.images, own.rows, batch.index, batch.epoch, 0, view="none", stored=spec.stored, train=False
     )
     output, _ = models.call(spec.model, variables, images, train=False)
-    scored = Scored(output.logits, own.labels, own.soft if spec.soft else None, batch.mask)
-    found = metrics.eval_metrics(scored, spec.unseen)
+    scored = Scored(output.logits, own.labels, own.soft if spec.soft else None, batch.mask, batch.index)
+    found = metrics.eval_metrics(scored, spec.unseen, spec.shared)
     return Sums(lax.psum(found, axis_name), jnp.asarray(metrics.NEVER, jnp.int32))
 
 

@@ -49,7 +49,7 @@ def test_a_data_set_is_frozen_and_its_units_are_hashable():
 
 @pytest.mark.parametrize(
     ("view", "words"),
-    [("crop_flip", "'digits' are not to be mirrored"), ("crpo", "unknown view 'crpo'. Did you mean 'crop'")],
+    [("crop_flip", "'digits' must not be flipped"), ("crpo", "unknown view 'crpo'. Did you mean 'crop'")],
 )
 def test_a_view_that_the_data_does_not_allow_is_refused(view, words):
     with pytest.raises(UserError, match=f"config.data.view '{view}'.*{words}"):
@@ -143,8 +143,8 @@ def test_arrays_of_float_vectors_with_soft_labels_found_in_data_dir(tmp_path):
         ({"images": IMAGES.astype(np.int64), "labels": LABELS}, {}, "uint8, float32 or float64, not int64"),
         ({"images": IMAGES * np.float32(np.nan), "labels": LABELS}, {}, "not finite"),
         ({"images": IMAGES, "labels": LABELS / 2}, {}, r"labels must be integers \[40\]"),
-        ({"images": IMAGES, "labels": LABELS - 1}, {}, r"labels must be in \[0, 2\], but go from -1 to 2"),
-        ({"images": IMAGES, "labels": LABELS}, {"num_classes": 3}, r"labels must be in \[0, 2\], but go from 0 to 3"),
+        ({"images": IMAGES, "labels": LABELS - 1}, {}, r"labels must be in \[0, 2\], but range from -1 to 2"),
+        ({"images": IMAGES, "labels": LABELS}, {"num_classes": 3}, r"labels must be in \[0, 2\], but range from 0 to 3"),
         ({"images": IMAGES, "labels": 0 * LABELS}, {}, "at least 2 classes, not 1"),
         ({"images": IMAGES, "labels": LABELS, "soft": np.ones((40, 4))}, {}, "must be a distribution"),
         ({"images": IMAGES, "labels": LABELS, "soft": np.eye(5)[:, :4]}, {}, r"soft must be float.* \[40, 4\]"),
@@ -157,9 +157,9 @@ def test_arrays_of_float_vectors_with_soft_labels_found_in_data_dir(tmp_path):
             r"images uint8 \[40, 6, 5, 3\] and test_images uint8 \[40, 5, 5, 3\] differ",
         ),
         (
-            {**BOTH, "soft": np.eye(4)[LABELS]}, {}, "has soft for one of training and test only",
+            {**BOTH, "soft": np.eye(4)[LABELS]}, {}, "has soft for only one of training and test",
         ),
-        ({"images": np.array([None, 1]), "labels": LABELS}, {}, "not an .npz of plain arrays"),
+        ({"images": np.array([None, 1]), "labels": LABELS}, {}, "not an .npz file of plain arrays"),
     ],
 )  # fmt: skip
 def test_arrays_that_do_not_fit_are_refused(tmp_path, arrays, args, pattern):
@@ -167,14 +167,14 @@ def test_arrays_that_do_not_fit_are_refused(tmp_path, arrays, args, pattern):
 
 
 def test_arrays_without_a_file_or_with_another_kind_of_file(tmp_path):
-    refused(r"no such file, neither here nor in", "arrays", tmp_path, args={"path": "missing.npz"})
+    refused(r"there is no such file in the current directory or in", "arrays", tmp_path, args={"path": "missing.npz"})
     (tmp_path / "text.npz").write_text("no zip")
-    refused("not an .npz of plain arrays", "arrays", tmp_path, args={"path": "text.npz"})
+    refused("not an .npz file of plain arrays", "arrays", tmp_path, args={"path": "text.npz"})
     np.save(tmp_path / "one.npy", IMAGES)
-    refused("not an .npz of plain arrays", "arrays", tmp_path, args={"path": "one.npy"})
+    refused("not an .npz file of plain arrays", "arrays", tmp_path, args={"path": "one.npy"})
     whole = (tmp_path / "own.npz") if npz(tmp_path, images=IMAGES, labels=LABELS) else None
     (tmp_path / "half.npz").write_bytes(whole.read_bytes()[:2000])
-    refused("not an .npz of plain arrays", "arrays", tmp_path, args={"path": "half.npz"})
+    refused("not an .npz file of plain arrays", "arrays", tmp_path, args={"path": "half.npz"})
     refused("config.data.args: data set 'arrays' needs 'path'", "arrays")
 
 
@@ -183,7 +183,7 @@ def test_mistakes_in_a_config_are_named():
     refused(r"config.data.args: data set 'gaussian' takes no 'n_trian'\. Did you mean 'n_train'\?",
             "gaussian", args={"n_trian": 3})  # fmt: skip
     refused("'gaussian' needs classes >= 2", "gaussian", args={"classes": 1})
-    refused("data set 'digits' has no soft labels; take 'labels'", "digits", targets="soft")
+    refused("data set 'digits' has no soft labels; set it to 'labels'", "digits", targets="soft")
     refused("config.data.validation = 0.0001 holds out 0", "digits", validation=0.0001)
     refused("data set 'gaussian' could not be loaded with .*TypeError", "gaussian", args={"classes": "ten"})
 
@@ -213,7 +213,7 @@ def test_sources_of_ones_own_from_any_folder(tmp_path, monkeypatch):
     assert full.stored[:4] == (0.5, (0.25,), (0.5,), ("crop", "none")) and resolve_view(full, "") == "crop"
     refused("must return kdjax.data.Rows, not tuple", "own_source_module:wrong")
     refused("2 class_names for 3 classes", "own_source_module:misnamed")
-    refused("the only view of those is 'none'", "own_source_module:vectors")
+    refused("their only view is 'none'", "own_source_module:vectors")
     refused("RuntimeError: out of luck", "own_source_module:rows", args={"broken": True})
     refused("Did you mean 'count'", "own_source_module:rows", args={"cuont": 1})
     refused("has no 'rwos'", "own_source_module:rwos")

@@ -184,7 +184,7 @@ def test_known_sets_as_mock_data_has_them(tmp_path, monkeypatch, name, shape):
 
 def test_a_set_without_classes_is_refused(tmp_path):
     prepare(tmp_path, "no_classes", LABEL=tfds.features.Scalar(np.int64))
-    refused("must have an image and a label of known classes", "tfds:no_classes", tmp_path)
+    refused("must have an 'image' and a 'label' with a number of classes", "tfds:no_classes", tmp_path)
 
 
 def test_a_set_without_training_images_is_refused(tmp_path):

@@ -1,0 +1,67 @@
+"""A data set of the user's own, from one .npz file of arrays."""
+
+import pathlib
+import zipfile
+from collections.abc import Mapping
+
+import numpy as np
+
+from kdjax.data.dataset import Rows
+from kdjax.errors import UserError, nearest
+
+
+def load_arrays(data_dir: str, *, path: str, num_classes: int | None = None, test: float = 0.2) -> Rows:
+    """Reads an `.npz` file with the arrays images and labels, and optionally soft, test_images, test_labels, test_soft.
+
+    Args:
+      data_dir: Directory in which a relative path is looked for, after the current directory.
+      path: Path of the file.
+      num_classes: Number of classes; by default the number of columns of soft, or else the largest label + 1.
+      test: Fraction of the rows that is drawn as the test split, if the file has no test_images.
+
+    Raises:
+      UserError: The file is missing or damaged, lacks an array, or its arrays do not fit each other.
+    """
+    where = f"data set 'arrays' ({path})"
+    arrays = _read_npz(path, data_dir, where)
+    parts = [_part(arrays, "", where)]
+    if "test_images" in arrays:
+        parts.append(_part(arrays, "test_", where))
+        _check_alike(*parts, where)
+    images, labels, soft = (None if group[0] is None else np.concatenate(group) for group in zip(*parts, strict=True))
+    if num_classes is None:
+        num_classes = soft.shape[-1] if soft is not None else int(labels.max(initial=0)) + 1
+    return Rows(images, labels, soft, num_classes, len(parts[0][0]) if len(parts) == 2 else None, test)
+
+
+def _read_npz(path: str, data_dir: str, where: str) -> dict[str, np.ndarray]:
+    file = next((p for p in (pathlib.Path(path), pathlib.Path(data_dir, path)) if p.is_file()), None)
+    if file is None:
+        raise UserError(f"{where}: there is no such file in the current directory or in {data_dir}.")
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise UserError(f"{where} is not an .npz file of plain arrays: {reason}") from error
+
+
+def _part(arrays: Mapping[str, np.ndarray], prefix: str, where: str) -> tuple:
+    """Returns the images, the labels, and soft or None."""
+    for name in ("images", "labels"):
+        if prefix + name not in arrays:
+            raise UserError(f"{where} has no array '{prefix}{name}'.{nearest(prefix + name, arrays)}")
+    images, labels, soft = (arrays.get(prefix + name) for name in ("images", "labels", "soft"))
+    if len(np.atleast_1d(images)) != len(np.atleast_1d(labels)):
+        shapes = f"{prefix}images {list(images.shape)} and {prefix}labels {list(labels.shape)}"
+        raise UserError(f"{where}: {shapes} differ in length.")
+    return images, labels, soft
+
+
+def _check_alike(train: tuple, test: tuple, where: str) -> None:
+    for name, a, b in zip(("images", "labels", "soft"), train, test, strict=True):
+        if (a is None) != (b is None):
+            raise UserError(f"{where} has {name} for only one of training and test; give both or none.")
+        if a is not None and (a.shape[1:] != b.shape[1:] or a.dtype != b.dtype):
+            kinds = f"{name} {a.dtype} {list(a.shape)} and test_{name} {b.dtype} {list(b.shape)}"
+            raise UserError(f"{where}: {kinds} differ.")

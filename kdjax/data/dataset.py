@@ -40,7 +40,7 @@ class Rows(NamedTuple):
     """What a source returns: first the rows of the training set, then those of the test set, if there is one.
 
     Attributes:
-      images: Images [rows, height, width, channels] or vectors [rows, dim], uint8, float32 or float64; or encoded images.
+      images: Images [rows, height, width, channels] or vectors [rows, dim] of uint8, float32 or float64, or encoded images.
       labels: Integer labels [rows] in [0, num_classes).
       soft: Target distributions [rows, num_classes], or None.
       num_classes: Number of classes, at least 2.
@@ -67,8 +67,8 @@ class Source(NamedTuple):
       scale, mean, std, views: Same as in `Stored`.
       shape: Shape of one image, if it is known before the files are read.
       num_classes: Number of classes, if it is known before the files are read.
-      official: Whether the publisher of the data set made its training and its test set. Images that are in both are then
-        reported; in any other data set they are refused.
+      official: Whether the publisher of the data set made its training and its test set. Images that are in both are
+        then reported; in any other data set they are refused.
     """
 
     load: Callable[..., Rows]
@@ -168,7 +168,7 @@ def resolve_view(dataset: Dataset, view: str, field: str = "config.data.view") -
     parsed = view_names.check(view or allowed[0], dataset.stored_shape, dataset.dtype, where)
     mirrors = any(view_names.parse(name).flip for name in allowed)
     if view not in ("", *allowed) and parsed.flip and not mirrors:
-        raise UserError(f"{where}: images of data set '{dataset.name}' must not be flipped; choose a view without flips.")
+        raise UserError(f"{where}: images of data set '{dataset.name}' must not be flipped; choose another view.")
     return view or allowed[0]
 
 

@@ -254,10 +254,9 @@ def _load(source: Source, args: Mapping, data_dir: str, where: str) -> Rows:
 
 
 def _stored(source: Source, units: Mapping, images: np.ndarray | Encoded) -> Stored:
-    """Returns the config's values where it has any, else those of the table, else defaults for the type of the images."""
+    """Returns the config's values where it has any, else those of the table, else defaults for the stored type."""
     encoded = isinstance(images, Encoded)
     guess = (1 / 255, (0.5,), (0.5,)) if encoded or images.dtype == np.uint8 else (1.0, (0.0,), (1.0,))
     table = [own if own is not None else default for own, default in zip(source[1:4], guess, strict=True)]
     views = source.views or (("none",) if not encoded and images.ndim == 2 else ("none", "crop", "crop_flip"))
     return Stored(*(units.get(unit, value) for unit, value in zip(UNITS, table, strict=True)), views)
-

@@ -82,8 +82,8 @@ def load_tfds(data_dir: str, *, name: str, test: float = 0.2) -> Rows:
 
     Returns:
       Rows of 'train', then of 'test', or of 'validation' if there is no labelled 'test'. The rows of a split are in the
-      order of their 'id' if they have one, which is the order of the original CIFAR files. Images of one size of at most
-      64 pixels come as an array, all others as `TfdsImages`.
+      order of their 'id' if they have one, which is the order of the original CIFAR files. Images of one size, at most
+      64 pixels, come as an array, all others as `TfdsImages`.
 
     Raises:
       UserError: The set is not prepared, or its examples have no image and label.
@@ -168,7 +168,7 @@ def _has_labels(sources: Mapping, split: str) -> bool:
 
 
 def _may_be_small(info: Any, data_dir: str, name: str) -> bool:
-    """Returns whether all images may be of one small size: as the set declares it, or else as the first image has it."""
+    """Returns whether all images may have one small size, as the set declares it, or else as the first image has it."""
     shape = info.features["image"].shape
     if None not in shape:
         return max(shape[:2]) <= SMALL

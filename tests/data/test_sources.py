@@ -144,7 +144,7 @@ def test_arrays_of_float_vectors_with_soft_labels_found_in_data_dir(tmp_path):
         ({"images": IMAGES * np.float32(np.nan), "labels": LABELS}, {}, "not finite"),
         ({"images": IMAGES, "labels": LABELS / 2}, {}, r"labels must be integers \[40\]"),
         ({"images": IMAGES, "labels": LABELS - 1}, {}, r"labels must be in \[0, 2\], but range from -1 to 2"),
-        ({"images": IMAGES, "labels": LABELS}, {"num_classes": 3}, r"labels must be in \[0, 2\], but range from 0 to 3"),
+        ({"images": IMAGES, "labels": LABELS}, {"num_classes": 3}, r"must be in \[0, 2\], but range from 0 to 3"),
         ({"images": IMAGES, "labels": 0 * LABELS}, {}, "at least 2 classes, not 1"),
         ({"images": IMAGES, "labels": LABELS, "soft": np.ones((40, 4))}, {}, "must be a distribution"),
         ({"images": IMAGES, "labels": LABELS, "soft": np.eye(5)[:, :4]}, {}, r"soft must be float.* \[40, 4\]"),

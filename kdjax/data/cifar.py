@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 (Krizhevsky, 2009) from the original files, python or binary, packed or unpacked."""
+"""Reads CIFAR-10 and CIFAR-100 (Krizhevsky, 2009) from the original python or binary files, packed or unpacked."""
 
 import functools
 import gzip
@@ -19,17 +19,18 @@ from kdjax.errors import UserError
 URL = "https://www.cs.toronto.edu/~kriz/"
 BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
 PIXELS = 3 * 32 * 32
-DAMAGE = (OSError, EOFError, tarfile.TarError, zlib.error)  # what reading a truncated archive may raise
+DAMAGE = (OSError, EOFError, tarfile.TarError, zlib.error)  # exceptions of reading a truncated archive
 
 
 class Layout(NamedTuple):
-    """One form in which a set is distributed.
+    """One of the two forms in which a set is distributed.
 
     Attributes:
-      archive: its file name.
-      folder: what it unpacks to.
-      train, test: files in the folder.
-      parse: bytes of a file -> pixels [rows, 3072], labels [rows].
+      archive: File name of the archive.
+      folder: Folder that the archive unpacks to.
+      train: Names of the files of training images in the folder.
+      test: Names of the files of test images in the folder.
+      parse: Function from the bytes of a file to pixels [rows, 3072] and labels [rows].
     """
 
     archive: str
@@ -40,18 +41,22 @@ class Layout(NamedTuple):
 
 
 def load_cifar10(data_dir: str) -> Rows:
-    """Reads CIFAR-10 in the order of the original files, which lie in `data_dir`.
+    """Reads CIFAR-10 in the order of the original files.
 
-    Looked for: python folder, python archive, binary folder, binary archive, a copy that tensorflow-datasets prepared.
+    Takes the first of these that `data_dir` has: the python folder, the python archive, the binary folder, the binary
+    archive, a copy that tensorflow-datasets prepared.
+
+    Args:
+      data_dir: Directory of the files.
 
     Raises:
-      UserError: none is there, and what to download; or what is there is damaged.
+      UserError: The files are missing or damaged. The message says what to download.
     """
     return _load(data_dir, "cifar10", 10)
 
 
 def load_cifar100(data_dir: str) -> Rows:
-    """Reads CIFAR-100 with its fine labels, as `load_cifar10` reads CIFAR-10."""
+    """Reads CIFAR-100 with its 100 fine labels, in the same places and forms as `load_cifar10`."""
     return _load(data_dir, "cifar100", 100)
 
 
@@ -66,12 +71,12 @@ def _load(data_dir: str, name: str, num_classes: int) -> Rows:
     archive = LAYOUTS[name][0].archive
     raise UserError(
         f"data set '{name}' is not in {data_dir}; {tfds_source.how_to_prepare(name, data_dir)} "
-        f"(or download {URL}{archive} and put it there as it is, or name its folder with --data_dir)."
+        f"(or download {URL}{archive} and put it there without unpacking it, or name its folder with --data_dir)."
     )
 
 
 def _read(data_dir: pathlib.Path, layout: Layout) -> tuple[pathlib.Path, dict[str, bytes]] | None:
-    """Returns where a layout was found and the content of its files, None where it is not."""
+    """Returns the path at which a layout was found and the content of its files, or None if it is not there."""
     folder, archive = data_dir / layout.folder, data_dir / layout.archive
     path, read = (folder, _read_folder) if folder.is_dir() else (archive, _read_archive)
     if not path.exists():
@@ -87,7 +92,7 @@ def _read_folder(folder: pathlib.Path, layout: Layout) -> dict[str, bytes]:
 
 
 def _read_archive(archive: pathlib.Path, layout: Layout) -> dict[str, bytes]:
-    """Reads in one pass, since going back in a compressed archive means unpacking it anew."""
+    """Reads the archive in one pass, since going back in a compressed archive would unpack it again."""
     wanted = {f"{layout.folder}/{name}": name for name in layout.train + layout.test}
     files = {}
     with gzip.open(archive) as unpacked:
@@ -96,7 +101,7 @@ def _read_archive(archive: pathlib.Path, layout: Layout) -> dict[str, bytes]:
                 name = wanted.get(member.name.removeprefix("./"))
                 if name and member.isfile():
                     files[name] = members.extractfile(member).read()
-        while unpacked.read(1 << 20):  # the checksum is at the very end
+        while unpacked.read(1 << 20):  # gzip checks its checksum only at the end of the file
             pass
     return files
 
@@ -110,7 +115,7 @@ def _rows(path: pathlib.Path, files: dict[str, bytes], layout: Layout, num_class
         try:
             pixels, labels = layout.parse(content)
             parts[name] = _as_images(pixels), _as_labels(labels, len(pixels), num_classes)
-        except Exception as error:  # unpickling damaged bytes can raise anything
+        except Exception as error:  # unpickling damaged bytes may raise any type
             raise _damaged(path, layout, f"{name}: {type(error).__name__}: {error}") from error
     images, labels = (np.concatenate([parts[name][i] for name in layout.train + layout.test]) for i in (0, 1))
     num_train = sum(len(parts[name][1]) for name in layout.train)
@@ -123,7 +128,7 @@ def _damaged(path: pathlib.Path, layout: Layout, what: str) -> UserError:
 
 
 def _as_images(pixels: np.ndarray) -> np.ndarray:
-    """Turns [rows, 3072] bytes, a plane a channel, into [rows, 32, 32, 3]."""
+    """Returns images [rows, 32, 32, 3] from bytes [rows, 3072], which hold one plane after another."""
     if pixels.dtype != np.uint8 or pixels.ndim != 2 or pixels.shape[1] != PIXELS:
         raise ValueError(f"images must be uint8 [rows, {PIXELS}], not {pixels.dtype} {list(pixels.shape)}")
     return np.ascontiguousarray(pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
@@ -136,7 +141,7 @@ def _as_labels(labels: np.ndarray, rows: int, num_classes: int) -> np.ndarray:
 
 
 def _parse_binary(content: bytes, label_bytes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of label bytes, the finest last, and 3,072 pixels."""
+    """Parses rows of label bytes, of which the last is the finest label, and 3,072 bytes of pixels."""
     size = label_bytes + PIXELS
     if not content or len(content) % size:
         raise ValueError(f"{len(content)} bytes are not rows of {size}")
@@ -150,20 +155,20 @@ def _parse_pickle(content: bytes, label: bytes) -> tuple[np.ndarray, np.ndarray]
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Unpickles containers, numbers and arrays; a pickle that names anything else runs nothing."""
+    """Unpickles containers, numbers and arrays. Refuses any other name in a pickle, so that no code of a file runs."""
 
-    _RECONSTRUCT = np.zeros(0).__reduce__()[0]  # NumPy 2 moved it; old files name the old place
+    _RECONSTRUCT = np.zeros(0).__reduce__()[0]  # NumPy 2 moved this function; old files name its old module
     _ALLOWED = {
         ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
         ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
         ("numpy", "ndarray"): np.ndarray,
         ("numpy", "dtype"): np.dtype,
-        ("_codecs", "encode"): lambda text, _: text.encode("latin1"),  # how Python 3 writes bytes in protocol 2
+        ("_codecs", "encode"): lambda text, _: text.encode("latin1"),  # Python 3 writes bytes so in protocol 2
     }
 
     def find_class(self, module: str, name: str):
         if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which has no place in this data")
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which the data does not need")
         return self._ALLOWED[module, name]
 
 

@@ -1,4 +1,7 @@
-"""CIFAR-10H (Peterson et al., 2019): CIFAR-10's test images with what about 51 people said that each of them shows."""
+"""Reads CIFAR-10H: the test images of CIFAR-10 with labels from about 51 people each.
+
+Peterson, Battleday, Griffiths & Russakovsky (2019), "Human Uncertainty Makes Classification More Robust".
+"""
 
 import pathlib
 
@@ -11,23 +14,25 @@ from kdjax.data.tfds_source import how_to_prepare
 from kdjax.errors import UserError
 
 FILES = ("cifar10h-probs.npy", "cifar10h-counts.npy")  # either is enough
-KEYS = ("cifar10h_probs", "cifar10h_counts")  # in an .npz of one's own
-AGREEMENT = 0.9  # most people name CIFAR-10's own label for 99 % of the images; in another order for 10 %
+KEYS = ("cifar10h_probs", "cifar10h_counts")  # names of the array in an .npz file
+# The most frequent human label is CIFAR-10's label for 99 % of the images, but for 10 % if the order is another one.
+AGREEMENT = 0.9
 
 
 def load_cifar10h(data_dir: str, *, labels: str = "", test: float = 0.5) -> Rows:
-    """Joins CIFAR-10's test images, in their original order, with human label distributions.
+    """Returns the test images of CIFAR-10, in their original order, with human label distributions as `soft`.
 
     Args:
-      data_dir: of CIFAR-10 and of `cifar10h-probs.npy` or `cifar10h-counts.npy`.
-      labels: another .npy of probabilities or counts, or an .npz with 'cifar10h_probs' or 'cifar10h_counts'.
-      test: fraction of the images drawn to be the test split.
+      data_dir: Directory of CIFAR-10 and of `cifar10h-probs.npy` or `cifar10h-counts.npy`.
+      labels: Path of another .npy file of probabilities or counts, or of an .npz file with one of KEYS; '' for the files
+        in `data_dir`.
+      test: Fraction of the images that is drawn as the test split.
 
     Returns:
-      the images, CIFAR-10's own labels, and soft [images, 10] float32.
+      The images, CIFAR-10's own labels, and soft [images, 10] float32.
 
     Raises:
-      UserError: files are missing or of another kind, or the labels are in another order than the images.
+      UserError: Files are missing or hold something else, or labels and images are not in the same order.
     """
     cifar = load_cifar10(data_dir)
     images, own = cifar.images[cifar.num_train :], cifar.labels[cifar.num_train :]
@@ -36,8 +41,8 @@ def load_cifar10h(data_dir: str, *, labels: str = "", test: float = 0.5) -> Rows
     agree = (soft.argmax(axis=1) == own).mean()
     if agree < AGREEMENT:
         raise UserError(
-            f"data set 'cifar10h': order differs, since {file} and CIFAR-10's test labels agree for {agree:.0%} "
-            "of the images; both must be in the original order."
+            f"data set 'cifar10h': the order differs, since {file} and CIFAR-10's test labels agree for only "
+            f"{agree:.0%} of the images; both must be in the original order."
         )
     return Rows(images, own, soft, 10, test=test, class_names=cifar.class_names)
 
@@ -60,19 +65,19 @@ def _read(file: pathlib.Path) -> np.ndarray:
             key = next((key for key in KEYS if key in stored.files), None)
             if key is not None:
                 return stored[key]
-    except Exception as error:  # NumPy raises many kinds for damaged files
+    except Exception as error:  # NumPy raises many types for damaged files
         reason = " ".join(str(error).split())
-        raise UserError(f"data set 'cifar10h': {file} is no .npy or .npz of plain arrays: {reason}") from error
+        raise UserError(f"data set 'cifar10h': {file} is not an .npy or .npz file of plain arrays: {reason}") from error
     raise UserError(f"data set 'cifar10h': {file} has neither '{KEYS[0]}' nor '{KEYS[1]}'.")
 
 
 def _as_distributions(values: np.ndarray, shape: tuple[int, int], file: pathlib.Path) -> np.ndarray:
-    """Returns probabilities as they are, and counts divided by their sum."""
+    """Returns probabilities unchanged and counts divided by their sum, as float32."""
     where = f"data set 'cifar10h': {file}"
     if values.shape != shape or values.dtype.kind not in "iuf":
         raise UserError(f"{where} must hold numbers {list(shape)}, not {values.dtype} {list(values.shape)}.")
     sums = values.sum(axis=1, keepdims=True, dtype=np.float64)
     counts = bool((values == np.round(values)).all()) and sums.min() > 1
     if not np.isfinite(sums).all() or values.min() < 0 or not (counts or np.allclose(sums, 1, atol=1e-3)):
-        raise UserError(f"{where} must hold distributions, not negative and with sum 1, or counts of people.")
+        raise UserError(f"{where} must hold counts of people, or distributions: no negative values, sum 1.")
     return (values / sums).astype(np.float32)

@@ -40,7 +40,7 @@ class Rows(NamedTuple):
     """What a source returns: first the rows of the training set, then those of the test set, if there is one.
 
     Attributes:
-      images: Images [rows, height, width, channels] or vectors [rows, dim] of uint8, float32 or float64, or encoded images.
+      images: Images [rows, height, width, channels] or vectors [rows, dim] of uint8, float32 or float64; or encoded.
       labels: Integer labels [rows] in [0, num_classes).
       soft: Target distributions [rows, num_classes], or None.
       num_classes: Number of classes, at least 2.

@@ -1,22 +1,26 @@
-"""Images that stay encoded (JPEG, PNG ...) until a row is read: files of a folder, records of a prepared set."""
+"""Images that stay encoded (as JPEG, PNG and so on) until they are read, such as the files of a folder."""
 
 import abc
 import dataclasses
 import io
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kdjax.errors import UserError
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 MODES = {1: "L", 3: "RGB"}  # channels -> Pillow's mode
 
 
 class Encoded(abc.ABC):
-    """Images by row; picklable, since worker processes read them.
+    """Encoded images by row. Subclasses must be picklable, since worker processes read them.
 
     Attributes:
-      channels: 1 or 3, to which every image is converted when it is decoded.
+      channels: Number of channels of a decoded image, 1 or 3; every image is converted to it.
     """
 
     channels: int = 3
@@ -26,15 +30,15 @@ class Encoded(abc.ABC):
 
     @abc.abstractmethod
     def encoded(self, row: int) -> bytes:
-        """Returns the bytes of an image file."""
+        """Returns the bytes of the image file of a row."""
 
     @abc.abstractmethod
     def name(self, row: int) -> str:
-        """Returns what a message calls the image."""
+        """Returns the name of a row's image, for messages."""
 
     @property
     def shape(self) -> tuple[int]:
-        """How many images, as an array says it."""
+        """Number of images, as the shape of an array."""
         return (len(self),)
 
 
@@ -43,8 +47,8 @@ class Files(Encoded):
     """Image files.
 
     Attributes:
-      paths: [rows] of them.
-      channels: 1 or 3.
+      paths: Path of each file, [rows].
+      channels: Number of channels of a decoded image, 1 or 3.
     """
 
     paths: Sequence[str]
@@ -64,11 +68,11 @@ class Files(Encoded):
         return str(self.paths[row])
 
 
-def decode(images: Encoded, row: int):
-    """Returns an image as Pillow has it, decoded and in the mode of the images' channels.
+def decode(images: Encoded, row: int) -> "Image.Image":
+    """Returns the decoded image of a row, converted to the number of channels of `images`.
 
     Raises:
-      UserError: it is no image, or a truncated one.
+      UserError: The file is not an image, or it is truncated.
     """
     from PIL import Image
 
@@ -79,14 +83,14 @@ def decode(images: Encoded, row: int):
         return image.convert(MODES[images.channels])
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = "it is empty" if not content else " ".join(str(error).split())
-        raise UserError(f"{images.name(row)} is no image that can be read: {reason}; remove or replace it.") from error
+        raise UserError(f"{images.name(row)} cannot be read as an image: {reason}; remove or replace it.") from error
 
 
 def size_of(images: Encoded, row: int) -> tuple[int, int]:
-    """Returns height and width of an image from its header.
+    """Returns the height and the width of a row's image, from the header of the file.
 
     Raises:
-      UserError: it is no image.
+      UserError: The file is not an image.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -95,15 +99,15 @@ def size_of(images: Encoded, row: int) -> tuple[int, int]:
         width, height = Image.open(io.BytesIO(content)).size
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
         reason = "it is empty" if not content else "unknown or damaged format"
-        raise UserError(f"{images.name(row)} is no image that can be read: {reason}; remove or replace it.") from error
+        raise UserError(f"{images.name(row)} cannot be read as an image: {reason}; remove or replace it.") from error
     return height, width
 
 
 def decode_all(images: Encoded) -> np.ndarray:
-    """Returns [rows, height, width, channels] uint8 of images of one size.
+    """Returns all images as one array [rows, height, width, channels] uint8.
 
     Raises:
-      UserError: two images differ in size, or one cannot be read.
+      UserError: Two images differ in size, or an image cannot be read.
     """
     first = np.asarray(decode(images, 0))
     out = np.empty((len(images), *first.shape[:2], images.channels), np.uint8)
@@ -111,7 +115,7 @@ def decode_all(images: Encoded) -> np.ndarray:
         image = np.asarray(decode(images, row))
         if image.shape[:2] != first.shape[:2]:
             raise UserError(
-                f"{images.name(row)} is {image.shape[0]}x{image.shape[1]}, {images.name(0)} "
+                f"{images.name(row)} is {image.shape[0]}x{image.shape[1]} and {images.name(0)} is "
                 f"{first.shape[0]}x{first.shape[1]}: set config.data.size, to which images are cropped and resized."
             )
         out[row] = image.reshape(out.shape[1:])

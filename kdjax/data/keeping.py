@@ -1,4 +1,4 @@
-"""Whether a set's images are decoded into memory or stay encoded, to be streamed."""
+"""Decides whether encoded images are decoded into memory or stay encoded and are streamed."""
 
 import functools
 import os
@@ -9,17 +9,17 @@ import numpy as np
 from kdjax.data.encoded import Encoded, decode_all, size_of
 from kdjax.errors import UserError
 
-PART_OF_MEMORY = 0.4  # that a decoded set may take
-SAMPLE = 64  # headers that are read to see whether sizes differ, before all are read
+PART_OF_MEMORY = 0.4  # largest fraction of the memory that a decoded set may take
+SAMPLE = 64  # number of headers that are read first, since most sets of different sizes show it in a few images
 
 
 class Kept(NamedTuple):
-    """Images as a data set keeps them.
+    """The images of a data set, decoded or encoded.
 
     Attributes:
-      images: an array, or encoded.
-      shape: of one image as a batch carries it.
-      cropped: whether a stream must crop them, since they differ in size.
+      images: An array, or encoded images.
+      shape: Shape of one image in a batch.
+      cropped: Whether a stream must crop the images, since they differ in size.
     """
 
     images: np.ndarray | Encoded
@@ -28,16 +28,16 @@ class Kept(NamedTuple):
 
 
 def keep(images: np.ndarray | Encoded, size: int, stream: str, skip_bad: bool) -> Kept:
-    """Decodes images of one size that fit into memory; leaves others encoded.
+    """Decodes encoded images that have one size and fit into memory; leaves all other images unchanged.
 
     Args:
-      images: as a source returned them.
+      images: Images as a source returned them.
       size: config.data.size.
-      stream: config.data.stream: 'auto', 'always', or 'never'.
-      skip_bad: whether unreadable images are the stream's matter.
+      stream: config.data.stream: 'auto', 'always' or 'never'.
+      skip_bad: config.data.skip_bad. Only a stream can skip images, so that they are not decoded here.
 
     Raises:
-      UserError: images differ in size and config.data.size is 0; they may not be streamed and must be.
+      UserError: Images differ in size, and config.data.size is 0 or config.data.stream is 'never'.
     """
     if not isinstance(images, Encoded):
         return Kept(images, images.shape[1:], False)
@@ -62,7 +62,7 @@ def _decoded(images: Encoded) -> np.ndarray:
 
 @functools.lru_cache(maxsize=8)
 def _one_size(images: Encoded, skip_bad: bool) -> tuple[int, int] | None:
-    """Height and width where all images have the same, else None; a sample first, since most sets show it at once."""
+    """Returns the height and the width that all images have, or None if two differ; looks at a sample first."""
     sample = np.unique(np.linspace(0, len(images) - 1, SAMPLE).astype(int))
     sizes = set()
     for row in (*sample, *range(len(images))):
@@ -74,10 +74,10 @@ def _one_size(images: Encoded, skip_bad: bool) -> tuple[int, int] | None:
         if len(sizes) > 1:
             return None
     if not sizes:
-        raise UserError("no image of the set can be read; is config.data.name right?")
+        raise UserError("no image of the data set can be read; check config.data.name.")
     return sizes.pop()
 
 
 def host_memory() -> int:
-    """Returns the bytes of this machine's memory."""
+    """Returns the size of this machine's memory in bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

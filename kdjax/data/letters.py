@@ -1,4 +1,4 @@
-"""Printed characters as small as the digits: a second set without a download, for features to carry over to."""
+"""Draws printed characters of 8x8 pixels: a second data set without a download, to test how features transfer."""
 
 import pathlib
 import string
@@ -9,9 +9,9 @@ from kdjax.data.dataset import Rows
 from kdjax.errors import UserError
 from kdjax.randomness import philox
 
-ALLOWED = string.ascii_letters + string.digits  # what all of the fonts have
-SIDE, BLOCK = 32, 4  # of the bitmap; its blocks are counted into one value each, as those of the digits were
-# Fonts that come with matplotlib. Those of the test split are drawn nowhere else.
+ALLOWED = string.ascii_letters + string.digits  # characters that all of the fonts have
+SIDE, BLOCK = 32, 4  # sides of the bitmap and of a block, whose inked pixels are counted into one value, as for digits
+# Fonts that come with matplotlib. The training split has none of the fonts of the test split.
 TRAIN_FONTS = (
     *("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSans-BoldOblique", "DejaVuSansMono"),
     *("DejaVuSansMono-Oblique", "DejaVuSerif", "DejaVuSerif-Italic", "DejaVuSerif-BoldItalic", "STIXGeneralBol"),
@@ -21,19 +21,21 @@ TEST_FONTS = ("DejaVuSansMono-Bold", "DejaVuSerif-Bold", "STIXGeneral", "cmr10",
 
 
 def load_letters(data_dir: str, *, characters: str = string.ascii_uppercase, copies: int = 8, seed: int = 0) -> Rows:
-    """Draws printed characters, each turned, scaled and moved a little, in 20 fonts of which 5 are for the test alone.
+    """Draws characters in 15 fonts for training and 5 other fonts for testing, each slightly rotated, scaled and shifted.
+
+    The images depend on the version of Pillow, which may draw single pixels differently.
 
     Args:
-      data_dir: not used: the fonts come with matplotlib. Another release of Pillow may draw a pixel otherwise.
-      characters: the classes, two or more different letters or digits.
-      copies: of every character in every font, at least 1.
-      seed: of this data alone, so that config.seed does not move it.
+      data_dir: Not used, since the fonts come with matplotlib.
+      characters: The classes: two or more different letters or digits.
+      copies: Number of images of every character in every font, at least 1.
+      seed: Seed of this data; config.seed does not change it.
 
     Returns:
-      [rows, 8, 8, 1] uint8 in [0, 16]: how many pixels of a 4x4 block have ink, as in scikit-learn's digits.
+      Images [rows, 8, 8, 1] uint8 in [0, 16]: the number of inked pixels in each 4x4 block, as in scikit-learn's digits.
 
     Raises:
-      UserError: characters that are none of these or not all different, or no copy.
+      UserError: Characters are not letters or digits, not all different or fewer than two, or copies is below 1.
     """
     del data_dir
     if len(characters) < 2 or len(set(characters)) < len(characters) or not set(characters) <= set(ALLOWED):
@@ -49,7 +51,7 @@ def load_letters(data_dir: str, *, characters: str = string.ascii_uppercase, cop
 
 
 def _glyphs(font: str, characters: str) -> list:
-    """Large grey images of a font's characters, each cut to its ink."""
+    """Returns large grey images of the characters in a font, each cropped to its ink."""
     import matplotlib
     from PIL import Image, ImageDraw, ImageFont
 
@@ -63,12 +65,12 @@ def _glyphs(font: str, characters: str) -> list:
 
 
 def _moved(glyph, draw: np.random.Generator) -> np.ndarray:
-    """The glyph fitted into the bitmap, up to 10 degrees turned, up to a fifth smaller, up to 2 pixels moved."""
+    """Returns the glyph fitted into the bitmap, rotated by up to 10 degrees, shrunk by up to a fifth, shifted by up to 2."""
     from PIL import Image
 
     angle, share = np.deg2rad(draw.uniform(-10, 10)), draw.uniform(0.8, 1.0)
     shift = draw.uniform(-2, 2, 2)
-    zoom = max(glyph.size) / (SIDE * share)  # pixels of the glyph to one of the bitmap
+    zoom = max(glyph.size) / (SIDE * share)  # pixels of the glyph per pixel of the bitmap
     turn = zoom * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     start = np.array(glyph.size) / 2 - turn @ (SIDE / 2 + shift)
     matrix = (*turn[0], start[0], *turn[1], start[1])
@@ -76,7 +78,7 @@ def _moved(glyph, draw: np.random.Generator) -> np.ndarray:
 
 
 def _reduced(bitmap: np.ndarray) -> np.ndarray:
-    """How many pixels of each block have ink."""
+    """Returns the number of inked pixels in each block."""
     cells = SIDE // BLOCK
     blocks = (bitmap > 127).reshape(cells, BLOCK, cells, BLOCK)
     return blocks.sum(axis=(1, 3)).astype(np.uint8)

@@ -11,7 +11,7 @@ def main(name: str) -> None:
     Args:
       name: Name of the data set.
     """
-    from kdjax.data.fetch import prepare
+    from kdjax.data.prepare import prepare
 
     prepare(name, cli.FLAGS.data_dir)
 

@@ -1,4 +1,4 @@
-"""Data sets, their splits and the order of their examples; `kdjax.data.views` is what a network sees of an image."""
+"""Data sets, their splits and the order of their examples; `kdjax.data.views` augments images."""
 
 from kdjax.data.dataset import Dataset, Rows, Source, Stored, resolve_view
 from kdjax.data.sampler import Order, epoch_order, eval_batches, make_order, train_batches

@@ -24,8 +24,8 @@ def load_cifar10h(data_dir: str, *, labels: str = "", test: float = 0.5) -> Rows
 
     Args:
       data_dir: Directory of CIFAR-10 and of `cifar10h-probs.npy` or `cifar10h-counts.npy`.
-      labels: Path of another .npy file of probabilities or counts, or of an .npz file with one of KEYS; '' for the files
-        in `data_dir`.
+      labels: Path of another .npy file of probabilities or counts, or of an .npz file with one of KEYS; '' for the
+        files in `data_dir`.
       test: Fraction of the images that is drawn as the test split.
 
     Returns:

@@ -1,8 +1,8 @@
-"""Image files on disk: one folder a class, or a list of paths and labels. They stay encoded until they are read."""
+"""Finds image files on disk, from one folder per class or from a list of paths and labels, and leaves them encoded."""
 
 import os
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -12,25 +12,26 @@ from kdjax.data.encoded import MODES, Files
 from kdjax.errors import UserError, nearest
 
 SUFFIXES = frozenset(".jpg .jpeg .png .bmp .gif .webp .ppm .pgm .tif .tiff".split())
-HELD_OUT = ("test", "val", "validation")  # the first that has labels is the test split
-ANNOTATIONS = "val_annotations.txt"  # Tiny-ImageNet's: file, class, four numbers of a box
+HELD_OUT = ("test", "val", "validation")  # the first of these folders that has labels is the test split
+ANNOTATIONS = "val_annotations.txt"  # Tiny-ImageNet's table; on each line a file, its class, and a box of four numbers
 TINY_IMAGENET = "tiny-imagenet-200"
 
 
 def load_folder(data_dir: str, *, path: str, channels: int = 3, test: float = 0.2) -> Rows:
     """Finds the images of `PATH/CLASS/*`, or of `PATH/train/CLASS/*` and `PATH/{test,val,validation}/CLASS/*`.
 
-    Classes and files are sorted by name; folders within a class belong to it. What is hidden, and what is no image by
-    its suffix, is passed over. Where PATH/test has none of the classes of PATH/train, PATH/val is taken.
+    Classes and files are sorted by name, and folders inside a class belong to it. Hidden files and files without the
+    suffix of an image are ignored. If PATH/test has none of the classes of PATH/train, PATH/val is the test split.
 
     Args:
-      data_dir: where a relative path is looked for, after the current folder.
-      path: of the folder.
-      channels: 1 or 3, to which every image is converted.
-      test: fraction drawn to be the test split where there is no folder of one.
+      data_dir: Directory in which a relative path is looked for, after the current directory.
+      path: Path of the folder.
+      channels: Number of channels, 1 or 3, to which every image is converted.
+      test: Fraction of the images that is drawn as the test split, if there is no folder of test images.
 
     Raises:
-      UserError: no such folder, no classes, fewer than two, one without images, or one of the test split alone.
+      UserError: The folder is missing, it has fewer than two classes, a class has no images, or a class of the test
+        split is not in the training split.
     """
     where = f"data set 'folder:{path}'"
     root = find(path, data_dir, where, pathlib.Path.is_dir)
@@ -57,19 +58,19 @@ def load_list(
     channels: int = 3,
     test: float = 0.2,
 ) -> Rows:
-    """Reads a list with an image's path and its label, which is the last word, on each line (ImageNet-LT's form).
+    """Reads a text file that has the path of an image, a blank and its label on each line, as ImageNet-LT's lists do.
 
     Args:
-      data_dir: where relative `path`, `test_path` and `root` are looked for, after the current folder.
-      path: of the list.
-      test_path: of the test split's list, '' for none.
-      root: folder that the paths in the lists begin at, '' for that of each list.
-      num_classes: by default the largest label + 1.
-      channels: 1 or 3, to which every image is converted.
-      test: fraction drawn to be the test split where there is no test_path.
+      data_dir: Directory in which relative `path`, `test_path` and `root` are looked for, after the current directory.
+      path: Path of the list of training images.
+      test_path: Path of the list of test images, '' for none.
+      root: Folder that the paths in the lists are relative to, '' for the folder of each list.
+      num_classes: Number of classes; by default the largest label + 1.
+      channels: Number of channels, 1 or 3, to which every image is converted.
+      test: Fraction of the images that is drawn as the test split, if there is no test_path.
 
     Raises:
-      UserError: no such list, a line without a path and a label, a label out of range, or files that are not there.
+      UserError: A list or a file is missing, a line has no path or no label, or a label is out of range.
     """
     where = f"data set 'list:{path}'"
     _check_channels(channels, where)
@@ -86,10 +87,10 @@ def load_list(
 
 
 def load_tiny_imagenet(data_dir: str) -> Rows:
-    """Reads Tiny-ImageNet from `tiny-imagenet-200`; its 10,000 validation images are the test split.
+    """Reads Tiny-ImageNet from the folder `tiny-imagenet-200`; its 10,000 validation images are the test split.
 
     Raises:
-      UserError: it is not in `data_dir`, and how to get it.
+      UserError: The folder is not in `data_dir`. The message says how to get it.
     """
     if not pathlib.Path(data_dir, TINY_IMAGENET).is_dir():
         line = tfds_source.how_to_prepare("tiny_imagenet", data_dir)
@@ -98,10 +99,10 @@ def load_tiny_imagenet(data_dir: str) -> Rows:
 
 
 def load_imagenet(data_dir: str) -> Rows:
-    """Reads ImageNet-1k from the folder `imagenet` (train/CLASS/*, val/CLASS/*), else from a prepared imagenet2012.
+    """Reads ImageNet-1k from the folder `imagenet` (train/CLASS/*, val/CLASS/*), or else from a prepared imagenet2012.
 
     Raises:
-      UserError: neither is in `data_dir`, and where to get it.
+      UserError: Neither is in `data_dir`. The message says where to get it.
     """
     if pathlib.Path(data_dir, "imagenet", "train").is_dir():
         return load_folder(data_dir, path=str(pathlib.Path(data_dir, "imagenet").absolute()))
@@ -109,17 +110,21 @@ def load_imagenet(data_dir: str) -> Rows:
         return tfds_source.load_tfds(data_dir, name="imagenet2012")
     raise UserError(
         f"data set 'imagenet' is not in {data_dir}: put there a folder imagenet with train/CLASS/* and val/CLASS/* "
-        f"(from image-net.org, which asks for a login), or {tfds_source.how_to_prepare('tfds:imagenet2012', data_dir)}"
+        f"(from image-net.org, which needs a login), or {tfds_source.how_to_prepare('tfds:imagenet2012', data_dir)}"
     )
 
 
-def find(path: str, data_dir: str, where: str, is_right) -> pathlib.Path:
-    """Returns `path` as it is found in the current folder or in `data_dir`, where `is_right(path)`."""
+def find(path: str, data_dir: str, where: str, is_right: Callable[[pathlib.Path], bool]) -> pathlib.Path:
+    """Returns the first of `path` in the current directory and in `data_dir` for which `is_right(path)` holds.
+
+    Raises:
+      UserError: Neither is right.
+    """
     candidates = (pathlib.Path(path).expanduser(), pathlib.Path(data_dir, path))
     found = next((candidate for candidate in candidates if is_right(candidate)), None)
     if found is None:
         kind = "folder" if is_right is pathlib.Path.is_dir else "file"
-        raise UserError(f"{where}: no such {kind}, neither here nor in {data_dir}.")
+        raise UserError(f"{where}: there is no such {kind} in the current directory or in {data_dir}.")
     return found
 
 
@@ -129,7 +134,7 @@ def _check_channels(channels: int, where: str) -> None:
 
 
 def _is_hidden(name: str) -> bool:
-    return name.startswith((".", "__"))  # .ipynb_checkpoints, ._photo.jpg, __MACOSX
+    return name.startswith((".", "__"))  # such as .ipynb_checkpoints, ._photo.jpg and __MACOSX
 
 
 def _folders(folder: pathlib.Path) -> tuple[str, ...]:
@@ -142,18 +147,18 @@ def _classes(folder: pathlib.Path, where: str) -> tuple[str, ...]:
     classes = _folders(folder)
     if len(classes) < 2:
         have = f"only '{classes[0]}'" if classes else "none"
-        raise UserError(f"{where}: {folder} must have at least two folders, one a class; it has {have}.")
+        raise UserError(f"{where}: {folder} must have at least two folders, one per class; it has {have}.")
     return classes
 
 
 def _images(folder: pathlib.Path, classes: Sequence[str], where: str) -> tuple[list[str], np.ndarray]:
-    """Returns paths and labels by class, then by name."""
+    """Returns paths and labels, sorted by class and then by name."""
     paths, counts = [], []
     for name in classes:
         found = sorted(_images_under(folder / name))
         if not found:
             suffixes = " ".join(sorted(SUFFIXES))
-            raise UserError(f"{where}: class '{name}' has no images in {folder / name} (looked for: {suffixes}).")
+            raise UserError(f"{where}: class '{name}' has no images in {folder / name} (files with {suffixes}).")
         paths += found
         counts.append(len(found))
     return paths, np.repeat(np.arange(len(classes), dtype=np.int32), counts)
@@ -168,13 +173,13 @@ def _images_under(folder: pathlib.Path) -> Iterable[str]:
 
 
 def _held_out(root: pathlib.Path, classes: Sequence[str], where: str) -> pathlib.Path | None:
-    """Returns the folder of the test split: one with labels before one that has other folders only."""
+    """Returns the folder of the test split, or None; folders that have labels come before others."""
     there = [root / name for name in HELD_OUT if (root / name).is_dir()]
     labelled = [f for f in there if (f / ANNOTATIONS).is_file() or set(_folders(f)) & set(classes)]
     found = next(iter(labelled + there), None)
     if found and not _folders(found):
-        line = f"sort them into folders, or name {root / 'train'} to draw a test split from it"
-        raise UserError(f"{where}: {found} has no folders of classes for its images; {line}.")
+        line = f"sort its images into folders, or use folder:{root / 'train'}, of which a test split is drawn"
+        raise UserError(f"{where}: {found} has no folders of classes; {line}.")
     return found
 
 
@@ -188,12 +193,12 @@ def _held_out_images(folder: pathlib.Path, classes: Sequence[str], where: str) -
 
 
 def _annotated(folder: pathlib.Path, classes: Sequence[str], where: str) -> tuple[list[str], np.ndarray]:
-    """Reads Tiny-ImageNet's validation images, all in one folder beside a table of their classes."""
+    """Reads Tiny-ImageNet's validation images, which are all in one folder, with a table of their classes."""
     lines = (folder / ANNOTATIONS).read_text(encoding="utf-8").splitlines()
     table = sorted(line.split("\t")[:2] for line in lines if line.strip())
     if not table or min(map(len, table)) < 2:
         raise UserError(
-            f"{where}: {folder / ANNOTATIONS} must have a file and its class, parted by a tab, on each line."
+            f"{where}: {folder / ANNOTATIONS} must have a file, a tab and the class of the file on each line."
         )
     _check_known([name for _, name in table], classes, folder / ANNOTATIONS, where)
     paths = [str(folder / "images" / file) for file, _ in table]
@@ -207,7 +212,7 @@ def _check_known(names: Iterable[str], classes: Sequence[str], folder: pathlib.P
     if unknown:
         many = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
         hint = nearest(unknown[0], classes) if len(classes) < 20 else ""
-        raise UserError(f"{where}: {folder} has class '{unknown[0]}'{many}, which the training images lack.{hint}")
+        raise UserError(f"{where}: {folder} has class '{unknown[0]}'{many}, which the training split lacks.{hint}")
 
 
 def _read_list(path: str, data_dir: str, root: pathlib.Path | None, where: str) -> tuple[list[str], np.ndarray]:
@@ -236,4 +241,4 @@ def _path_and_label(line: str, where: str) -> tuple[str, int]:
 def _check_files(paths: Sequence[str], where: str) -> None:
     missing = [path for path in paths if not os.path.isfile(path)]
     if missing:
-        raise UserError(f"{where}: {len(missing)} of {len(paths)} files are not there, the first {missing[0]}.")
+        raise UserError(f"{where}: {len(missing)} of {len(paths)} files are missing, the first is {missing[0]}.")

@@ -21,9 +21,10 @@ TEST_FONTS = ("DejaVuSansMono-Bold", "DejaVuSerif-Bold", "STIXGeneral", "cmr10",
 
 
 def load_letters(data_dir: str, *, characters: str = string.ascii_uppercase, copies: int = 8, seed: int = 0) -> Rows:
-    """Draws characters in 15 fonts for training and 5 other fonts for testing, each slightly rotated, scaled and shifted.
+    """Draws characters in 15 fonts for training and 5 other fonts for testing.
 
-    The images depend on the version of Pillow, which may draw single pixels differently.
+    Each image is slightly rotated, scaled and shifted at random. The images depend on the version of Pillow, which may
+    draw single pixels differently.
 
     Args:
       data_dir: Not used, since the fonts come with matplotlib.
@@ -32,7 +33,8 @@ def load_letters(data_dir: str, *, characters: str = string.ascii_uppercase, cop
       seed: Seed of this data; config.seed does not change it.
 
     Returns:
-      Images [rows, 8, 8, 1] uint8 in [0, 16]: the number of inked pixels in each 4x4 block, as in scikit-learn's digits.
+      Images [rows, 8, 8, 1] uint8 in [0, 16]: the number of inked pixels in each 4x4 block, as in scikit-learn's
+      digits.
 
     Raises:
       UserError: Characters are not letters or digits, not all different or fewer than two, or copies is below 1.
@@ -65,7 +67,7 @@ def _glyphs(font: str, characters: str) -> list:
 
 
 def _moved(glyph, draw: np.random.Generator) -> np.ndarray:
-    """Returns the glyph fitted into the bitmap, rotated by up to 10 degrees, shrunk by up to a fifth, shifted by up to 2."""
+    """Returns the glyph fitted into the bitmap, rotated by up to 10 degrees, shrunk by up to a fifth and shifted."""
     from PIL import Image
 
     angle, share = np.deg2rad(draw.uniform(-10, 10)), draw.uniform(0.8, 1.0)

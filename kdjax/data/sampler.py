@@ -1,4 +1,4 @@
-"""The order of examples: a hash of (seed, epoch, position), the same bits on host and device."""
+"""The order of examples: a hash of (seed, epoch, position), with the same bits on host and device."""
 
 from typing import Any, NamedTuple
 
@@ -10,31 +10,32 @@ from kdjax.randomness import ORDER_WORDS, UNLABELLED, mix
 
 
 def epoch_order(seed: Any, epoch: Any, n: int, xp: Any = np) -> Any:
-    """Returns a permutation of range(n), the only source of order.
+    """Returns a permutation of range(n). All orders of examples come from this function.
 
     Args:
-      seed: [] integer in [0, 2^32), traced or not.
-      epoch: [] integer in [0, 2^32), traced or not.
-      n: how many examples, static, below 2^31.
-      xp: numpy, or jax.numpy on the device.
+      seed: Integer [] in [0, 2^32), traced or not.
+      epoch: Integer [] in [0, 2^32), traced or not.
+      n: Number of examples, below 2^31; static.
+      xp: numpy, or jax.numpy on the device; both return the same bits.
 
     Returns:
-      [n] int32, where both modules give the same bits.
+      Permutation [n] int32.
     """
-    # Arrays of one element, since NumPy warns when scalars wrap around.
+    # Arrays of one element, since NumPy warns when scalars overflow.
     seed, epoch = (xp.asarray(value, dtype=xp.uint32).reshape(1) for value in (seed, epoch))
     first, second = (mix(mix(seed ^ xp.uint32(word), xp) + epoch, xp) for word in ORDER_WORDS)
-    # Two rounds with independent words: with one, nearby words would give orders that are shifts of each other.
+    # Two rounds with independent words: with one round, nearby words would give orders that are shifts of each other.
     keys = mix(mix(xp.arange(n, dtype=xp.uint32) + first, xp) ^ second, xp)
     return xp.argsort(keys, stable=True).astype(xp.int32)
 
 
 class Steps(NamedTuple):
-    """Who is in which batch of an epoch.
+    """The batches of an epoch.
 
     Attributes:
-      index: [steps, batch_size] int32 rows.
-      visit: [steps, batch_size] int32, how often an example was seen before: with its row and the seed it keys a view.
+      index: Row of each example, [steps, batch_size] int32.
+      visit: Number of times that each example was used before, [steps, batch_size] int32. The random key of a view is
+        made from it, the row and the seed.
     """
 
     index: np.ndarray
@@ -42,15 +43,15 @@ class Steps(NamedTuple):
 
 
 class Order(NamedTuple):
-    """The batches of every epoch: a function of the seed and what is here; picklable, for worker processes.
+    """The batches of every epoch, as a function of these fields; picklable, for worker processes.
 
     Attributes:
-      rows: [size] of the training split, those with labels where some have none.
-      unlabelled: [size] those without labels.
-      batch_size: over all devices.
-      steps: of an epoch.
-      labelled: how many of a batch are of `rows`.
-      seed: of the run, in [0, 2^32).
+      rows: Training rows that have labels, [size].
+      unlabelled: Training rows that have no labels, [size].
+      batch_size: Number of examples in a batch, over all devices.
+      steps: Number of batches in an epoch.
+      labelled: Number of examples in a batch that are from `rows`.
+      seed: Seed of the run, in [0, 2^32).
     """
 
     rows: np.ndarray
@@ -61,11 +62,11 @@ class Order(NamedTuple):
     seed: int
 
     def epoch(self, epoch: int) -> Steps:
-        """Returns an epoch's batches.
+        """Returns the batches of an epoch.
 
-        Where the set has as many examples as an epoch takes, every example comes once and the last partial batch is
-        left out. Where it has fewer, one pass over it follows another, and where only some are labelled, labelled and
-        unlabelled ones pass at their own pace, spread evenly over every batch.
+        If an epoch takes as many examples as there are, every example is used once, and the last partial batch is left
+        out. If it takes more, one pass over the examples follows another. If only some examples have labels, labelled
+        and unlabelled ones have separate passes and are spread evenly over every batch.
         """
         if self.labelled == self.batch_size and len(self.rows) // self.batch_size == self.steps:
             order = epoch_order(self.seed, epoch, len(self.rows))[: self.steps * self.batch_size]
@@ -85,7 +86,7 @@ class Order(NamedTuple):
 
 
 def _pass_after_pass(rows: np.ndarray, seed: int, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """[count] rows and passes from position `first` on of endless passes over `rows`, each in its own order."""
+    """Returns rows [count] and passes [count], from position `first` of endless, newly shuffled passes over `rows`."""
     passes, places = np.divmod(np.arange(first, first + count), len(rows))
     index = np.empty(count, np.int32)
     for number in np.unique(passes):
@@ -95,15 +96,15 @@ def _pass_after_pass(rows: np.ndarray, seed: int, first: int, count: int) -> tup
 
 
 def make_order(dataset: Dataset, batch_size: int, seed: int) -> Order:
-    """Returns the order in which a data set is trained on.
+    """Returns the order of the training examples of a data set.
 
     Args:
-      dataset: its training split, of which some may have no labels.
-      batch_size: over all devices.
-      seed: of the run, in [0, 2^32).
+      dataset: Data set with a training split, in which some examples may have no labels.
+      batch_size: Number of examples in a batch, over all devices.
+      seed: Seed of the run, in [0, 2^32).
 
     Raises:
-      UserError: an epoch has fewer examples than a batch takes.
+      UserError: An epoch has fewer examples than a batch.
     """
     train = dataset.splits["train"]
     has_label = dataset.labelled[train]
@@ -115,19 +116,19 @@ def make_order(dataset: Dataset, batch_size: int, seed: int) -> Order:
 
 
 def train_batches(rows: np.ndarray, seed: int, epoch: int, batch_size: int) -> np.ndarray:
-    """Returns an epoch's batches of labelled rows in its order, without the last partial one.
+    """Returns the batches of an epoch over labelled rows, without the last partial batch.
 
     Args:
-      rows: [size] of the training split.
-      seed: of the run, in [0, 2^32).
-      epoch: from 0.
-      batch_size: over all devices.
+      rows: Rows of the training split, [size].
+      seed: Seed of the run, in [0, 2^32).
+      epoch: Number of the epoch, from 0.
+      batch_size: Number of examples in a batch, over all devices.
 
     Returns:
-      [steps, batch_size] int32 rows, steps = size // batch_size.
+      Rows [steps, batch_size] int32 with steps = size // batch_size.
 
     Raises:
-      UserError: there are fewer rows than a batch takes.
+      UserError: There are fewer rows than a batch has examples.
     """
     steps = len(rows) // batch_size
     if not steps:
@@ -136,14 +137,14 @@ def train_batches(rows: np.ndarray, seed: int, epoch: int, batch_size: int) -> n
 
 
 def eval_batches(rows: np.ndarray, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns batches that hold every row once, the last one filled up with rows that the mask hides.
+    """Returns batches that have every row once; the last batch is padded with rows that the mask excludes.
 
     Args:
-      rows: [size] of a split, at least one.
-      batch_size: over all devices.
+      rows: Rows of a split, [size], at least one.
+      batch_size: Number of examples in a batch, over all devices.
 
     Returns:
-      [steps, batch_size] int32 rows, and a bool mask of the same shape, False for filling.
+      Rows [steps, batch_size] int32, and a bool mask of the same shape, False for padding.
     """
     steps = -(-len(rows) // batch_size)
     index = np.full(steps * batch_size, rows[0], np.int32)

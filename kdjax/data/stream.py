@@ -1,6 +1,7 @@
-"""Batches of images read while the device works, by grain: random access, in worker processes where images are decoded.
+"""Reads batches of images with grain while the device works; encoded images are decoded in worker processes.
 
-The order is `sampler.Order`'s; grain never shuffles. What a batch holds is a function of (config, seed, epoch, step).
+The order of the examples comes from `sampler.Order`, and grain never shuffles, so that a batch is a function of
+(config, seed, epoch, step).
 """
 
 import os
@@ -16,16 +17,16 @@ from kdjax.data.sampler import Order, Steps
 from kdjax.data.views import boxes
 from kdjax.errors import UserError
 
-AHEAD = 4  # batches that are read before they are asked for
-MAX_WORKERS = 8
+AHEAD = 4  # number of batches that are read in advance
+MAX_WORKERS = 8  # largest number of worker processes if the config does not say one
 
 
 class Pixels(NamedTuple):
     """The images of a batch.
 
     Attributes:
-      images: [batch, ...] in the stored type; followed by the partners' where a view mixes.
-      good: [batch] bool, False where an image could not be read and another stands in its place.
+      images: Images [batch, ...] in the stored type. If the view mixes examples, those of the partners follow.
+      good: bool [batch], False for an image that could not be read and was replaced with another one.
     """
 
     images: np.ndarray
@@ -33,12 +34,12 @@ class Pixels(NamedTuple):
 
 
 class Crop(NamedTuple):
-    """How a worker makes images of many sizes alike, as the papers do for ImageNet.
+    """Crops and resizes images of different sizes to one size, as is usual for ImageNet.
 
     Attributes:
-      size: side of the result.
-      kernel: 'bicubic' or 'bilinear'.
-      smallest: part of the image that a random crop has at least; 0 for the middle of the image.
+      size: Side of the result in pixels.
+      kernel: Filter of resizing, 'bicubic' or 'bilinear'.
+      smallest: Smallest fraction of the image's area in a random crop; 0 for the central crop.
     """
 
     size: int
@@ -47,12 +48,12 @@ class Crop(NamedTuple):
 
 
 class Reader(NamedTuple):
-    """What reads images by row; picklable.
+    """Reads images by row; picklable.
 
     Attributes:
-      images: in the stored type, or encoded.
-      crop: of encoded images of many sizes, None where they are read as they are.
-      skip_bad: whether an image that cannot be read is skipped and counted instead of ending the run.
+      images: Array of images in the stored type, or encoded images.
+      crop: Crop for encoded images of different sizes; None if images are not cropped.
+      skip_bad: Whether an image that cannot be read is skipped and counted. Otherwise it ends the run.
     """
 
     images: Any
@@ -60,19 +61,24 @@ class Reader(NamedTuple):
     skip_bad: bool
 
     def read(self, rows: np.ndarray, visit: np.ndarray | None = None, seed: int = 0) -> Pixels:
-        """Reads a batch.
+        """Reads a batch of images.
 
         Args:
-          rows: [batch] of the images.
-          visit: [batch] that with the seed keys random crops; None for the middle.
-          seed: of the run.
+          rows: Row of each image, [batch].
+          visit: Number of times that each example was used before, [batch]: a part of the random key of its crop. None
+            for central crops.
+          seed: Seed of the run.
+
+        Raises:
+          UserError: An image cannot be read and must not be skipped, or none of the batch can be read.
         """
         if not isinstance(self.images, Encoded):
             return Pixels(np.asarray(self.images[rows]), np.ones(len(rows), bool))
         words = None
         if self.crop and self.crop.smallest and visit is not None:
             words = randomness.bits(rows, visit, seed, "resized", boxes.WORDS)
-        images, good = [None] * len(rows), np.ones(len(rows), bool)
+        images: list[np.ndarray | None] = [None] * len(rows)
+        good = np.ones(len(rows), bool)
         for i, row in enumerate(rows):
             try:
                 images[i] = self._one(int(row), None if words is None else words[i : i + 1])
@@ -95,7 +101,7 @@ class Reader(NamedTuple):
                     int(part[0]) for part in boxes.resized_box(words, self.crop.smallest, height, width)
                 )
             filters = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-            # Cut first: a filter then reads nothing outside the box, as torchvision does it.
+            # Crop before resizing, as torchvision does, so that the filter reads no pixel outside the box.
             cut = image.crop((left, top, left + wide, top + tall))
             image = cut.resize((self.crop.size, self.crop.size), filters[self.crop.kernel])
         values = np.asarray(image)
@@ -103,23 +109,23 @@ class Reader(NamedTuple):
 
 
 def _stacked(images: list, good: np.ndarray) -> np.ndarray:
-    """Stacks images; where one is missing, a good one stands in, so that batch statistics see no black image."""
+    """Stacks images; a missing image is replaced with a good one, so that batch statistics contain no black images."""
     if not good.any():
-        raise UserError("no image of a whole batch could be read; is config.data.name right?")
+        raise UserError("no image of a whole batch could be read; check config.data.name.")
     stand_in = images[int(np.argmax(good))]
     for image in images:
         if image is not None and image.shape != stand_in.shape:
             a, b = ("x".join(str(side) for side in one.shape) for one in (stand_in, image))
-            raise UserError(f"images differ in size or channels, {a} and {b}: set config.data.size.")
+            raise UserError(f"images differ in size or channels ({a} and {b}); set config.data.size.")
     return np.stack([stand_in if image is None else image for image in images])
 
 
 class _ReadStep:
-    """Step number -> arrays of its batch; what grain maps over step numbers, in worker processes too."""
+    """Function from the number of a step to the arrays of its batch, which grain calls, also in worker processes."""
 
     def __init__(self, reader: Reader, order: Order, train: np.ndarray, mixes: bool, shard: tuple[int, int]):
         self.reader, self.order, self.train, self.mixes, self.shard = reader, order, train, mixes, shard
-        self.epochs: dict[int, Steps] = {}  # the last two, which threads on either side of a boundary read
+        self.epochs: dict[int, Steps] = {}  # the last two epochs, since threads may be on both sides of a boundary
 
     def __call__(self, number: int) -> dict[str, np.ndarray]:
         epoch, step = divmod(int(number), self.order.steps)
@@ -137,7 +143,12 @@ class _ReadStep:
 
 
 def share_of(batch: np.ndarray, shard: tuple[int, int]) -> np.ndarray:
-    """Returns the part of a batch [batch, ...] that a process reads; `shard` is its number and how many there are."""
+    """Returns the part of a batch [batch, ...] that one process reads.
+
+    Args:
+      batch: Array of a whole batch.
+      shard: (number of the process, number of processes).
+    """
     number, count = shard
     size = len(batch) // count
     return batch[number * size : (number + 1) * size]
@@ -154,17 +165,17 @@ def train_stream(
     workers: int = -1,
     shard: tuple[int, int] = (0, 1),
 ) -> Iterator[Pixels]:
-    """Yields the images of steps [first, last), counted over all epochs, in order.
+    """Yields the images of the steps first, ..., last - 1, in order. Steps are counted over all epochs.
 
     Args:
-      dataset: whose images are read.
-      order: of its examples.
-      first: step to begin with: a stream that was stopped goes on to the example.
-      last: step to end before.
-      smallest: part of an image that a random resized crop has at least, 0 where the view has none.
-      mixes: whether the view mixes each example with a partner.
-      workers: processes that decode; 0 for threads of this one; -1 for as many as the machine suggests.
-      shard: (number of this process, how many there are); each reads its part of every batch.
+      dataset: Data set to read.
+      order: Order of its training examples.
+      first: First step. A resumed run continues at exactly the example at which it stopped.
+      last: Step before which the stream ends.
+      smallest: Smallest fraction of an image's area in a random resized crop; 0 if the view has no such crop.
+      mixes: Whether the view mixes each example with a partner.
+      workers: Number of processes that decode images; 0 for threads of this process; -1 to choose for this machine.
+      shard: (number of this process, number of processes); each process reads its part of every batch.
     """
     reader = make_reader(dataset, smallest)
     step = _ReadStep(reader, order, dataset.splits["train"], mixes, shard)
@@ -173,7 +184,7 @@ def train_stream(
 
 
 def eval_stream(dataset: Dataset, index: np.ndarray, *, workers: int = 0) -> Iterator[Pixels]:
-    """Yields the images of [steps, batch] rows, never cropped at random."""
+    """Yields the images of rows [steps, batch], cropped centrally if at all."""
     reader = make_reader(dataset, 0.0)
     for arrays in _grain(_ReadRows(reader, index), 0, len(index), workers):
         yield Pixels(arrays["images"], arrays["good"])
@@ -188,14 +199,19 @@ class _ReadRows(NamedTuple):
 
 
 def make_reader(dataset: Dataset, smallest: float) -> Reader:
-    """Returns what reads a data set's images; `smallest` as in `train_stream`."""
+    """Returns the reader of a data set's images.
+
+    Args:
+      dataset: Data set to read.
+      smallest: Smallest fraction of an image's area in a random resized crop; 0 for central crops.
+    """
     stored = dataset.stored
     crop = Crop(stored.size, stored.kernel, smallest) if stored.cropped else None
     return Reader(dataset.images, crop, dataset.skip_bad)
 
 
 def _workers(asked: int, dataset: Dataset) -> int:
-    """As many processes as there is decoding to share out; arrays are read by threads alone."""
+    """Returns the number of worker processes: none for arrays, which need no decoding."""
     if asked >= 0:
         return asked
     return min((os.cpu_count() or 1) // 2, MAX_WORKERS) if isinstance(dataset.images, Encoded) else 0
@@ -205,7 +221,7 @@ def _grain(read: Any, first: int, last: int, workers: int) -> Iterator[dict[str,
     import grain
     from absl import flags
 
-    if not flags.FLAGS.is_parsed():  # grain reads its own flags, which a notebook never parses
+    if not flags.FLAGS.is_parsed():  # grain reads flags of its own, which nothing parses in a notebook
         flags.FLAGS.mark_as_parsed()
     steps = grain.MapDataset.range(first, last).map(read)
     batches = steps.to_iter_dataset(grain.ReadOptions(num_threads=os.cpu_count() or 1, prefetch_buffer_size=AHEAD))

@@ -59,21 +59,29 @@ def test_test_images_with_soft_labels(cifar, kind):
 def test_what_is_missing_or_of_another_kind(cifar):
     folder, _, labels = cifar
     refused("cifar10h-probs.npy is not in .*; prepare it once with: python -m kdjax.prepare_data cifar10h", folder)
-    refused(r"\(labels no.npz\): no such file", folder, labels="no.npz")
+    refused(r"\(labels no.npz\): there is no such file", folder, labels="no.npz")
     for name, values, pattern in [
         ("short", counts_of(labels[:-1]), r"must hold numbers \[3, 10\], not int64 \[2, 10\]"),
-        ("halves", counts_of(labels) / 100, "must hold distributions, not negative and with sum 1"),
-        ("negative", counts_of(labels) / 50 - np.eye(10)[:3] + np.eye(10)[1:4], "must hold distributions"),
-        ("nan", counts_of(labels) * np.nan, "must hold distributions"),
-        ("order", np.roll(counts_of(labels), 3, axis=1), "order differs, .* agree for 0% of the images"),
-        ("objects", np.full((3, 10), None), "is no .npy or .npz of plain arrays: Object arrays cannot be loaded"),
+        ("halves", counts_of(labels) / 100, "must hold counts of people, or distributions: no negative values, sum 1"),
+        (
+            "negative",
+            counts_of(labels) / 50 - np.eye(10)[:3] + np.eye(10)[1:4],
+            "must hold counts of people, or distributions",
+        ),
+        ("nan", counts_of(labels) * np.nan, "must hold counts of people, or distributions"),
+        ("order", np.roll(counts_of(labels), 3, axis=1), "the order differs, .* agree for only 0% of the images"),
+        (
+            "objects",
+            np.full((3, 10), None),
+            "is not an .npy or .npz file of plain arrays: Object arrays cannot be loaded",
+        ),
     ]:
         np.save(folder / f"{name}.npy", values)
         refused(pattern, folder, labels=f"{name}.npy")
     np.savez(folder / "other.npz", probs=counts_of(labels))
     refused("has neither 'cifar10h_probs' nor 'cifar10h_counts'", folder, labels="other.npz")
     (folder / "cut.npz").write_bytes((folder / "other.npz").read_bytes()[:100])
-    refused("is no .npy or .npz of plain arrays", folder, labels="cut.npz")
+    refused("is not an .npy or .npz file of plain arrays", folder, labels="cut.npz")
 
 
 @pytest.fixture(scope="module")

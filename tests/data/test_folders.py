@@ -65,7 +65,7 @@ def test_train_and_held_out_folders(tmp_path, held_out):
     np.testing.assert_array_equal(rows.labels, [0, 1, 2, 0, 2])
     assert decode_all(rows.images).shape == (5, 6, 6, 1)
     (tmp_path / held_out / "d").mkdir()
-    refused("has class 'd', which the training images lack", load_folder, "", path=str(tmp_path))
+    refused("has class 'd', which the training split lacks", load_folder, "", path=str(tmp_path))
 
 
 def tiny_imagenet(folder, classes=("n02", "n01")):
@@ -87,11 +87,11 @@ def test_tiny_imagenet_as_it_unpacks(tmp_path):
     assert rows.num_train == 2 and decode_all(rows.images).shape == (4, 64, 64, 3)
     annotations = tmp_path / "tiny-imagenet-200" / "val" / "val_annotations.txt"
     annotations.write_text("val_7.JPEG\tn01\n")
-    refused("1 of 1 files are not there, the first .*val_7.JPEG", load_tiny_imagenet, str(tmp_path))
+    refused("1 of 1 files are missing, the first is .*val_7.JPEG", load_tiny_imagenet, str(tmp_path))
     annotations.write_text("val_0.JPEG\tn03\n")
-    refused("has class 'n03', which the training images lack. Did you mean", load_tiny_imagenet, str(tmp_path))
+    refused("has class 'n03', which the training split lacks. Did you mean", load_tiny_imagenet, str(tmp_path))
     annotations.write_text("val_0.JPEG n03\n")
-    refused("must have a file and its class, parted by a tab", load_tiny_imagenet, str(tmp_path))
+    refused("must have a file, a tab and the class of the file", load_tiny_imagenet, str(tmp_path))
 
 
 def test_imagenet_from_folders_of_images_of_all_sizes(tmp_path):
@@ -100,21 +100,24 @@ def test_imagenet_from_folders_of_images_of_all_sizes(tmp_path):
         write(tmp_path / "imagenet" / name, i, 5 + i)
     rows = load_imagenet(str(tmp_path))
     assert rows.num_train == 2 and rows.num_classes == 2 and len(rows.images) == 4
-    refused("d.JPEG is 6x6, .*a.JPEG 5x5|b.JPEG is 6x6, .*a.JPEG 5x5", decode_all, rows.images)
+    refused("d.JPEG is 6x6 and .*a.JPEG is 5x5|b.JPEG is 6x6 and .*a.JPEG is 5x5", decode_all, rows.images)
 
 
 @pytest.mark.parametrize(
     "files, pattern",
     [
-        ([], "no such folder, neither here nor in"),
-        (["x.png"], "must have at least two folders, one a class; it has none"),
-        (["cat/1.png"], "at least two folders, one a class; it has only 'cat'"),
+        ([], "there is no such folder in the current directory or in"),
+        (["x.png"], "must have at least two folders, one per class; it has none"),
+        (["cat/1.png"], "at least two folders, one per class; it has only 'cat'"),
         (["cat/1.png", "dog/1.txt"], "class 'dog' has no images in"),
         (["train/cat/1.png", "train/dog/1.txt"], "class 'dog' has no images in"),
-        (["train/cat/1.png", "train/dog/1.png", "val/dgo/1.png"], "has class 'dgo', which .* lack. Did you mean 'dog'"),
+        (
+            ["train/cat/1.png", "train/dog/1.png", "val/dgo/1.png"],
+            "has class 'dgo', which .* lacks. Did you mean 'dog'",
+        ),
         (
             ["train/cat/1.png", "train/dog/1.png", "val/1.png"],
-            "zoo/val has no folders of classes .* or name .*zoo/train",
+            "zoo/val has no folders of classes.* or use folder:.*zoo/train",
         ),
         (["train/cat/1.png", "train/dog/1.png", "val/dog/1.txt"], "class 'dog' has no images in"),
     ],
@@ -135,9 +138,9 @@ def test_unreadable_and_truncated_images_and_other_channels(tmp_path):
     cut.write_bytes(cut.read_bytes()[:-40])
     images = load_folder("", path=str(tmp_path)).images
     assert decode(images, 0).mode == decode(images, 1).mode == "RGB"
-    refused("cut.png is no image that can be read: .*; remove or replace it", decode, images, 2)
-    refused("empty.png is no image that can be read: it is empty", decode, images, 3)
-    refused("cut.png is no image", decode_all, images)
+    refused("cut.png cannot be read as an image: .*; remove or replace it", decode, images, 2)
+    refused("empty.png cannot be read as an image: it is empty", decode, images, 3)
+    refused("cut.png cannot be read as an image", decode_all, images)
 
 
 def make_list(folder, lines, name="train.txt"):
@@ -169,7 +172,7 @@ def test_a_list_of_paths_and_labels(tmp_path):
         (["a.png 99999999999999999999"], "an integer of at least 0"),
         (["a.png 7"], r"labels must be in \[0, 4\], but go up to 7"),
         ([""], "train.txt is empty"),
-        (["a.png 0", "b.png 1", "c.png 1"], "2 of 3 files are not there, the first .*b.png"),
+        (["a.png 0", "b.png 1", "c.png 1"], "2 of 3 files are missing, the first is .*b.png"),
     ],
 )
 def test_lists_that_are_wrong(tmp_path, lines, pattern):
@@ -181,7 +184,7 @@ def test_lists_that_are_wrong(tmp_path, lines, pattern):
 def test_lists_and_roots_that_are_not_there(tmp_path):
     write(tmp_path / "a.png")
     make_list(tmp_path, ["a.png 0"])
-    refused("'list:no.txt': no such file, neither here", load_list, str(tmp_path), path="no.txt")
+    refused("'list:no.txt': there is no such file in the current directory", load_list, str(tmp_path), path="no.txt")
     refused("'list:train.txt': no.txt: no such file", load_list, str(tmp_path), path="train.txt", test_path="no.txt")
     refused("root no: no such folder", load_list, str(tmp_path), path="train.txt", root="no")
 

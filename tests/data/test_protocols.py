@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from kdjax.data import Dataset, Order, Stored, make_order
-from kdjax.data.protocols import CIFAR100_COARSE, PROTOCOLS, apply_protocols, describe
+from kdjax.data.protocols import PROTOCOLS, apply_protocols, describe
+from kdjax.data.superclasses import CIFAR100_COARSE
 from kdjax.errors import UserError
 
 
@@ -87,7 +88,7 @@ def test_a_mapping_may_come_from_a_file(tmp_path):
         found = apply(data, superclasses={"mapping": str(tmp_path / name)})
         np.testing.assert_array_equal(found.labels, np.array(mapping)[data.labels])
     (tmp_path / "c.txt").write_text("a b")
-    with pytest.raises(UserError, match="a number a line"):
+    with pytest.raises(UserError, match="one per line"):
         apply(data, superclasses={"mapping": str(tmp_path / "c.txt")})
 
 
@@ -154,7 +155,7 @@ def test_soft_labels_come_from_a_file_for_one_split_or_all_rows(tmp_path):
     test = apply(data, soft_labels={"path": path, "key": "b", "split": "test"})
     np.testing.assert_array_equal(test.soft[rest], given[rest])
     for arguments, words in (
-        ({"path": path}, "has a, b; name one"),
+        ({"path": path}, "has the arrays a, b; set key to one of them"),
         ({"path": "nowhere.npy"}, "there is no such file"),
         ({"path": path, "key": "b"}, r"must have floats \[500, 10\]"),
         ({"path": path, "key": "a", "split": "dev"}, "no split 'dev'"),

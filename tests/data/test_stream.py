@@ -127,7 +127,7 @@ def with_a_broken_image(dataset, tmp_path) -> Dataset:
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_truncated_image_ends_the_stream_in_one_line(many_sizes, tmp_path, workers):
     data = with_a_broken_image(many_sizes, tmp_path)
-    with pytest.raises(UserError, match="broken.png is no image that can be read"):
+    with pytest.raises(UserError, match="broken.png cannot be read as an image"):
         stream(data, make_order(data, 4, 9), 0, 2, workers=workers)
 
 

@@ -15,8 +15,11 @@ from ml_collections import ConfigDict
 
 from kdjax import cli, prepare_data
 from kdjax.config import defaults
-from kdjax.data import cifar10h, fetch, load_dataset
-from kdjax.data.fetch import File, Recipe, prepare, unpack
+from kdjax.data import cifar10h, load_dataset
+from kdjax.data import prepare as preparing
+from kdjax.data.archives import unpack
+from kdjax.data.download import CHUNK, File
+from kdjax.data.prepare import Recipe, prepare
 from kdjax.errors import UserError
 from tests.data.test_cifar import content, files_of, pack
 from tests.data.test_cifar import unpack as unpack_cifar
@@ -71,7 +74,7 @@ def cifar100(server, tmp_path, monkeypatch):
     pack(tmp_path / "published", ARCHIVE, files_of("cifar100", ARCHIVE))
     data = server.content[ARCHIVE] = (tmp_path / "published" / ARCHIVE).read_bytes()
     recipe = Recipe((File(server.url + ARCHIVE, md5(data), "cifar-100-python"),))
-    monkeypatch.setitem(fetch.RECIPES, "cifar100", recipe)
+    monkeypatch.setitem(preparing.RECIPES, "cifar100", recipe)
     return data
 
 
@@ -94,17 +97,17 @@ def test_cifar100_from_a_server_to_a_data_set(server, cifar100, tmp_path, capsys
     np.testing.assert_array_equal(data.images, images)
     np.testing.assert_array_equal(data.labels, labels)
     prepare("cifar100", str(folder))  # a second call does nothing, and says so
-    assert "is there and whole" in capsys.readouterr().out and len(server.asked) == 1
+    assert "is there and complete" in capsys.readouterr().out and len(server.asked) == 1
 
 
 def test_a_download_that_broke_off_is_gone_on_with(server, cifar100, tmp_path):
-    server.limit = fetch.CHUNK + 100
-    refused("16,384 bytes are kept, run this again to go on", prepare, "cifar100", str(tmp_path))
+    server.limit = CHUNK + 100
+    refused("16,384 bytes are kept, run this again to resume", prepare, "cifar100", str(tmp_path))
     assert not (tmp_path / ARCHIVE).exists()
     server.limit = None
     prepare("cifar100", str(tmp_path))
     assert (tmp_path / ARCHIVE).read_bytes() == cifar100
-    assert [start for _, start in server.asked] == [0, fetch.CHUNK] and names(tmp_path) == [ARCHIVE, "published"]
+    assert [start for _, start in server.asked] == [0, CHUNK] and names(tmp_path) == [ARCHIVE, "published"]
 
 
 def test_a_server_that_knows_no_ranges_begins_anew(server, cifar100, tmp_path):
@@ -120,7 +123,7 @@ def test_a_part_that_is_whole_or_too_long(server, cifar100, tmp_path):
     (tmp_path / ARCHIVE).rename(tmp_path / f"{ARCHIVE}.part")
     with open(tmp_path / f"{ARCHIVE}.part", "ab") as part:
         part.write(b"more")
-    refused("what was kept is no part of it", prepare, "cifar100", str(tmp_path))
+    refused("the bytes that were kept are not a part of it", prepare, "cifar100", str(tmp_path))
     prepare("cifar100", str(tmp_path))
     assert (tmp_path / ARCHIVE).read_bytes() == cifar100
 
@@ -145,9 +148,9 @@ def test_what_is_unpacked_already_is_left_alone(server, cifar100, tmp_path, caps
 
 def test_files_that_are_gone_and_servers_that_are_not_there(server, cifar100, tmp_path, monkeypatch):
     server.content.clear()
-    refused("could not be fetched .*404.*put it there by hand as", prepare, "cifar100", str(tmp_path))
-    monkeypatch.setitem(fetch.RECIPES, "cifar100", Recipe((File("http://127.0.0.1:9/x.tar", "md5:0"),)))
-    refused("could not be fetched .*by hand as .*x.tar", prepare, "cifar100", str(tmp_path))
+    refused("could not be downloaded .*404.*put it there by hand as", prepare, "cifar100", str(tmp_path))
+    monkeypatch.setitem(preparing.RECIPES, "cifar100", Recipe((File("http://127.0.0.1:9/x.tar", "md5:0"),)))
+    refused("could not be downloaded .*by hand as .*x.tar", prepare, "cifar100", str(tmp_path))
     refused("knows no data set 'cifar1000'. Did you mean 'cifar100'", prepare, "cifar1000", str(tmp_path))
 
 
@@ -155,14 +158,14 @@ def test_human_labels_are_checked_by_their_content(server, tmp_path, monkeypatch
     archive = "cifar-10-python.tar.gz"
     unpack_cifar(tmp_path, archive, files_of("cifar10", archive))
     labels = content("cifar10")[-1][1]
-    recipe = fetch.RECIPES["cifar10h"]
+    recipe = preparing.RECIPES["cifar10h"]
     files = tuple(file._replace(url=server.url + file.url.rpartition("/")[2]) for file in recipe.files)
-    monkeypatch.setitem(fetch.RECIPES, "cifar10h", recipe._replace(files=files))
+    monkeypatch.setitem(preparing.RECIPES, "cifar10h", recipe._replace(files=files))
     for kind, values in (("probs", counts_of(labels) / 50), ("counts", counts_of((labels + 5) % 10))):
         buffer = io.BytesIO()
         np.save(buffer, values)
         server.content[f"cifar10h-{kind}.npy"] = buffer.getvalue()
-    refused("order differs, since .*counts.npy", prepare, "cifar10h", str(tmp_path))
+    refused("the order differs, since .*counts.npy", prepare, "cifar10h", str(tmp_path))
     assert (tmp_path / "cifar10h-probs.npy").is_file() and not (tmp_path / "cifar10h-counts.npy").exists()
     server.content["cifar10h-counts.npy"] = server.content["cifar10h-probs.npy"]
     prepare("cifar10h", str(tmp_path))
@@ -197,7 +200,7 @@ GOOD = [("set/a/1.png", b"one"), ("set/b/2.png", b"two")]
 def test_an_archive_is_unpacked_once_and_removed(server, tmp_path, monkeypatch, kind, capsys):
     data = server.content[f"x.{kind}"] = make_archive(tmp_path / f"x.{kind}", GOOD).read_bytes()
     recipe = Recipe((File(f"{server.url}x.{kind}", md5(data), "set", unpack=True),))
-    monkeypatch.setitem(fetch.RECIPES, "set", recipe)
+    monkeypatch.setitem(preparing.RECIPES, "set", recipe)
     for _ in range(2):
         prepare("set", str(tmp_path / "data"))
     assert names(tmp_path / "data") == ["set"] and (tmp_path / "data/set/b/2.png").read_bytes() == b"two"
@@ -219,7 +222,9 @@ def test_an_archive_is_unpacked_once_and_removed(server, tmp_path, monkeypatch, 
 def test_an_archive_that_climbs_writes_nothing(tmp_path, kind, name, data):
     (tmp_path / "data").mkdir()
     archive = make_archive(tmp_path / "data" / f"x.{kind}", [*GOOD, (name, data)])
-    refused("which is a link or leaves its folder: nothing was unpacked", unpack, archive, tmp_path / "data" / "set")
+    refused(
+        "which is a link or leads out of its folder: nothing was unpacked", unpack, archive, tmp_path / "data" / "set"
+    )
     assert names(tmp_path) == ["data"] and names(tmp_path / "data") == [f"x.{kind}"]
 
 
@@ -233,8 +238,8 @@ def test_damaged_and_other_archives(tmp_path, kind):
 
 
 def test_tensorflow_is_asked_for_before_anything_is_downloaded(tmp_path, monkeypatch):
-    monkeypatch.setattr(fetch.importlib.util, "find_spec", lambda name: None)
-    line = r"needs TensorFlow to write 'svhn_cropped' \(reading it needs none\): pip install 'kdjax\[tf\]'"
+    monkeypatch.setattr(preparing.importlib.util, "find_spec", lambda name: None)
+    line = r"needs TensorFlow to write 'svhn_cropped' \(reading it does not\): pip install 'kdjax\[tf\]'"
     for name in ("svhn", "tfds:svhn_cropped"):
         refused(line, prepare, name, str(tmp_path))
     refused("could not prepare 'no_such_set' in .*not found", prepare, "tfds:no_such_set", str(tmp_path))
@@ -259,7 +264,7 @@ class Prepared:
 @pytest.mark.parametrize(
     "arguments, code, line",
     [
-        (["cifar100"], 0, "is there and whole"),
+        (["cifar100"], 0, "is there and complete"),
         ([], 2, "NAME is missing: python -m kdjax.prepare_data NAME"),
         (["cifar100", "cifar10"], 2, "unexpected argument 'cifar10'"),
         (["imagenet"], 2, "put there a folder imagenet"),

@@ -1,4 +1,4 @@
-"""Runs by name: manifests, metrics, results and checkpoints. All that kdjax writes to disk goes through here."""
+"""The store: a folder of runs, each with its manifest, metrics, result and checkpoints."""
 
 from kdjax.store.run import FORMAT, Run
 from kdjax.store.runs import Store

@@ -1,4 +1,4 @@
-"""Checkpoints over orbax: asynchronous, latest and best kept, every leaf checked on the way back."""
+"""Checkpoints of a run, written by orbax: saved in the background, every leaf checked when it is read."""
 
 import contextlib
 import logging
@@ -15,16 +15,16 @@ from kdjax.store import tree
 from kdjax.store.files import disk_errors, write_error
 from kdjax.store.reading import PROGRESS, STATE, Damaged, first_good, make_record, read_leaves, read_record
 
-VARIABLES = ("train/params/", "train/batch_stats/")  # where a network's variables lie in what the loop saves
+VARIABLES = ("train/params/", "train/batch_stats/")  # prefixes of a network's variables in a training checkpoint
 
-# orbax logs every step it takes, and pages of dump on an error; what a user needs of it is said here in one line.
+# orbax logs each of its steps, and pages of text for an error. kdjax reports errors itself, in one line.
 logging.getLogger("absl").addFilter(lambda record: "/orbax/" not in record.pathname.replace("\\", "/"))
-# Of several leaves that failed orbax asks for one, and the others' errors are told when they are collected.
+# If several leaves fail, orbax handles the error of one; asyncio would print the others when they are collected.
 logging.getLogger("asyncio").addFilter(lambda record: "/orbax/" not in record.getMessage().replace("\\", "/"))
 
 
 def _without_late_reports(hook: Callable) -> Callable:
-    """After a first leaf failed, those still being read or written report to an event loop that is gone."""
+    """Silences leaves that are still being read or written after one failed, and report to a closed event loop."""
     return lambda args: None if "Event loop is closed" in str(args.exc_value) else hook(args)
 
 
@@ -35,8 +35,8 @@ class Checkpoints:
     """The checkpoints of one run.
 
     Args:
-      folder: holds one folder a step.
-      owner: the run's name, for messages.
+      folder: Folder of the checkpoints; each step has a folder of its own in it.
+      owner: Name of the run, for messages.
     """
 
     def __init__(self, folder: pathlib.Path, owner: str):
@@ -48,20 +48,21 @@ class Checkpoints:
     def save(self, step: int, state: Any, progress: Mapping, *, keep_best: int | None = None) -> None:
         """Writes a checkpoint in the background; `state` may be donated or overwritten as soon as this returns.
 
-        Checkpoints of this step and later ones, left by a run that went back to an earlier one, are replaced.
+        Deletes older checkpoints of this step and of later steps, which exist if the run was resumed from an earlier
+        step.
 
         Args:
-          step: updates made so far.
-          state: pytree of jax or NumPy arrays and numbers; goes to disk with its exact dtypes.
-          progress: JSON-able; floats come back to the bit.
-          keep_best: the step to keep besides the newest; None to keep the newest only.
+          step: Number of updates made so far.
+          state: Pytree of jax or NumPy arrays and numbers; they are stored with their exact dtypes.
+          progress: Mapping that JSON can represent; floats are restored exactly.
+          keep_best: Step of the best checkpoint, which is kept besides the newest one; None to keep the newest only.
 
         Raises:
-          UserError: this write, or the one before it, failed: full or read-only disk.
+          UserError: This write or the one before it failed, because the disk is full or read-only, for example.
         """
         leaves = tree.host_copy(state)
         record = make_record(leaves, progress)
-        filled = {path: leaf for path, leaf in leaves.items() if leaf.size}  # orbax refuses arrays without elements
+        filled = {path: leaf for path, leaf in leaves.items() if leaf.size}  # orbax refuses empty arrays
         items = {
             STATE: ocp.args.PyTreeSave(traverse_util.unflatten_dict(filled)),
             PROGRESS: ocp.args.JsonSave(record),
@@ -69,22 +70,22 @@ class Checkpoints:
         self._best = keep_best
         with self._write_errors():
             manager = self._open()
-            if not self._is_saved(step, record):
-                self._clear_from(step)
+            if not self._is_saved(manager, step, record):
+                self._clear_from(manager, step)
                 manager.save(step, args=ocp.args.Composite(**items), force=True)
 
     def wait(self) -> None:
-        """Returns when what was saved is on disk.
+        """Waits until everything that was saved is on disk.
 
         Raises:
-          UserError: it could not be written.
+          UserError: It could not be written.
         """
         if self._manager is not None:
             with self._write_errors():
                 self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits, and ends orbax's threads; saving again opens them anew."""
+        """Waits, and ends the threads of orbax; another save starts new ones."""
         try:
             self.wait()
         finally:
@@ -95,64 +96,64 @@ class Checkpoints:
             self._folder.mkdir(parents=True, exist_ok=True)
             options = ocp.CheckpointManagerOptions(
                 preservation_policy=_LatestAndBest(lambda: self._best),
-                cleanup_tmp_directories=True,  # what a kill left half-written
-                lightweight_initialize=True,  # else a damaged step keeps the manager from opening
+                cleanup_tmp_directories=True,  # deletes checkpoints that a killed process left unfinished
+                lightweight_initialize=True,  # otherwise a damaged step prevents the manager from opening
                 save_root_metadata=False,
-                # Else the writers wait minutes for a folder that the disk refused, past the end of main.
+                # Otherwise writers wait for minutes for a folder that could not be made, even after main has ended.
                 async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
             )
             self._manager = ocp.CheckpointManager(self._folder.absolute(), options=options)
         return self._manager
 
-    def _is_saved(self, step: int, record: dict) -> bool:
-        """Whether the newest checkpoint is this very one, as when a signal comes right after an epoch's save."""
-        if self._manager.latest_step() != step:
+    def _is_saved(self, manager: ocp.CheckpointManager, step: int, record: dict) -> bool:
+        """Whether the newest checkpoint is the same, as it is if a signal comes right after an epoch was saved."""
+        if manager.latest_step() != step:
             return False
-        self._manager.wait_until_finished()
+        manager.wait_until_finished()
         path = self._folder / str(step)
         with contextlib.suppress(Damaged):
             return read_record(path) == record and bool(read_leaves(path, record["leaves"]))
         return False
 
-    def _clear_from(self, step: int) -> None:
-        for old in self._manager.all_steps():
+    def _clear_from(self, manager: ocp.CheckpointManager, step: int) -> None:
+        for old in manager.all_steps():
             if old >= step:
-                self._manager.wait_until_finished()
-                self._manager.delete(old)
+                manager.wait_until_finished()
+                manager.delete(old)
 
     def _abandon(self) -> None:
         manager, self._manager = self._manager, None
         if manager is not None:
-            with contextlib.suppress(Exception):  # its errors were raised by wait, or are being raised
+            with contextlib.suppress(Exception):  # wait has raised its errors, or the caller is about to
                 manager.close()
 
     @contextlib.contextmanager
     def _write_errors(self) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # orbax and tensorstore raise their own kinds, from threads of their own
+        except Exception as error:  # orbax and tensorstore raise types of their own, from other threads
             self._abandon()
             raise write_error(self._folder, error) from error
 
     def steps(self) -> list[int]:
-        """Returns the steps on disk, ascending; half-written ones do not count."""
+        """Returns the steps that are on disk completely, in ascending order."""
         with disk_errors(self._folder, "read"):
             if not self._folder.is_dir():
                 return []
             return sorted(int(path.name) for path in self._folder.iterdir() if path.name.isdecimal())
 
     def restore(self, like: Any, which: str | int = "last") -> tuple[Any, dict, int]:
-        """Reads a checkpoint back, to the bit.
+        """Reads a checkpoint exactly as it was saved.
 
         Args:
-          like: pytree of arrays or ShapeDtypeStructs: the structure, shapes and dtypes wanted.
-          which: 'last' (the newest that is whole; warns of damaged ones), 'best', or a step.
+          like: Pytree of arrays or ShapeDtypeStructs with the structure, shapes and dtypes of the state.
+          which: 'last' (the newest one that is not damaged; logs a warning for damaged ones), 'best', or a step.
 
         Returns:
           (state with NumPy leaves in the structure of `like`, progress, step).
 
         Raises:
-          UserError: there is none, it is damaged, or its leaves are not those of `like`.
+          UserError: There is no such checkpoint, it is damaged, or its leaves are not those of `like`.
         """
         wanted = tree.flatten(like)
 
@@ -165,16 +166,17 @@ class Checkpoints:
         return tree.rebuild(like, leaves), progress, step
 
     def restore_variables(self, which: str | int = "last") -> tuple[dict, int]:
-        """Reads a network's variables alone, whatever else was saved with them.
+        """Reads only the variables of the network in a checkpoint.
 
         Args:
-          which: as in `restore`.
+          which: 'last', 'best' or a step, as for `restore`.
 
         Returns:
-          ({'params': ..., 'batch_stats': ...} as nested dicts of NumPy arrays, {} where a network has none; step).
+          ({'params': ..., 'batch_stats': ...}, step). The variables are nested dicts of NumPy arrays; 'batch_stats'
+          is {} if the network has none.
 
         Raises:
-          UserError: there is none, or it is damaged.
+          UserError: There is no such checkpoint, or it is damaged.
         """
 
         def load(path):
@@ -186,7 +188,7 @@ class Checkpoints:
         return {"params": {}, "batch_stats": {}, **nested}, step
 
     def _candidates(self, which: str | int) -> list[int]:
-        """Returns the steps to try, in order."""
+        """Returns the steps to try, the first one first."""
         steps = self.steps()
         if not steps:
             raise UserError(f"Run '{self._owner}' has no checkpoint in {self._folder}; train it first.")
@@ -195,7 +197,7 @@ class Checkpoints:
         step = self._best_step(steps) if which == "best" else which
         if str(step) not in map(str, steps):
             there = ", ".join(map(str, steps))
-            raise UserError(f"Run '{self._owner}' has no checkpoint '{step}'; ask for 'last' or one of: {there}.")
+            raise UserError(f"Run '{self._owner}' has no checkpoint '{step}'; choose 'last' or one of: {there}.")
         return [int(step)]
 
     def _best_step(self, steps: list[int]) -> int:
@@ -203,12 +205,18 @@ class Checkpoints:
         best = record["progress"].get("best") or {}
         if best.get("step") is None:
             there = ", ".join(map(str, steps))
-            raise UserError(f"Run '{self._owner}' keeps no best checkpoint; ask for 'last' or one of: {there}.")
+            raise UserError(f"Run '{self._owner}' has no best checkpoint; choose 'last' or one of: {there}.")
         return best["step"]
 
 
 class _LatestAndBest:
-    """What orbax keeps: the newest step, and the best as the caller counts it (its `best_fn` deletes the newest)."""
+    """Tells orbax to keep the newest step and the best one.
+
+    orbax's own `best_fn` would delete the newest checkpoint.
+
+    Args:
+      best: Function that returns the step of the best checkpoint, or None.
+    """
 
     def __init__(self, best: Callable[[], int | None]):
         self._best = best

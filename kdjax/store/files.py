@@ -1,4 +1,4 @@
-"""Small files that are never seen half-written, and what the operating system says turned into one line."""
+"""Writes small files atomically, and turns errors of the operating system into one-line messages."""
 
 import contextlib
 import errno
@@ -16,23 +16,33 @@ ADVICE = {
     errno.EDQUOT: "free some space, or choose another --store",
     errno.EFBIG: "raise the limit on file sizes (ulimit -f), or choose another --store",
     errno.EROFS: "choose a --store that can be written to",
-    errno.EACCES: "mend its permissions, or choose another --store",
-    errno.EPERM: "mend its permissions, or choose another --store",
-    errno.ENOTDIR: "a file stands where a folder should be: move it, or choose another --store",
-    errno.EEXIST: "a file stands where a folder should be: move it, or choose another --store",
-    errno.EISDIR: "a folder stands where a file should be: move it, or choose another --store",
+    errno.EACCES: "change its permissions, or choose another --store",
+    errno.EPERM: "change its permissions, or choose another --store",
+    errno.ENOTDIR: "there is a file where a folder should be: move it, or choose another --store",
+    errno.EEXIST: "there is a file where a folder should be: move it, or choose another --store",
+    errno.EISDIR: "there is a folder where a file should be: move it, or choose another --store",
     errno.ENAMETOOLONG: "choose a shorter --run",
 }
 
 
 def disk_error(path: os.PathLike | str, error: OSError, doing: str = "write", flag: str = "--store") -> UserError:
-    """Returns the one line for what went wrong with `path`, which `flag` chose, with advice that fits its errno."""
-    advice = ADVICE.get(error.errno, "check the disk, or choose another --store").replace("--store", flag)
+    """Returns the error that is shown for an OSError, with advice for its errno.
+
+    Args:
+      path: Path of the file.
+      error: Error of the operating system.
+      doing: 'write' or 'read'.
+      flag: Command-line flag that chose the path, for the advice.
+    """
+    advice = ADVICE.get(error.errno or 0, "check the disk, or choose another --store").replace("--store", flag)
     return UserError(f"Cannot {doing} {path}: {error.strerror or error}; {advice}.")
 
 
 def write_error(path: os.PathLike | str, error: Exception) -> UserError:
-    """Returns the one line for an exception of orbax, which buries the errno in text or in what it was raised from."""
+    """Returns the error that is shown for an exception of orbax.
+
+    The errno is in the text of the exception, or in the exceptions that caused it.
+    """
     cause = error
     while cause is not None:
         for code in ADVICE:
@@ -43,14 +53,14 @@ def write_error(path: os.PathLike | str, error: Exception) -> UserError:
 
 
 def first_line(error: Exception, width: int = 160) -> str:
-    """Returns the beginning of an exception's text, on one line."""
+    """Returns the text of an exception on one line, cut to `width` characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= width else text[: width - 3] + "..."
 
 
 @contextlib.contextmanager
 def disk_errors(path: os.PathLike | str, doing: str = "write", flag: str = "--store") -> Iterator[None]:
-    """Turns an OSError inside the block into a UserError that names `path`, and the flag that chose it."""
+    """Turns an OSError inside the block into a UserError; the arguments are those of `disk_error`."""
     try:
         yield
     except OSError as error:
@@ -58,15 +68,15 @@ def disk_errors(path: os.PathLike | str, doing: str = "write", flag: str = "--st
 
 
 def write_atomic(path: pathlib.Path, text: str, flag: str = "--store") -> None:
-    """Replaces a file so that a reader, or the next start after a kill, sees the old text or the new, never a part.
+    """Writes a file atomically: other processes see the old text or the new text, even if this one is killed.
 
     Args:
-      path: of the file.
-      text: all of it.
-      flag: that chose where it lies, for the message.
+      path: Path of the file. Its folder is made if necessary.
+      text: New content of the file.
+      flag: Command-line flag that chose the path, for messages.
 
     Raises:
-      UserError: the disk is full, read-only or in the way.
+      UserError: The file cannot be written.
     """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     with disk_errors(path, flag=flag):
@@ -84,15 +94,21 @@ def write_atomic(path: pathlib.Path, text: str, flag: str = "--store") -> None:
 
 
 def write_json(path: pathlib.Path, value: Mapping, flag: str = "--store") -> None:
-    """Writes a mapping atomically as indented JSON; `flag` is the one that chose the path, for messages."""
+    """Writes a mapping atomically as indented JSON.
+
+    Args:
+      path: Path of the file.
+      value: Mapping that `plain` accepts.
+      flag: Command-line flag that chose the path, for messages.
+    """
     write_atomic(path, json.dumps(plain(value), indent=2, allow_nan=False) + "\n", flag)
 
 
 def read_json(path: pathlib.Path) -> dict | None:
-    """Returns the mapping in a JSON file, or None where there is no such file.
+    """Returns the mapping in a JSON file, or None if there is no such file.
 
     Raises:
-      UserError: the file cannot be read or is damaged.
+      UserError: The file cannot be read or is damaged.
     """
     with disk_errors(path, "read"):
         try:
@@ -100,21 +116,22 @@ def read_json(path: pathlib.Path) -> dict | None:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except ValueError as error:
-            raise UserError(f"{path} is damaged ({error}); delete its folder to train that run anew.") from error
+            raise UserError(f"{path} is damaged ({error}); delete its folder and train the run again.") from error
     if not isinstance(value, dict):
-        raise UserError(f"{path} is damaged (not a mapping); delete its folder to train that run anew.")
+        raise UserError(f"{path} is damaged (not a mapping); delete its folder and train the run again.")
     return value
 
 
 def plain(value: Any, finite: bool = True) -> Any:
-    """Returns `value` in JSON's own types: scalars of NumPy and jax as numbers, tuples as lists, keys as strings.
+    """Returns `value` with the types of JSON: scalars of NumPy and jax as numbers, tuples as lists, keys as strings.
 
     Args:
-      value: nested mappings and sequences of scalars.
-      finite: None in place of nan and inf, which JSON lacks; False keeps them (Python's json reads them back).
+      value: Nested mappings and sequences of scalars.
+      finite: Whether nan and inf, which JSON lacks, become None. If False, they stay, and only Python's json can read
+        them.
 
     Raises:
-      TypeError: an array, or an object that JSON has no word for.
+      TypeError: The value has an array or another object that JSON cannot represent.
     """
     if hasattr(value, "items"):
         return {str(name): plain(item, finite) for name, item in value.items()}
@@ -122,8 +139,8 @@ def plain(value: Any, finite: bool = True) -> Any:
         return [plain(item, finite) for item in value]
     if value is None or isinstance(value, str | bool | int):
         return value
-    if isinstance(value, float):  # np.float64 is one too
+    if isinstance(value, float):  # includes np.float64
         return None if finite and not math.isfinite(value) else float(value)
     if getattr(value, "shape", None) == () and hasattr(value, "item"):
         return plain(value.item(), finite)
-    raise TypeError(f"JSON has no word for {type(value).__name__}: {value!r}")
+    raise TypeError(f"JSON cannot represent {type(value).__name__}: {value!r}")

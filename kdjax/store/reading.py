@@ -1,10 +1,10 @@
-"""Reading one checkpoint: what it holds, whether it is whole, and in one line why not."""
+"""Reads one checkpoint, and checks that nothing in it is missing or changed."""
 
 import json
 import pathlib
 import zlib
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -18,13 +18,23 @@ from kdjax.store.files import first_line, plain
 
 STATE, PROGRESS = "state", "progress"  # the two items of a checkpoint
 
+T = TypeVar("T")
+
 
 class Damaged(Exception):
-    """A checkpoint that cannot be read; one line why."""
+    """A checkpoint is damaged; the text is one line that says why."""
 
 
 def make_record(leaves: tree.Leaves, progress: Mapping) -> dict:
-    """Returns what lies beside the leaves: {'leaves': name -> [shape, dtype, crc32], 'progress', 'crc': of both}."""
+    """Returns the record that is stored beside the leaves of a checkpoint.
+
+    Args:
+      leaves: Path -> NumPy array.
+      progress: The caller's own mapping.
+
+    Returns:
+      {'leaves': name -> [shape, dtype, crc32], 'progress': ..., 'crc': checksum of the two}.
+    """
     marks = {tree.name(path): tree.fingerprint(leaf) for path, leaf in leaves.items()}
     record = {"leaves": marks, "progress": plain(progress, finite=False)}
     return {**record, "crc": _crc(record)}
@@ -35,10 +45,10 @@ def _crc(record: Mapping) -> int:
 
 
 def read_record(folder: pathlib.Path) -> dict:
-    """Returns what `make_record` made.
+    """Returns the record that `make_record` made for the checkpoint in a folder.
 
     Raises:
-      Damaged: it is missing, cut short or changed.
+      Damaged: The record is missing, truncated or changed.
     """
     try:
         with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
@@ -52,10 +62,17 @@ def read_record(folder: pathlib.Path) -> dict:
 
 
 def read_leaves(folder: pathlib.Path, table: Mapping[str, list]) -> tree.Leaves:
-    """Returns path -> NumPy array for the leaves of `table`, which may be a part of what the checkpoint holds.
+    """Reads leaves of a checkpoint.
+
+    Args:
+      folder: Folder of the checkpoint.
+      table: Name -> [shape, dtype, crc32] of the leaves to read, which may be a part of all leaves.
+
+    Returns:
+      Path -> NumPy array.
 
     Raises:
-      Damaged: a leaf is missing, unreadable or changed.
+      Damaged: A leaf is missing, unreadable or changed.
     """
     paths = {leaf: tree.path(leaf) for leaf, (shape, _, _) in table.items() if 0 not in shape}
     empty = {tree.path(leaf): np.zeros(shape, dtype) for leaf, (shape, dtype, _) in table.items() if 0 in shape}
@@ -67,26 +84,36 @@ def read_leaves(folder: pathlib.Path, table: Mapping[str, list]) -> tree.Leaves:
     try:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
             leaves = traverse_util.flatten_dict(reader.restore(folder.absolute() / STATE, args=args))
-    except Exception as error:  # orbax raises bare Exceptions with pages of dump
+    except Exception as error:  # orbax raises plain Exceptions with pages of text
         raise Damaged(_blame(error, table)) from error
     for leaf, path in paths.items():
-        # A missing leaf comes back as a ShapeDtypeStruct without a word, a flipped bit as another number.
-        if not isinstance(leaves.get(path), np.ndarray) or tree.fingerprint(leaves[path]) != table[leaf]:
+        # orbax returns a ShapeDtypeStruct for a missing leaf, and another number for a flipped bit, without an error.
+        value = leaves.get(path)
+        if not isinstance(value, np.ndarray) or tree.fingerprint(value) != table[leaf]:
             raise Damaged(f"leaf '{leaf}' does not match its checksum")
     return {**leaves, **empty}
 
 
 def _blame(error: Exception, table: Iterable[str]) -> str:
+    """Returns an error's text, preceded by the leaf that it is about if it names one."""
     text = str(error)
     named = [leaf for leaf in table if leaf in text or leaf.replace("/", ".") in text]
     return (f"leaf '{max(named, key=len)}': " if named else "") + first_line(error)
 
 
-def first_good(folder: pathlib.Path, steps: list[int], load: Callable[[pathlib.Path], Any]) -> tuple[Any, int]:
-    """Returns (load(folder of the step), step) for the first of `steps` that is whole; warns of those before it.
+def first_good(folder: pathlib.Path, steps: list[int], load: Callable[[pathlib.Path], T]) -> tuple[T, int]:
+    """Loads the first checkpoint that is not damaged, and logs a warning for each damaged one before it.
+
+    Args:
+      folder: Folder of the checkpoints.
+      steps: Steps to try, in this order.
+      load: Function that reads the folder of a step, or raises Damaged.
+
+    Returns:
+      (what `load` returned, step).
 
     Raises:
-      UserError: all are damaged.
+      UserError: All are damaged.
     """
     for step, following in zip(steps, [*steps[1:], None]):
         path = folder / str(step)
@@ -95,8 +122,8 @@ def first_good(folder: pathlib.Path, steps: list[int], load: Callable[[pathlib.P
         except Damaged as error:
             if following is None:
                 raise UserError(
-                    f"Checkpoint {path} is damaged: {error}; ask for another checkpoint, "
-                    f"or delete {folder.parent} and train the run anew."
+                    f"Checkpoint {path} is damaged: {error}; choose another checkpoint, "
+                    f"or delete {folder.parent} and train the run again."
                 ) from error
             logging.warning("Checkpoint %s is damaged: %s; trying step %d instead.", path, error, following)
     raise ValueError("No steps to try.")

@@ -7,7 +7,7 @@ import json
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import IO, Any
 
 from absl import logging
 
@@ -16,7 +16,7 @@ from kdjax.errors import UserError
 from kdjax.store.checkpoints import Checkpoints
 from kdjax.store.files import disk_errors, plain, read_json, write_atomic, write_json
 
-FORMAT = 1  # of a run's folder; raise it when an older kdjax could no longer read what is written
+FORMAT = 1  # number of the format of a run's folder; increase it if older versions of kdjax cannot read the new one
 MANIFEST = "manifest.json"
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
@@ -27,11 +27,11 @@ _NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 class Run(Checkpoints):
-    """A run's folder; comes from `Store.run` or `Store.find`.
+    """The folder of a run; made by `Store.run` and `Store.find`.
 
     Attributes:
-      name: its path in the store, with '/'.
-      path: its folder.
+      name: Name of the run: the path of its folder in the store, with '/'.
+      path: Path of its folder.
     """
 
     def __init__(self, name: str, path: pathlib.Path):
@@ -41,58 +41,58 @@ class Run(Checkpoints):
 
     @property
     def manifest(self) -> dict | None:
-        """What the run is: format, resolved config, versions, ...; None before it began.
+        """The manifest: format, resolved config, versions and so on; None before the run began.
 
         Raises:
-          UserError: it is damaged, or of a format that this kdjax does not know.
+          UserError: The manifest is damaged, or has a format that this version of kdjax cannot read.
         """
         manifest = read_json(self.path / MANIFEST)
         if manifest is not None and manifest.get("format") != FORMAT:
             raise UserError(
                 f"{self.path / MANIFEST} has format {manifest.get('format')!r} and this kdjax reads {FORMAT}; "
-                "use the kdjax that wrote it, or choose another --run."
+                "use the version of kdjax that wrote it, or choose another --run."
             )
         return manifest
 
     @property
     def result(self) -> dict | None:
-        """What came out; None until the run is finished."""
+        """The result; None until the run is finished."""
         return read_json(self.path / RESULT)
 
     def begin(self, manifest: Mapping) -> None:
-        """Writes the manifest of a new run, or checks that an existing one is the same experiment.
+        """Writes the manifest of a new run, or checks that an existing run has the same config.
 
         Args:
-          manifest: JSON-able, with the resolved `config` as a plain mapping; `format` is added here.
+          manifest: Mapping that JSON can represent, with the resolved config as 'config'; 'format' is added here.
 
         Raises:
-          UserError: the run exists with another config (names the fields), or the disk refuses.
+          UserError: The run exists with another config (the message has the fields), or the disk cannot be written.
         """
         manifest = plain({"format": FORMAT, **manifest})
         old = self.manifest
         if old is None:
             write_json(self.path / MANIFEST, manifest)
             return
-        # Both filled: a run of an older kdjax lacks the fields that have come since.
+        # Both with defaults, since a run of an older version of kdjax lacks the fields that were added later.
         before, now = (plain(with_defaults(config)) for config in (old.get("config", {}), manifest["config"]))
         changed = differences(before, now)
         if changed:
             raise UserError(
-                f"Run '{self.name}' exists with another config ({'; '.join(changed)}); restore the fields, "
+                f"Run '{self.name}' exists with another config ({'; '.join(changed)}); restore these fields, "
                 f"choose another --run or --store, or delete {self.path}."
             )
 
     def discard_if_empty(self) -> None:
-        """Takes back the beginning of a run that came to nothing: one with a step or an epoch to its name is kept."""
+        """Deletes the manifest of a run that has no checkpoint and no metrics, so that its name can be used again."""
         if not self.steps() and not self.metrics():
             (self.path / MANIFEST).unlink(missing_ok=True)
 
     def write_result(self, result: Mapping) -> None:
-        """Writes result.json atomically; its presence says that the run is finished."""
+        """Writes result.json atomically; a run that has this file is finished."""
         write_json(self.path / RESULT, result)
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
-        """Adds one line to metrics.jsonl; what is not finite is written as null."""
+        """Adds a line to metrics.jsonl; nan and inf are written as null."""
         path = self.path / METRICS
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -100,12 +100,12 @@ class Run(Checkpoints):
                 file.write(json.dumps(plain(row), allow_nan=False) + "\n")
 
     def metrics(self) -> list[dict]:
-        """Returns the rows of metrics.jsonl, without a last line that a kill left torn."""
+        """Returns the rows of metrics.jsonl, without an incomplete last line of a killed process."""
         path = self.path / METRICS
         with disk_errors(path, "read"):
             lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else [""]
         rows = []
-        for number, line in enumerate(lines[:-1], 1):  # what follows the last newline is nothing, or torn
+        for number, line in enumerate(lines[:-1], 1):  # after the last newline there is nothing or an incomplete line
             try:
                 rows.append(dict(json.loads(line)))
             except (TypeError, ValueError) as error:
@@ -114,10 +114,10 @@ class Run(Checkpoints):
         return rows
 
     def cut_metrics(self, after_epoch: int) -> None:
-        """Drops the rows of epochs after `after_epoch` and a torn last line: call it before going on from a checkpoint.
+        """Deletes the rows of later epochs and an incomplete last line, before a run is resumed from a checkpoint.
 
         Args:
-          after_epoch: the last epoch to keep; rows are told by their field 'epoch'.
+          after_epoch: Last epoch to keep, compared with the field 'epoch' of the rows.
         """
         path = self.path / METRICS
         if path.exists():
@@ -126,10 +126,10 @@ class Run(Checkpoints):
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Holds the run for this process; the system lets go of it when the process ends, however it ends.
+        """Locks the run for this process; the operating system releases the lock when the process ends in any way.
 
         Raises:
-          UserError: another process (or this one, elsewhere) holds it.
+          UserError: The run is locked already, by another process or by this one.
         """
         path = self.path / LOCK
         with disk_errors(path):
@@ -140,7 +140,7 @@ class Run(Checkpoints):
                 self._take(file)
             yield
 
-    def _take(self, file) -> None:
+    def _take(self, file: IO[str]) -> None:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -153,7 +153,8 @@ class Run(Checkpoints):
         except OSError as error:
             if error.errno not in _NO_LOCKS_HERE:
                 raise
-            logging.warning("%s: this file system has no locks; take care that one process trains the run.", self.path)
+            line = "%s: this file system has no locks; make sure that only one process trains the run."
+            logging.warning(line, self.path)
         file.truncate(0)
         file.write(f"pid {os.getpid()} on {os.uname().nodename}")
         file.flush()

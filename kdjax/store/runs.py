@@ -1,4 +1,4 @@
-"""The store: a folder of runs, named by their paths in it."""
+"""A folder of runs. The name of a run is the path of its folder in the store."""
 
 import os
 import pathlib
@@ -8,40 +8,40 @@ from kdjax.errors import UserError, nearest
 from kdjax.store.files import disk_errors, write_atomic
 from kdjax.store.run import MANIFEST, Run
 
-PART = re.compile(r"[A-Za-z0-9_+=-][A-Za-z0-9._+=-]*")  # no leading dot: neither '..' nor a hidden folder
+PART = re.compile(r"[A-Za-z0-9_+=-][A-Za-z0-9._+=-]*")  # no leading dot, which '..' and hidden folders have
 
 
 class Store:
-    """Runs by name under one folder.
+    """Runs by name in one folder.
 
     Args:
-      root: the folder; it is made when the first run begins.
+      root: Path of the folder; it is made when the first run begins.
     """
 
     def __init__(self, root: os.PathLike | str):
         self.root = pathlib.Path(root)
 
     def run(self, name: str) -> Run:
-        """Returns the run of that name, which need not exist yet.
+        """Returns the run of that name, which does not have to exist yet.
 
         Args:
-          name: parts joined by '/', each of letters, digits and . _ + = -, without a leading dot.
+          name: Parts joined by '/', each of letters, digits and . _ + = -, without a leading dot.
 
         Raises:
-          UserError: the name is malformed, lies inside another run, or holds other runs.
+          UserError: The name is malformed, or its folder would be inside another run or would contain other runs.
         """
         self._check_name(name)
         path = self.root / name
         for parent in path.relative_to(self.root).parents:
             if parent != pathlib.Path(".") and (self.root / parent / MANIFEST).is_file():
-                raise UserError(f"Run '{name}' would lie inside the run '{parent}'; choose another --run.")
+                raise UserError(f"Run '{name}' would be inside the run '{parent}'; choose another --run.")
         inside = [] if (path / MANIFEST).is_file() else self._walk(path)
         if inside:
-            raise UserError(f"Run '{name}' would hold the run '{inside[0]}'; choose another --run.")
+            raise UserError(f"Run '{name}' would contain the run '{inside[0]}'; choose another --run.")
         return Run(name, path)
 
     def write_text(self, name: str, text: str) -> pathlib.Path:
-        """Writes a file of the store's own beside the runs, atomically, and returns where it is."""
+        """Writes a text file into the store, beside the runs, and returns its path."""
         path = self.root / name
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,24 +53,24 @@ class Store:
         return self._walk(self.root)
 
     def find(self, name: str) -> Run:
-        """Returns a run that exists.
+        """Returns an existing run.
 
         Raises:
-          UserError: there is no such run; gives the nearest name there is.
+          UserError: There is no such run; the message has the most similar name.
         """
         self._check_name(name)
         if not (self.root / name / MANIFEST).is_file():
             names = self.runs()
-            hint = nearest(name, names) if names else " It holds no runs yet."
-            hint = hint if len(hint) < 200 else f" It holds {len(names)} runs."
+            hint = nearest(name, names) if names else " It has no runs yet."
+            hint = hint if len(hint) < 200 else f" It has {len(names)} runs."
             raise UserError(f"The store {self.root} has no run '{name}'.{hint}")
         return Run(name, self.root / name)
 
     def _check_name(self, name: str) -> None:
         if not all(PART.fullmatch(part) for part in name.split("/")):
             raise UserError(
-                f"'{name}' is no name for a run; use parts joined by '/', each of letters, digits and . _ + = -, "
-                "without a leading dot: digits/mlp-mse-s0."
+                f"'{name}' is not a valid name of a run; use parts joined by '/', each of letters, digits and "
+                ". _ + = -, without a leading dot, such as digits/mlp-mse-s0."
             )
 
     def _walk(self, top: pathlib.Path) -> list[str]:
@@ -79,6 +79,6 @@ class Store:
             for folder, folders, files in os.walk(top):
                 if MANIFEST in files and pathlib.Path(folder) != self.root:
                     found.append(pathlib.Path(folder).relative_to(self.root).as_posix())
-                    folders.clear()  # runs do not nest
+                    folders.clear()  # there are no runs inside a run
                 folders[:] = [name for name in folders if not name.startswith(".")]
         return sorted(found)

@@ -461,7 +461,7 @@ def test_a_folder_in_place_of_a_file_is_refused_before_anything_is_written(store
     rows = collect(store)
     page = report.make_page(store, rows, selection.select_groups(rows), {})
     (tmp_path / "out" / taken).mkdir(parents=True)
-    with pytest.raises(UserError, match="a folder stands where a file should be.*--out"):
+    with pytest.raises(UserError, match="there is a folder where a file should be.*--out"):
         report.write(page, tmp_path / "out")
     assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
 

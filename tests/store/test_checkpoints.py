@@ -1,3 +1,5 @@
+"""Checkpoints: exact, kept as asked for, and checked; damage, full disks and killed processes are survived."""
+
 import pathlib
 import resource
 import shutil
@@ -67,7 +69,7 @@ def saved(run, steps, best=None, **progress):
 
 
 def data_files(run, step):
-    """The files that hold the leaves, largest first."""
+    """Returns the files that contain the leaves, the largest first."""
     files = [path for path in (run.path / "checkpoints" / str(step) / "state").rglob("*") if path.is_file()]
     return sorted((path for path in files if path.parent.name == "d"), key=lambda path: -path.stat().st_size)
 
@@ -95,7 +97,7 @@ def test_another_process_reads_while_this_one_writes(run, tmp_path):
     run.save(1, make_state(1), {"epoch": 1})
     run.wait()
     run.save(2, make_state(2), {"epoch": 2})
-    reader = Store(tmp_path).run("a")  # what loads a teacher cleans nothing up
+    reader = Store(tmp_path).run("a")  # a process that loads a teacher must delete nothing
     assert reader.restore(make_state())[2] in (1, 2)
     run.wait()
     assert reader.restore(make_state())[2] == 2
@@ -147,14 +149,14 @@ def test_the_best_outlives_a_restart(run, tmp_path):
         assert again.restore(make_state(), which)[2] == 4
 
 
-def test_what_is_not_there_is_said(run):
+def test_a_missing_checkpoint_is_an_error_that_lists_what_there_is(run):
     with pytest.raises(UserError, match="'a' has no checkpoint .* train it first"):
         run.restore(make_state())
     saved(run, [1])
-    with pytest.raises(UserError, match="keeps no best"):
+    with pytest.raises(UserError, match="has no best"):
         run.restore(make_state(), "best")
     for which in (9, "9", "bset"):
-        with pytest.raises(UserError, match=f"no checkpoint '{which}'; ask for 'last' or one of: 1"):
+        with pytest.raises(UserError, match=f"no checkpoint '{which}'; choose 'last' or one of: 1"):
             run.restore_variables(which)
 
 
@@ -168,7 +170,7 @@ def test_leaves_that_differ_are_named(run):
 
     extra = make_state()["extra"]
     assert "lacks the leaf 'more/a' and 1 more" in message(more={"a": np.zeros(2), "b": np.zeros(2)})
-    assert "holds the leaf 'sums/flag' and 3 more" in message(sums={})
+    assert "has the unexpected leaf 'sums/flag' and 3 more" in message(sums={})
     for wrong in (np.zeros(3, "uint32"), np.zeros(2, "int32")):
         words = f"leaf 'extra/key' is uint32[2] and should be {wrong.dtype}[{wrong.size}]"
         assert words in message(extra=extra | {"key": wrong})
@@ -205,7 +207,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(run, tmp_path, damage,
     with pytest.raises(UserError, match="2 is damaged") as error:
         run.restore(make_state(), 2)
     one_line(error)
-    again = saved(Store(tmp_path).run("a"), [2], best=1)  # the run goes on from step 1 and comes by again
+    again = saved(Store(tmp_path).run("a"), [2], best=1)  # the run resumes from step 1 and saves step 2 again
     assert again.restore(make_state())[2] == 2 and again.steps() == [1, 2]
 
 
@@ -221,7 +223,7 @@ def test_every_flipped_bit_is_noticed(run):
             except UserError as error:
                 assert "damaged" in str(error) and "\n" not in str(error)
             else:
-                assert_same_bits(make_state(1), state)  # a byte that nothing reads
+                assert_same_bits(make_state(1), state)  # nothing reads this byte
         path.write_bytes(whole)
 
 
@@ -296,13 +298,13 @@ def test_a_full_disk_is_one_line_and_earlier_checkpoints_stay_whole(run, capfd):
     one_line(error)
     assert run.steps() == [1]
     assert_same_bits(make_state(1), run.restore(make_state())[0])
-    saved(run, [2])  # there is room again
+    saved(run, [2])  # the limit is lifted
     assert [path.name for path in (run.path / "checkpoints").iterdir()] == ["2"]
     assert "Traceback" not in "".join(capfd.readouterr())
 
 
 def assert_no_more_threads_than(count: int) -> None:
-    """Threads end a moment after they are told to."""
+    """Waits, since threads end a moment after they are told to."""
     deadline = time.monotonic() + 10
     while threading.active_count() > count and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -320,7 +322,7 @@ def test_a_store_that_vanishes_is_one_line(run):
         run.wait()
     one_line(error)
     run.close()
-    assert_no_more_threads_than(threads)  # one left over would keep the process from ending
+    assert_no_more_threads_than(threads)  # a remaining thread would keep the process from ending
 
 
 def test_many_runs_leave_no_threads_and_no_logs(tmp_path, capfd):

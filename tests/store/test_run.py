@@ -1,3 +1,5 @@
+"""A run's manifest, metrics, result and lock, also after a killed process and on a disk that cannot be written."""
+
 import json
 import subprocess
 import sys
@@ -66,7 +68,7 @@ def test_metrics_are_valid_json_and_cut_to_an_epoch(run):
 
 @pytest.mark.parametrize("torn", ['{"epoch": 1, "lo', '{"epoch": 1, "lo\n', '{"epoch": 1}'])
 def test_a_torn_last_line_is_dropped(run, torn):
-    run.cut_metrics(5)  # nothing there yet
+    run.cut_metrics(5)  # there is no file yet
     run.append_metrics({"epoch": 0})
     with open(run.path / "metrics.jsonl", "a") as file:
         file.write(torn)
@@ -124,7 +126,7 @@ def test_a_file_in_the_way_is_one_line(tmp_path):
         lambda: run.save(1, {"a": np.zeros(2)}, {}),
     ]
     for action in actions:
-        with pytest.raises(UserError, match="^Cannot write .*a file stands where a folder should be") as error:
+        with pytest.raises(UserError, match="^Cannot write .*there is a file where a folder should be") as error:
             action()
         assert "\n" not in str(error.value)
     assert Store(tmp_path / "runs").runs() == [] and run.steps() == []

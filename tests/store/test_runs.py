@@ -1,3 +1,5 @@
+"""Names of runs: which are valid, how runs are listed, and the answer for a run that does not exist."""
+
 import pytest
 
 from kdjax.errors import UserError
@@ -14,7 +16,7 @@ MALFORMED = ["", "/a", "a/", "a//b", "..", "a/../b", ".hidden", "a/.b", "a b", "
 @pytest.mark.parametrize("name", MALFORMED)
 def test_malformed_names_are_refused(tmp_path, name):
     for look_up in (Store(tmp_path).run, Store(tmp_path).find):
-        with pytest.raises(UserError, match="no name for a run"):
+        with pytest.raises(UserError, match="is not a valid name of a run"):
             look_up(name)
 
 
@@ -28,12 +30,12 @@ def test_runs_nest_by_folders_and_are_listed_by_name(tmp_path):
     assert store.find("digits/deep/er").path == tmp_path / "runs" / "digits" / "deep" / "er"
 
 
-def test_a_run_neither_lies_in_a_run_nor_holds_one(tmp_path):
+def test_a_run_is_not_inside_a_run_and_contains_none(tmp_path):
     store = Store(tmp_path)
     begin(store, "a/b")
     with pytest.raises(UserError, match="inside the run 'a/b'"):
         store.run("a/b/c/d")
-    with pytest.raises(UserError, match="hold the run 'a/b'"):
+    with pytest.raises(UserError, match="contain the run 'a/b'"):
         store.run("a")
     store.run("a/c")
     store.run("a/b")
@@ -41,12 +43,12 @@ def test_a_run_neither_lies_in_a_run_nor_holds_one(tmp_path):
 
 def test_a_missing_run_is_answered_with_the_nearest_name(tmp_path):
     store = Store(tmp_path)
-    with pytest.raises(UserError, match="holds no runs yet"):
+    with pytest.raises(UserError, match="has no runs yet"):
         store.find("digits/mlp-mse-s0")
     begin(store, "digits/mlp-mse-s0")
     with pytest.raises(UserError, match="Did you mean 'digits/mlp-mse-s0'"):
         store.find("digits/mlp-mse-s1")
     for seed in range(30):
         begin(store, f"digits/student-{seed}")
-    with pytest.raises(UserError, match="It holds 31 runs"):
+    with pytest.raises(UserError, match="It has 31 runs"):
         store.find("zzz")

@@ -304,7 +304,7 @@ def without_pooled(study, chain) -> None:
             "gen1-s0': config.losses.kd: temperature",
         ),
         (lambda study, chain: chain.student.losses.update(kdd={"weight": 1.0}), "unknown loss 'kdd'"),
-        (lambda study, chain: study.chains.update({"tolérant": chain}), "is no name for a run"),
+        (lambda study, chain: study.chains.update({"tolérant": chain}), "is not a valid name of a run"),
         (without_validation, "config.chains.tolerant.patriarch.data: data set 'gaussian' has no validation split"),
         (mistyped_probe, "config.transfer.other: config.data has no field 'sise'"),
         (lambda study, chain: chain.student.data.update(name="gausian"), "unknown data set 'gausian'"),

@@ -79,7 +79,7 @@ def test_help_shows_kdjaxs_own_flags_without_jax(door, command):
         (("kdjax.evaluate",), "--run is missing"),
         (("kdjax.evaluate", "--run=nobody", "--store=nowhere"), "nobody"),
         (("kdjax.import_torch",), "--file is missing"),
-        (("kdjax.import_torch", "--file=setup.py", "--model=resnet20"), "is no weight file"),
+        (("kdjax.import_torch", "--file=setup.py", "--model=resnet20"), "is not a weight file"),
         (("kdjax.import_torch", "--file=a.npz", "--model=resnet20", "--args=20"), "must be a mapping"),
         (("kdjax.export", "--run=nobody", "--store=nowhere"), "nobody"),
         (("kdjax.export", "--run=a", "--out=a.pth"), "must end in .safetensors"),

@@ -1,4 +1,4 @@
-"""Files of other frameworks: readers, writers and name tables."""
+"""Weights in the files and under the names of other frameworks."""
 
 from kdjax.interop.weight_files import file_sha256, read_weights, write_weights
 

@@ -1,4 +1,4 @@
-"""Finding the state dict in what a checkpoint holds."""
+"""Finds the state dict in a checkpoint of PyTorch."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,29 +7,29 @@ import numpy as np
 
 from kdjax.errors import UserError
 
-WRAPPERS = ("model", "state_dict", "model_state_dict", "net", "module")  # keys under which a state dict may lie
-PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and of torch.compile
-DEPTH = 4  # of wrappers in wrappers
+WRAPPERS = ("model", "state_dict", "model_state_dict", "net", "module")  # keys whose value may be a state dict
+PREFIXES = ("module.", "_orig_mod.")  # prefixes that DataParallel and torch.compile add to all names
+DEPTH = 4  # largest number of wrappers inside each other
 
 
 def unwrap(checkpoint: Any) -> dict[str, np.ndarray]:
-    """Finds the state dict in what a checkpoint holds.
+    """Returns the state dict in a checkpoint.
 
     Args:
-      checkpoint: a mapping of names to arrays, or one that keeps such a mapping under a key of WRAPPERS, or that in
-        another; what lies beside it (epoch, optimizer, ...) is left out.
+      checkpoint: A mapping of names to arrays, or a mapping that has such a mapping under a key of WRAPPERS, at most
+        DEPTH levels deep. Other entries, such as the epoch or the state of an optimizer, are ignored.
 
     Returns:
-      Names -> NumPy arrays, without a prefix of PREFIXES that all names share.
+      Name -> NumPy array, without those PREFIXES that all names have.
 
     Raises:
-      UserError: there is no state dict, or more than one; says what there is.
+      UserError: There is no state dict or more than one. The message lists what the checkpoint has.
     """
     found = _state_dicts(checkpoint) if isinstance(checkpoint, Mapping) else {}
     if len(found) != 1:
         names = ", ".join(repr(name) for name in found)
         what = f"several state dicts ({names})" if found else f"no state dict under {', '.join(WRAPPERS)}"
-        advice = "the one you mean alone" if found else "model.state_dict() alone"
+        advice = "only the one that you want" if found else "only model.state_dict()"
         raise UserError(f"{what}; there is {_contents(checkpoint)}: save {advice}.")
     state = next(iter(found.values()))
     while prefix := next((prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in state)), None):
@@ -38,7 +38,7 @@ def unwrap(checkpoint: Any) -> dict[str, np.ndarray]:
 
 
 def _state_dicts(node: Mapping, where: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:
-    """Path -> state dict, for each in `node`; the depth is bounded since a pickle can make a mapping hold itself."""
+    """Returns path -> state dict for each in `node`. The depth is limited, since a mapping may contain itself."""
     inner = {}
     for key in WRAPPERS:
         if isinstance(node.get(key), Mapping) and len(where) < DEPTH:

@@ -1,12 +1,13 @@
-"""PyTorch state dicts -> kdjax variables, and back, for every network with a table TORCH_NAMES.
+"""Converts PyTorch state dicts to kdjax variables and back, for every network that has a table TORCH_NAMES.
 
-TORCH_NAMES is {dialect: rules}; a dialect is the code whose names it speaks. A rule is (pattern of a layer's path, its
-name in PyTorch), the name a string or a function of the pattern's groups (digits come as int). The leaf's own suffix is
-added: kernel and scale become `.weight`. A leaf that belongs to no layer (a class token) is named whole.
+TORCH_NAMES is {dialect: rules}. A dialect is a repository whose names are used. A rule is a pair of a pattern for the
+path of a layer in kdjax and the layer's name in PyTorch: a string, or a function of the groups of the pattern, where
+digits are passed as int. The suffix of the leaf is added to it; kernel and scale become `.weight`. A leaf that belongs
+to no layer, such as a class token, has a rule for its whole path.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -19,33 +20,33 @@ from kdjax.interop.state_dict import unwrap
 from kdjax.models.initialize import variable_shapes
 
 SUFFIXES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
-IGNORED = ("num_batches_tracked",)  # counts steps; no network reads it
+IGNORED = ("num_batches_tracked",)  # BatchNorm's count of steps, which no network reads
 
-Rules = Sequence[tuple[str, Any]]
+Rules = Sequence[tuple[str, str | Callable[..., str]]]
 
 
 def from_state_dict(model_name: str, state_dict: Mapping[str, Any], /, **args: Any) -> dict[str, Any]:
-    """Converts a PyTorch state dict into a network's variables.
+    """Converts a PyTorch state dict to the variables of a network.
 
     Args:
-      model_name: a row of MODELS.
-      state_dict: names -> arrays, wrapped or not (see `state_dict.unwrap`); the number of classes, of input channels
-        and, for a transformer, of positions is read off it.
-      **args: what the constructor takes besides num_classes.
+      model_name: A row of MODELS.
+      state_dict: Name -> array, perhaps inside a checkpoint (see `state_dict.unwrap`). Its shapes determine the numbers
+        of classes, of input channels and, for a transformer, of positions.
+      **args: Arguments of the network's constructor besides num_classes.
 
     Returns:
-      {'params': ..., 'batch_stats': ...}, NumPy arrays, float32 (float64 under jax_enable_x64).
+      {'params': ..., 'batch_stats': ...} with NumPy arrays of float32 (float64 with jax_enable_x64).
 
     Raises:
-      UserError: entries that are missing, surplus, misshapen or not finite, all of them by name.
+      UserError: Entries are missing, unexpected, of another shape or not finite. The message has all of their names.
     """
     module, state = match_state_dict(model_name, state_dict, **args)
     return _convert(model_name, module, state)
 
 
 def match_state_dict(model_name: str, state_dict: Mapping[str, Any], /, **args: Any) -> tuple[nn.Module, dict]:
-    """Returns the network of a state dict, its number of classes read off it, and the state dict unwrapped."""
-    from kdjax.models import create_model  # the table imports the networks, which know nothing of it
+    """Returns the network that a state dict is for, with the same number of classes, and the unwrapped state dict."""
+    from kdjax.models import create_model  # imports all networks
 
     state = {key: value for key, value in unwrap(state_dict).items() if key.rpartition(".")[2] not in IGNORED}
     probe = create_model(model_name, 1, **args)
@@ -54,25 +55,25 @@ def match_state_dict(model_name: str, state_dict: Mapping[str, Any], /, **args: 
     if not heads:
         wanted = sorted({_torch_name(rules, head) for rules in _dialects(probe).values()})
         raise UserError(
-            f"the state dict is not one of {model_name}: it has no {' or '.join(wanted)}, but {_listed(sorted(state))}."
+            f"the state dict is not of a {model_name}: it has no {' or '.join(wanted)}, but {_listed(sorted(state))}."
         )
     return create_model(model_name, state[heads[0]].shape[0], **args), state
 
 
 def to_state_dict(module: nn.Module, variables: Mapping[str, Any], dialect: str | None = None) -> dict[str, np.ndarray]:
-    """Converts a network's variables into a PyTorch state dict.
+    """Converts the variables of a network to a PyTorch state dict.
 
     Args:
-      module: the network.
+      module: The network.
       variables: {'params': ..., 'batch_stats': ...}.
-      dialect: whose names; None takes the first of the network's TORCH_NAMES. A network without the table is written
-        under its own paths, joined by dots.
+      dialect: Dialect of TORCH_NAMES; None for the network's first one. The names of a network without TORCH_NAMES are
+        its paths, joined by dots.
 
     Returns:
-      Names -> contiguous NumPy arrays in PyTorch's layouts.
+      Name -> contiguous NumPy array in PyTorch's layout.
 
     Raises:
-      UserError: a dialect that the network's table lacks.
+      UserError: The network has no such dialect.
     """
     dialects = _dialects(module)
     dialect = next(iter(dialects)) if dialect is None else dialect
@@ -100,18 +101,21 @@ def _convert(model_name: str, module: nn.Module, state: Mapping[str, np.ndarray]
 
 
 def _input_shape(module: nn.Module, state: Mapping[str, np.ndarray]) -> tuple[int, ...]:
-    """Of images that the network would read: its stem tells the channels, its positions the size."""
+    """Returns the shape of a batch of one image that the network accepts.
+
+    The kernel of the stem determines the channels, and the positions of a transformer determine the size.
+    """
     stem = f"{getattr(module, 'STEM', 'stem')}/kernel"
     stems = [name for rules in _dialects(module).values() if (name := _torch_name(rules, stem)) in state]
     if stems and state[stems[0]].ndim == 2:
-        return 1, state[stems[0]].shape[1]  # of vectors
+        return 1, state[stems[0]].shape[1]  # vectors
     channels = state[stems[0]].shape[1] if stems else 3
     side = module.image_side(state) if hasattr(module, "image_side") else 32
     return 1, side, side, channels
 
 
 def _best_names(module: nn.Module, leaves: Mapping, state: Mapping) -> dict[str, str]:
-    """The names of the dialect that the state dict speaks best: leaf's path -> name."""
+    """Returns path of each leaf -> name, in the dialect that has the most names in common with the state dict."""
     candidates = [{path: _torch_name(rules, _within(path)) for path in leaves} for rules in _dialects(module).values()]
     return max(candidates, key=lambda names: len(set(names.values()) & set(state)))
 
@@ -143,11 +147,11 @@ def _torch_name(rules: Rules, path: str) -> str:
             if callable(name):
                 name = name(*(int(group) if group and group.isdigit() else group for group in found.groups()))
             return name.format(suffix) if "{}" in name else f"{name}.{suffix}" if suffix else name
-    raise UserError(f"TORCH_NAMES has no pattern for '{target}': add one.")
+    raise UserError(f"TORCH_NAMES has no pattern for '{target}'; add one.")
 
 
 def _leaves(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """Leaf's path inside its collection -> leaf; parameters and statistics never share one."""
+    """Returns path inside a collection -> leaf; no path is in both collections."""
     return {
         path: leaf
         for collection in ("params", "batch_stats")
@@ -160,7 +164,7 @@ def _within(path: str) -> str:
 
 
 def _torch_axes(path: str, ndim: int) -> tuple[int, ...]:
-    """A kernel [..., in, out] is a weight [out, in, ...]; everything else keeps its axes."""
+    """Returns the order of a leaf's axes in PyTorch: a kernel [..., in, out] is a weight [out, in, ...]."""
     if path.rpartition("/")[2] != "kernel":
         return tuple(range(ndim))
     return ndim - 1, ndim - 2, *range(ndim - 2)

@@ -1,6 +1,6 @@
-"""Weights in files of others and for others: PyTorch's, safetensors and NumPy's, each told by its content.
+"""Reads and writes weight files: PyTorch's (reading only), safetensors and NumPy's. The content says which form it is.
 
-A weight file is data from outside: nothing in it is run, and nothing is allocated that it only claims to hold.
+A weight file is untrusted: no code in it is run, and no memory is allocated for data that it only claims to have.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import math
 import os
 import pathlib
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO
 
 import ml_dtypes
@@ -23,7 +23,7 @@ from kdjax.interop.state_dict import unwrap
 from kdjax.interop.torch_pickle import MAGIC_BYTES, Refused, allowance, load_legacy, load_zip
 from kdjax.store.files import first_line
 
-METADATA = "__metadata__"  # the name that safetensors keeps for itself; used in .npz too
+METADATA = "__metadata__"  # the name that safetensors reserves; it is also used in .npz files
 SAFETENSORS = {
     "BOOL": np.bool_,
     **{f"{kind[0].upper()}{bits}": np.dtype(f"{kind}{bits}") for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
@@ -31,11 +31,12 @@ SAFETENSORS = {
     "BF16": ml_dtypes.bfloat16,
 }
 SAFETENSORS = {code: np.dtype(dtype) for code, dtype in SAFETENSORS.items()}
-CODES = {dtype: code for code, dtype in SAFETENSORS.items() if code != "BF16"}  # what can be written and read back
+CODES = {dtype: code for code, dtype in SAFETENSORS.items() if code != "BF16"}  # types that can be written
 KNOWN = "PyTorch's .pth, .safetensors or .npz"
+# First bytes of files that are often named by mistake -> what to do.
 STRANGERS = (
-    (b"\x80", "is a plain pickle, which may run anything and is not opened: use torch.save(model.state_dict(), ...)."),
-    (b"\x1f\x8b", "is compressed: unpack it and name the weight file in it."),
+    (b"\x80", "is a plain pickle, which could run any code: use torch.save(model.state_dict(), ...)."),
+    (b"\x1f\x8b", "is compressed: unpack it and give the weight file in it."),
     (b"version https://git-lfs", "is a pointer of Git LFS, not the weights: run git lfs pull."),
     (b"<", "is a web page, not weights: download the file itself."),
 )
@@ -45,20 +46,20 @@ def read_weights(path: os.PathLike | str) -> dict[str, np.ndarray]:
     """Reads the state dict in a weight file: PyTorch's zip or legacy form (.pth, .pt, .tar, .bin), .safetensors, .npz.
 
     Args:
-      path: the file; its content tells the form, whatever its name.
+      path: Path of the file. Its content says which form it has, not its name.
 
     Returns:
-      Names -> arrays of their own, as `unwrap` finds them. bfloat16 comes as float32; so does PyTorch's half.
+      Name -> array with memory of its own. bfloat16 and PyTorch's half become float32.
 
     Raises:
-      UserError: the file is missing, damaged, no weight file, names code, or holds no state dict or several.
+      UserError: The file is missing, damaged or not a weight file, it names code, or it has no or several state dicts.
     """
     path = pathlib.Path(path)
     try:
         with open(path, "rb") as file:
             return _read(path, file)
     except OSError as error:
-        raise UserError(f"Cannot read {path}: {error.strerror or error}; name a weight file: {KNOWN}.") from error
+        raise UserError(f"Cannot read {path}: {error.strerror or error}; give a weight file: {KNOWN}.") from error
 
 
 def _read(path: pathlib.Path, file: BinaryIO) -> dict[str, np.ndarray]:
@@ -68,7 +69,7 @@ def _read(path: pathlib.Path, file: BinaryIO) -> dict[str, np.ndarray]:
         raise UserError(f"{path}: {error}") from error
     except Refused as error:
         raise UserError(f"{path} {error}") from error
-    except Exception as error:  # damaged bytes can raise anything
+    except Exception as error:  # damaged bytes may raise any type
         what = f"{type(error).__name__}: {first_line(error)}"
         raise UserError(f"{path} is damaged or incomplete ({what}); save or download it again.") from error
 
@@ -83,7 +84,7 @@ def _load(file: BinaryIO) -> dict[str, np.ndarray]:
     if head[8:9] == b"{":
         return unwrap(_parse_safetensors(file.read()))
     texts = [text for start, text in STRANGERS if head.startswith(start)]
-    raise Refused(texts[0] if texts else f"is no weight file: name one of {KNOWN}.")
+    raise Refused(texts[0] if texts else f"is not a weight file: give {KNOWN}.")
 
 
 def _load_archive(file: BinaryIO) -> dict[str, np.ndarray]:
@@ -91,7 +92,7 @@ def _load_archive(file: BinaryIO) -> dict[str, np.ndarray]:
     with zipfile.ZipFile(file) as archive:
         names = archive.namelist()
         if any(member.flag_bits & 1 for member in archive.infolist()):
-            raise Refused("is encrypted: unpack it with its password and name the weight file in it.")
+            raise Refused("is encrypted: unpack it with its password and give the weight file in it.")
         if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
             raise Refused("is a TorchScript program, not weights: save model.state_dict().")
         roots = [name.removesuffix("data.pkl") for name in names if f"/{name}".endswith("/data.pkl")]
@@ -99,7 +100,7 @@ def _load_archive(file: BinaryIO) -> dict[str, np.ndarray]:
             return unwrap(load_zip(archive, roots[0], limit))
         if any(name.endswith(".npy") for name in names):
             return unwrap(_parse_npz(archive))
-    raise Refused(f"is a zip file without weights: name one of {KNOWN}.")
+    raise Refused(f"is a zip file without weights: give {KNOWN}.")
 
 
 def _parse_npz(archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
@@ -108,12 +109,12 @@ def _parse_npz(archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
 
 
 def _parse_npy(content: bytes) -> np.ndarray:
-    """Reads an array without allocating the shape that it claims."""
+    """Reads an array without allocating memory for the shape that its header claims."""
     file = io.BytesIO(content)
     read_header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[npy.read_magic(file)]
     shape, fortran, dtype = read_header(file)
     if dtype.kind not in "biufc":
-        raise Refused(f"holds an array of {dtype}, which is no number: save arrays of numbers alone.")
+        raise Refused(f"has an array of {dtype}, which is not a type of numbers: save only arrays of numbers.")
     flat = np.frombuffer(file.read(), dtype)
     return flat.reshape(shape, order="F" if fortran else "C").astype(dtype.newbyteorder("="), order="C")
 
@@ -121,7 +122,7 @@ def _parse_npy(content: bytes) -> np.ndarray:
 def _parse_safetensors(content: bytes) -> dict[str, np.ndarray]:
     start = 8 + int.from_bytes(content[:8], "little")
     if start > len(content):
-        raise ValueError("its header is cut short")
+        raise ValueError("its header is truncated")
     header = json.loads(content[8:start], object_pairs_hook=_without_repeats)
     header.pop(METADATA, None)
     _check_offsets([entry["data_offsets"] for entry in header.values()], len(content) - start)
@@ -130,24 +131,24 @@ def _parse_safetensors(content: bytes) -> dict[str, np.ndarray]:
 
 def _without_repeats(pairs: list) -> dict:
     if len(dict(pairs)) < len(pairs):
-        raise ValueError("its header names something twice")
+        raise ValueError("its header has a name twice")
     return dict(pairs)
 
 
 def _check_offsets(offsets: list, size: int) -> None:
-    """Tensors must lie one after the other, from the first byte to the last."""
+    """Checks that the tensors fill the file one after the other, from the first byte to the last."""
     end = 0
     for begin, stop in sorted(offsets):
         if begin != end or stop < begin:
             raise ValueError("its tensors overlap or leave gaps")
         end = stop
     if end != size:
-        raise ValueError(f"{size} bytes of tensors, and {end} in its header")
+        raise ValueError(f"it has {size} bytes of tensors, but {end} according to its header")
 
 
 def _parse_entry(name: str, entry: Mapping, data: memoryview) -> np.ndarray:
     if entry["dtype"] not in SAFETENSORS:
-        raise Refused(f"holds '{name}' as {entry['dtype']}, which NumPy lacks: save it as float32.")
+        raise Refused(f"has '{name}' as {entry['dtype']}, which NumPy lacks: save it as float32.")
     begin, stop = entry["data_offsets"]
     if math.prod(entry["shape"]) * SAFETENSORS[entry["dtype"]].itemsize != stop - begin or min([0, *entry["shape"]]):
         raise ValueError(f"'{name}' has {stop - begin} bytes and the shape {entry['shape']}")
@@ -158,31 +159,31 @@ def _parse_entry(name: str, entry: Mapping, data: memoryview) -> np.ndarray:
 def write_weights(
     path: os.PathLike | str, arrays: Mapping[str, Any], *, metadata: dict[str, str] | None = None
 ) -> None:
-    """Writes arrays so that `read_weights` gives back the same bits and dtypes; same input, same bytes.
+    """Writes arrays, of which `read_weights` returns the same bits and dtypes. The same input gives the same bytes.
 
     Args:
-      path: ends in .safetensors or .npz; its folder is made, and a file of that name replaced in one step.
-      arrays: names -> arrays of bool, integers or floats that NumPy has (no bfloat16).
-      metadata: words about the weights; under __metadata__ in the file, in .npz as JSON.
+      path: Path that ends in .safetensors or .npz. Its folder is made, and an existing file is replaced atomically.
+      arrays: Name -> array of bool, integers or floats that NumPy has (bfloat16 is not one).
+      metadata: Texts about the weights, stored as __metadata__ (in an .npz file as JSON).
 
     Raises:
-      UserError: another suffix, a name or dtype that the file cannot hold, or the disk refuses.
+      UserError: The suffix, a name or a dtype is not supported, or the file cannot be written.
     """
-    path = pathlib.Path(path)
+    path, metadata = pathlib.Path(path), metadata or {}
     make = {".safetensors": _make_safetensors, ".npz": _make_npz}.get(path.suffix)
     if make is None:
         raise UserError(f"Cannot write {path}: the suffix '{path.suffix}' is not known; use .safetensors or .npz.")
-    _replace(path, make(_checked(path, arrays), {key: str(metadata[key]) for key in sorted(metadata or {})}))
+    _replace(path, make(_checked(path, arrays), {key: str(metadata[key]) for key in sorted(metadata)}))
 
 
 def _checked(path: pathlib.Path, arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Returns the arrays in the order of their names, each contiguous and little-endian."""
+    """Returns the arrays sorted by name, contiguous and little-endian."""
     if not arrays:
         raise UserError(f"Cannot write {path}: there are no arrays.")
     checked = {}
     for name in sorted(arrays, key=str):
         if not isinstance(name, str) or name == METADATA or "\0" in name:
-            raise UserError(f"Cannot write {path}: {name!r} is no name for an array; rename it.")
+            raise UserError(f"Cannot write {path}: {name!r} is not a valid name of an array; rename it.")
         array = np.asarray(arrays[name])
         dtype = array.dtype.newbyteorder("<")
         if dtype not in CODES:
@@ -192,7 +193,7 @@ def _checked(path: pathlib.Path, arrays: Mapping[str, Any]) -> dict[str, np.ndar
 
 
 def _make_safetensors(arrays: Mapping[str, np.ndarray], metadata: dict[str, str]) -> list[bytes]:
-    """Wide numbers come first, so that each tensor starts at a multiple of its own width."""
+    """Returns the parts of the file; wide types come first, so that each tensor starts at a multiple of its width."""
     header, parts, end = {METADATA: metadata} if metadata else {}, [], 0
     for name in sorted(arrays, key=lambda name: (-arrays[name].itemsize, name)):
         begin, end = end, end + arrays[name].nbytes
@@ -204,18 +205,18 @@ def _make_safetensors(arrays: Mapping[str, np.ndarray], metadata: dict[str, str]
     return [len(text).to_bytes(8, "little"), text, *parts]
 
 
-def _make_npz(arrays: Mapping[str, np.ndarray], metadata: dict[str, str]) -> list[bytes]:
+def _make_npz(arrays: Mapping[str, np.ndarray], metadata: dict[str, str]) -> list[memoryview]:
     words = {METADATA: np.array(json.dumps(metadata))} if metadata else {}
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, array in {**words, **arrays}.items():
             member = io.BytesIO()
             npy.write_array(member, array, allow_pickle=False)
-            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), member.getbuffer())  # dated 1980, whatever the day
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), member.getbuffer())  # always dated 1980
     return [buffer.getbuffer()]
 
 
-def _replace(path: pathlib.Path, parts: list[bytes]) -> None:
+def _replace(path: pathlib.Path, parts: Sequence[bytes | memoryview]) -> None:
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -227,7 +228,7 @@ def _replace(path: pathlib.Path, parts: list[bytes]) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        advice = "free some space, mend its permissions, or choose another path"
+        advice = "free some space, change its permissions, or choose another path"
         raise UserError(f"Cannot write {path}: {error.strerror or error}; {advice}.") from error
 
 
@@ -235,7 +236,7 @@ def file_sha256(path: os.PathLike | str) -> str:
     """Returns the sha256 of a file in hexadecimal.
 
     Raises:
-      UserError: it cannot be read.
+      UserError: The file cannot be read.
     """
     try:
         with open(path, "rb") as file:

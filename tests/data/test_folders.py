@@ -185,7 +185,7 @@ def test_lists_and_roots_that_are_not_there(tmp_path):
     write(tmp_path / "a.png")
     make_list(tmp_path, ["a.png 0"])
     refused("'list:no.txt': there is no such file in the current directory", load_list, str(tmp_path), path="no.txt")
-    refused("'list:train.txt': no.txt: there is no such file", load_list, str(tmp_path), path="train.txt", test_path="no.txt")
+    refused("train.txt': no.txt: there is no such file", load_list, str(tmp_path), path="train.txt", test_path="no.txt")
     refused("root no: there is no such folder", load_list, str(tmp_path), path="train.txt", root="no")
 
 

@@ -89,7 +89,7 @@ def test_everything_that_does_not_fit_is_listed_in_one_message():
 def test_another_network_is_told_from_a_damaged_one():
     module = models.create_model("resnet8", 3)
     state = to_state_dict(module, drawn(module, (1, 8, 8, 3)))
-    with pytest.raises(UserError, match="not one of vgg8: it has no classifier.weight"):
+    with pytest.raises(UserError, match="not of a vgg8: it has no classifier.weight"):
         from_state_dict("vgg8", state)
     with pytest.raises(UserError, match="no names for 'timm'"):
         to_state_dict(module, drawn(module, (1, 8, 8, 3)), "timm")

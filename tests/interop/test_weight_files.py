@@ -256,7 +256,7 @@ def test_a_hostile_pickle_that_python_itself_wrote(tmp_path):
         raw = pickle.dumps({"w": Hostile()}, protocol)
         with zipfile.ZipFile(tmp_path / "w.pth", "w") as archive:
             archive.writestr("data.pkl", raw)
-        refused(tmp_path / "w.pth", "names posix.system, which has no place among weights")
+        refused(tmp_path / "w.pth", "names posix.system, which weights do not need")
         (tmp_path / "plain.pkl").write_bytes(raw)
         refused(tmp_path / "plain.pkl", "plain pickle")
     assert not (tmp_path / "trace").exists()
@@ -337,12 +337,12 @@ def little_memory():
 @pytest.mark.parametrize(
     "wrong, words",
     [
-        (tensor(size=7), "cut short"),
-        (tensor(size=10**15, shape=(10**15,), strides=(1,)), "cut short|far larger"),
-        (tensor(offset=1), "reaches out"),
-        (tensor(strides=(4, 1)), "reaches out"),
-        (tensor(shape=(7,), strides=(1,)), "reaches out"),
-        (tensor(offset=6, shape=(), strides=()), "reaches out"),
+        (tensor(size=7), "is truncated"),
+        (tensor(size=10**15, shape=(10**15,), strides=(1,)), "is truncated|far larger"),
+        (tensor(offset=1), "extends beyond"),
+        (tensor(strides=(4, 1)), "extends beyond"),
+        (tensor(shape=(7,), strides=(1,)), "extends beyond"),
+        (tensor(offset=6, shape=(), strides=()), "extends beyond"),
         (tensor(strides=(-3, 1)), "without"),
         (tensor(offset=-1), "without"),
         (tensor(shape=(2, 3.0)), "without"),
@@ -395,7 +395,10 @@ MODULE = {"_modules": {}, "_parameters": {"weight": tensor()}, "training": True}
 @both
 def test_a_whole_model_is_sent_back(tmp_path, form):
     tree = build(Op(name("torch.nn.modules.linear.Linear") + b")\x81"), MODULE)
-    line = "is a whole pickled model, not weights (it names torch.nn.modules.linear.Linear)", "save model.state_dict()"
+    line = (
+        "is a whole pickled model, not weights (it names torch.nn.modules.linear.Linear)",
+        "save only model.state_dict()",
+    )
     refused(form(tmp_path / "w.pth", tree, {"0": F4}), *line)
 
 
@@ -417,8 +420,8 @@ def test_an_encrypted_zip_is_sent_back(tmp_path):
 @pytest.mark.parametrize(
     "content, words",
     [
-        (b"", "no weight file"),
-        (b"hello, world and all", "no weight file: name one of"),
+        (b"", "not a weight file"),
+        (b"hello, world and all", "not a weight file: give"),
         (b"\x1f\x8b\x08\x00", "unpack it"),
         (b"<!DOCTYPE html><html>", "web page"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
@@ -463,7 +466,7 @@ def test_unwrap_refuses_what_is_ambiguous():
     state = {"w": np.ones(2)}
     with pytest.raises(UserError, match="several state dicts .'model', 'net'.; there is 'model'") as caught:
         unwrap({"model": state, "net": state})
-    assert "save the one you mean alone" in str(caught.value)
+    assert "save only the one that you want" in str(caught.value)
     with pytest.raises(UserError, match="several state dicts .'top', 'teacher'."):
         unwrap({"teacher": state, "best": np.ones(())})
     with pytest.raises(UserError, match=r"no state dict .*'teacher' \(mapping of 1\), 'student' \(mapping of 1\)"):
@@ -516,7 +519,7 @@ def test_what_numpy_wrote_is_read(tmp_path, save):
 
 def test_arrays_of_objects_are_refused(tmp_path):
     np.savez(tmp_path / "w.npz", w=np.array([{"a": 1}], object))
-    refused(tmp_path / "w.npz", "no number")
+    refused(tmp_path / "w.npz", "which is not a type of numbers")
 
 
 @pytest.mark.parametrize(
@@ -528,8 +531,8 @@ def test_arrays_of_objects_are_refused(tmp_path):
         ("a.npz", {"w": np.ones(2, ml_dtypes.bfloat16)}, "cast it to float32"),
         ("a.npz", {"w": np.array(["a"])}, "cast it"),
         ("a.safetensors", {"w": np.array([None])}, "cast it"),
-        ("a.safetensors", {"__metadata__": np.ones(2)}, "no name for an array"),
-        ("a.npz", {3: np.ones(2)}, "no name for an array"),
+        ("a.safetensors", {"__metadata__": np.ones(2)}, "not a valid name of an array"),
+        ("a.npz", {3: np.ones(2)}, "not a valid name of an array"),
         ("file/a.npz", ARRAYS, "File exists|Not a directory"),
         ("folder.npz", ARRAYS, "Is a directory"),
     ],
@@ -568,8 +571,8 @@ def test_safetensors_of_others(tmp_path):
         ({"w": entry(shape=("a",))}, "damaged"),
         ({"w": {"dtype": "F32"}}, "damaged"),
         ({"w": 3}, "damaged"),
-        ({"w": entry("F8_E4M3", (8,))}, "holds 'w' as F8_E4M3"),
-        ({"w": entry(shape=(1,), offsets=(0, 4))}, "8 bytes of tensors, and 4 in its header"),
+        ({"w": entry("F8_E4M3", (8,))}, "has 'w' as F8_E4M3"),
+        ({"w": entry(shape=(1,), offsets=(0, 4))}, "8 bytes of tensors, but 4 according to its header"),
         (b'{"w": 1, "w": 2}', "twice"),
         (b"{" * 10**5, "damaged"),
         (b'{"w": nonsense', "damaged"),
@@ -647,7 +650,7 @@ def test_whole_checkpoints_that_pytorch_wrote(torch, save):
 
 
 def test_a_whole_model_that_pytorch_wrote(torch, save):
-    refused(save(network(torch)), "is a whole pickled model", "torch.nn.modules", "save model.state_dict()")
+    refused(save(network(torch)), "is a whole pickled model", "torch.nn.modules", "save only model.state_dict()")
 
 
 def test_a_program_that_torchscript_wrote(torch, tmp_path):

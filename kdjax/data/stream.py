@@ -14,7 +14,7 @@ from kdjax import randomness
 from kdjax.data.dataset import Dataset
 from kdjax.data.encoded import Encoded, decode
 from kdjax.data.sampler import Order, Steps
-from kdjax.data.views import boxes
+from kdjax.data.views import crop_boxes
 from kdjax.errors import UserError
 
 AHEAD = 4  # number of batches that are read in advance
@@ -76,7 +76,7 @@ class Reader(NamedTuple):
             return Pixels(np.asarray(self.images[rows]), np.ones(len(rows), bool))
         words = None
         if self.crop and self.crop.smallest and visit is not None:
-            words = randomness.bits(rows, visit, seed, "resized", boxes.WORDS)
+            words = randomness.bits(rows, visit, seed, "resized", crop_boxes.WORDS)
         images: list[np.ndarray | None] = [None] * len(rows)
         good = np.ones(len(rows), bool)
         for i, row in enumerate(rows):
@@ -95,10 +95,10 @@ class Reader(NamedTuple):
         if self.crop:
             width, height = image.size
             if words is None:
-                top, left, tall, wide = boxes.middle_box(height, width)
+                top, left, tall, wide = crop_boxes.middle_box(height, width)
             else:
                 top, left, tall, wide = (
-                    int(part[0]) for part in boxes.resized_box(words, self.crop.smallest, height, width)
+                    int(part[0]) for part in crop_boxes.resized_box(words, self.crop.smallest, height, width)
                 )
             filters = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
             # Crop before resizing, as torchvision does, so that the filter reads no pixel outside the box.

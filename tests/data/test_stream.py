@@ -12,7 +12,7 @@ from kdjax.data import Dataset, Stored, make_order
 from kdjax.data.encoded import Files
 from kdjax.data.keeping import keep
 from kdjax.data.stream import eval_stream, train_stream
-from kdjax.data.views import boxes
+from kdjax.data.views import crop_boxes
 from kdjax.errors import UserError
 
 STORED = Stored(1 / 255, (0.5,), (0.5,), ("none", "crop", "crop_flip"))
@@ -97,8 +97,8 @@ def test_images_of_many_sizes_are_cropped_at_random_in_training_and_in_the_middl
     for step, row in itertools.product(range(2), range(4)):
         example = int(steps.index[step, row])
         width, height = Image.open(data.images.paths[example]).size
-        words = randomness.bits([example], 0, 9, "resized", boxes.WORDS)
-        box = [int(part[0]) for part in boxes.resized_box(words, 0.3, height, width)]
+        words = randomness.bits([example], 0, 9, "resized", crop_boxes.WORDS)
+        box = [int(part[0]) for part in crop_boxes.resized_box(words, 0.3, height, width)]
         np.testing.assert_array_equal(pixels[step].images[row], by_pillow(data.images.paths[example], box))
     index = data.splits["test"][None]
     shown = next(eval_stream(data, index)).images

@@ -10,7 +10,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from kdjax import randomness
 from kdjax.data import Stored
-from kdjax.data.views import augment, boxes, colour, geometry, mixing, policies
+from kdjax.data.views import augment, colour, crop_boxes, geometry, mixing, policies
 from kdjax.data.views import names as view_names
 from kdjax.data.views import transform as views
 from kdjax.errors import UserError
@@ -165,8 +165,8 @@ def test_resized_crops_are_pillows_up_to_ties_of_rounding(kernel, stored, sides)
 
 
 def test_boxes_fit_and_have_the_areas_and_ratios_asked_for():
-    bits = words("resized", 4000, boxes.WORDS)
-    top, left, tall, wide = (np.asarray(part) for part in boxes.resized_box(bits, 0.2, 224, 200))
+    bits = words("resized", 4000, crop_boxes.WORDS)
+    top, left, tall, wide = (np.asarray(part) for part in crop_boxes.resized_box(bits, 0.2, 224, 200))
     assert (top >= 0).all() and (left >= 0).all() and (top + tall <= 224).all() and (left + wide <= 200).all()
     area, ratio = tall * wide / (224 * 200), wide / tall
     assert 0.19 < area.min() < 0.21 and 0.97 < area.max() <= 1
@@ -180,8 +180,8 @@ def test_boxes_fit_and_have_the_areas_and_ratios_asked_for():
 
 @pytest.mark.parametrize(("sides", "crop"), [((90, 30), (11, 0, 40, 30)), ((30, 100), (0, 30, 30, 40))])
 def test_a_box_that_never_fits_becomes_the_middle(sides, crop):
-    bits = words("resized", 50, boxes.WORDS)
-    found = np.stack(boxes.resized_box(bits, 0.9, *sides), axis=1)
+    bits = words("resized", 50, crop_boxes.WORDS)
+    found = np.stack(crop_boxes.resized_box(bits, 0.9, *sides), axis=1)
     expected = ((sides[0] - crop[2]) // 2, (sides[1] - crop[3]) // 2, *crop[2:])
     np.testing.assert_array_equal(found, np.tile(expected, (50, 1)))
 
@@ -193,7 +193,7 @@ def test_a_weak_view_is_torchvisions_steps():
     """RandomResizedCrop, flip and rotation of Pillow, with the numbers that the view draws."""
     images = photos(30)
     mine = shown("rrc_flip_rotate", images, size=48)
-    cuts = np.stack(boxes.resized_box(words("resized", 30, boxes.WORDS), 0.2, 32, 32), axis=1)
+    cuts = np.stack(crop_boxes.resized_box(words("resized", 30, crop_boxes.WORDS), 0.2, 32, 32), axis=1)
     mirrored = np.asarray(views.draw_crop(np.arange(30, dtype=np.int32), 3, 7, 4, 4)[2])
     angles = (words("rotate", 30, 1)[:, 0] % 3001).astype(int) / 100 - 15
     theirs = []

@@ -1,1 +1,1 @@
-"""What a network sees of an image: crops, flips, rotations, colours, erasing and mixing."""
+"""Views: how images are augmented with crops, flips, rotations, colours, erasing and mixing."""

@@ -1,4 +1,4 @@
-"""What a network sees of stored images: a view of them on the device (`kdjax.data.views.transform`), then units."""
+"""Turns stored images into the input of a network on the device: selects rows, augments, resizes and normalises."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,7 @@ from kdjax.data.views import mixing
 from kdjax.data.views import names as view_names
 from kdjax.data.views import transform as views
 from kdjax.data.views.geometry import padding
-from kdjax.data.views.resample import resize
+from kdjax.data.views.resize import resize
 from kdjax.types import Array, Batch, MaterializedBatch
 
 __all__ = ["materialize", "mixed", "normalise", "padding", "render", "resize"]
@@ -45,20 +45,20 @@ def _read(arrays: Mapping[str, Array] | None, batch: Batch, index: Array, first:
 def render(
     images: Array, rows: Array, example: Array, epoch: Array, seed: Array, *, view: str, stored: Stored, train: bool
 ) -> Array:
-    """Returns normalised images, augmented when training; pure, with seed and epoch traced or not.
+    """Returns normalised images, augmented if `train`. A pure function of its arguments.
 
     Args:
-      images: [rows, height, width, channels] or [rows, dim] in the stored type.
-      rows: [batch] which of them to read.
-      example: [batch] their indices in the full set, which their random keys are made of.
-      epoch: [] or [batch] integer, the pass over the data that each is in.
-      seed: [] integer in [0, 2^32).
-      view: as `view_names.parse` takes it, without a mix, such as 'crop_flip' or 'rrc_flip+randaugment:2,10'.
-      stored: how a stored value is normalised, and the size to which images are resized.
-      train: False shows the images as they are, whatever the view.
+      images: Images [rows, height, width, channels] or vectors [rows, dim] in the stored type.
+      rows: Rows of `images` to use, [batch].
+      example: Row of each example in the full data set, [batch]; its random key is made from it.
+      epoch: Number of the pass over the data, integer [] or [batch]; traced or not.
+      seed: Seed of the run, integer [] in [0, 2^32); traced or not.
+      view: Name of the view, such as 'crop_flip' or 'rrc_flip+randaugment:2,10', without a mix.
+      stored: How stored values are normalised, and the size to which images are resized.
+      train: Whether to augment the images. If False, the view has no effect.
 
     Returns:
-      [batch, ...] in jax's default float type.
+      Images [batch, ...] in jax's default float type.
     """
     images = jnp.asarray(images)
     if train and view != "none":
@@ -70,7 +70,7 @@ def render(
 
 
 def _parse(view: str, stored: Stored) -> view_names.View:
-    """A stream that crops has done so at random where the view does."""
+    """Returns the view without a resized crop if the stream has already made it."""
     parsed = view_names.parse(view)
     return parsed._replace(crop="") if stored.cropped and parsed.crop == "resized" else parsed
 
@@ -85,19 +85,22 @@ def mixed(
     view: str,
     stored: Stored,
 ) -> tuple[Array, Array]:
-    """Returns views mixed with those of partners, each seen as it is seen alone, and each example's part in them.
+    """Returns views that are mixed with the views of partners, and the fraction of each that is its own.
+
+    Both views are the same as without mixing.
 
     Args:
-      images: [rows, height, width, channels] in the stored type.
-      batch: rows of `images` and indices in the full set, [batch] each, as in `render`.
-      partner: likewise, of `mixing.partners`.
-      epoch, seed: as in `render`.
-      view: with a mix, such as 'crop_flip+mixup:1'.
-      stored: as in `render`.
+      images: Images [rows, height, width, channels] in the stored type.
+      batch: The examples: their rows in `images` [batch] and their rows in the full data set [batch].
+      partner: The same for their partners.
+      epoch: Number of the pass over the data, integer [] or [batch]; traced or not.
+      seed: Seed of the run, integer [] in [0, 2^32); traced or not.
+      view: Name of a view with a mix, such as 'crop_flip+mixup:1'.
+      stored: How stored values are normalised, and the size to which images are resized.
 
     Returns:
-      images [batch, ...] as of `render`, and kept [batch] in [0, 1]: labels and soft targets mix as
-      kept * own + (1 - kept) * partner's.
+      Images [batch, ...] in jax's default float type, and the fractions kept [batch] in [0, 1]. Labels and soft targets
+      are mixed in the same way: kept * own + (1 - kept) * partner's.
     """
     base = _parse(view, stored)
     images = jnp.asarray(images)

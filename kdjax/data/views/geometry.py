@@ -1,7 +1,7 @@
-"""Where each pixel of a view comes from: whole-number indices through every step, so that one gather reads the image.
+"""Geometric steps: which stored pixel each pixel of a view reads, traced through all steps, for a single gather.
 
-Coordinates are integers, in units of 1/65536 where a step is not whole, as in Pillow's own nearest-neighbour transform:
-the same bits on any device count.
+Coordinates are integers, in units of 1/65536 of a pixel where necessary, as in Pillow's nearest-neighbour transform.
+The result therefore has the same bits on any number of devices.
 """
 
 import math
@@ -12,19 +12,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdjax.data.views.resample import crop_weights
+from kdjax.data.views.resize import crop_weights
 from kdjax.types import Array
 
-ONE = 1 << 16  # the unit of a matrix's integers
-ANGLE_STEP = 0.01  # degrees between two neighbouring angles of a random rotation
+ONE = 1 << 16  # the integer of a matrix that means 1
+ANGLE_STEP = 0.01  # degrees between two possible angles of a random rotation
 
 
-class Pixels(NamedTuple):
-    """For every pixel of a view, where it reads.
+class PixelMap(NamedTuple):
+    """The stored pixel that each pixel of a view reads.
 
     Attributes:
-      y, x: [batch or 1, height, width] int32.
-      fill: like them, what stands where no pixel is read; -1 where one is.
+      y: Row of the stored pixel, [batch or 1, height, width] int32.
+      x: Column of the stored pixel, [batch or 1, height, width] int32.
+      fill: Value of the pixel if it reads no stored pixel, or -1 if it reads one, [batch or 1, height, width] int32.
     """
 
     y: Array
@@ -33,34 +34,35 @@ class Pixels(NamedTuple):
 
 
 def padding(size: int) -> int:
-    """Returns by how many pixels a side of `size` pixels is padded before a crop: 4 at 32 as for CIFAR, 1 at 8."""
+    """Returns the number of pixels by which a side is padded before a crop: 4 for a side of 32 (CIFAR), 1 for 8."""
     return max(1, size // 8)
 
 
-def identity(height: int, width: int) -> Pixels:
-    """Returns a view that reads every pixel where it stands."""
+def identity(height: int, width: int) -> PixelMap:
+    """Returns the map of a view that is the stored image."""
     y, x = jnp.indices((1, height, width), dtype=jnp.int32)[1:]
-    return Pixels(y, x, jnp.full((1, height, width), -1, jnp.int32))
+    return PixelMap(y, x, jnp.full((1, height, width), -1, jnp.int32))
 
 
-def flip(pixels: Pixels, mirrored: Array, width: int) -> Pixels:
-    """Returns pixels read from an image that is mirrored left to right where `mirrored` [batch] says so."""
+def flip(pixels: PixelMap, mirrored: Array, width: int) -> PixelMap:
+    """Returns the map of a view of images that are flipped left to right where `mirrored` [batch] is True."""
     return pixels._replace(x=jnp.where(mirrored[:, None, None], width - 1 - pixels.x, pixels.x))
 
 
-def shift(pixels: Pixels, top: Array, left: Array, height: int, width: int) -> Pixels:
-    """Returns pixels read from a crop that begins at (top, left) [batch], with zeros outside the image."""
+def shift(pixels: PixelMap, top: Array, left: Array, height: int, width: int) -> PixelMap:
+    """Returns the map of a view of images that are cropped at (top, left) [batch], with zeros outside the image."""
     return _inside(pixels, pixels.y + top[:, None, None], pixels.x + left[:, None, None], height, width, fill=0)
 
 
-def warp(pixels: Pixels, matrix: Array, height: int, width: int, fill: int) -> Pixels:
-    """Returns pixels read from an image that an affine map made of another, by its nearest pixel.
+def warp(pixels: PixelMap, matrix: Array, height: int, width: int, fill: int) -> PixelMap:
+    """Returns the map of a view of images that are transformed affinely, with nearest-neighbour sampling.
 
     Args:
-      pixels: of the image that the map made.
-      matrix: [batch, 6] int32 rows of `fixed`.
-      height, width: of both images.
-      fill: what the map shows where it reads outside.
+      pixels: The map of the view of the transformed images.
+      matrix: Affine maps [batch, 6] int32, made by `fixed`.
+      height: Height of the images in pixels.
+      width: Width of the images in pixels.
+      fill: Value of pixels for which the affine map reads outside the image.
     """
     a, b, c, d, e, f = (matrix[:, i, None, None] for i in range(6))
     x = (a * pixels.x + b * pixels.y + c) >> 16
@@ -68,25 +70,25 @@ def warp(pixels: Pixels, matrix: Array, height: int, width: int, fill: int) -> P
     return _inside(pixels, y, x, height, width, fill)
 
 
-def _inside(pixels: Pixels, y: Array, x: Array, height: int, width: int, fill: int) -> Pixels:
+def _inside(pixels: PixelMap, y: Array, x: Array, height: int, width: int, fill: int) -> PixelMap:
     outside = (y < 0) | (y >= height) | (x < 0) | (x >= width)
     filled = jnp.where((pixels.fill < 0) & outside, fill, pixels.fill)
-    return Pixels(jnp.clip(y, 0, height - 1), jnp.clip(x, 0, width - 1), filled)
+    return PixelMap(jnp.clip(y, 0, height - 1), jnp.clip(x, 0, width - 1), filled)
 
 
-def read(images: Array, rows: Array, pixels: Pixels) -> Array:
-    """Returns [batch, height, width, channels]: the pixels of images[rows], in one gather."""
+def read(images: Array, rows: Array, pixels: PixelMap) -> Array:
+    """Returns the pixels of images[rows], [batch, height, width, channels], in one gather."""
     values = images[rows[:, None, None], pixels.y, pixels.x]
     return jnp.where(pixels.fill[..., None] < 0, values, pixels.fill[..., None].astype(values.dtype))
 
 
 def padded_crop(images: Array, rows: Array, top: Array, left: Array, mirrored: Array | None) -> Array:
-    """Returns crops at (top, left) [batch] with zeros outside, mirrored where `mirrored` says so, in one gather.
+    """Returns crops of images[rows] at (top, left) [batch], with zeros outside, flipped where `mirrored` is True.
 
-    Rows and columns stay apart until the gather: the same as `shift` and `flip`, at less cost.
+    Same result as `shift` and `flip`, but faster, since rows and columns are separate until the gather.
     """
     height, width = images.shape[1:3]
-    y = jnp.arange(height, dtype=jnp.int32) + top[:, None]  # [batch, height], outside the image in the padding
+    y = jnp.arange(height, dtype=jnp.int32) + top[:, None]  # [batch, height]; outside the image in the padding
     x = jnp.arange(width, dtype=jnp.int32) + left[:, None]
     if mirrored is not None:
         x = jnp.where(mirrored[:, None], x[:, ::-1], x)
@@ -96,20 +98,20 @@ def padded_crop(images: Array, rows: Array, top: Array, left: Array, mirrored: A
 
 
 def fixed(matrix: tuple[float, ...]) -> list[int]:
-    """Returns the integers by which Pillow's Image.transform(..., AFFINE, matrix) reads, pixel centres included."""
+    """Returns the integers with which Pillow computes Image.transform(..., AFFINE, matrix), including pixel centres."""
     a, b, c, d, e, f = matrix
     return [math.floor(part * ONE + 0.5) for part in (a, b, c + (a + b) / 2, d, e, f + (d + e) / 2)]
 
 
 def rotation(degrees: float, height: int, width: int) -> tuple[float, ...]:
-    """Returns Pillow's matrix of Image.rotate: counter-clockwise about the centre."""
+    """Returns the matrix of Pillow's Image.rotate, which rotates counter-clockwise about the centre."""
     sine, cosine = (round(part(-math.radians(degrees)), 15) for part in (math.sin, math.cos))
     x, y = width / 2, height / 2
     return cosine, sine, x - cosine * x - sine * y, -sine, cosine, y + sine * x - cosine * y
 
 
-# Magnitude and sides -> the matrix from a pixel of the result to where it is read, as in AutoAugment's own code:
-# shears keep the top left corner, translations are in parts of the side.
+# Name -> function of magnitude, height and width that returns the matrix from a pixel of the result to the pixel that
+# is read. As in the code of AutoAugment, shears keep the top left corner, and translations are fractions of the side.
 WARPS: dict[str, Callable[[float, int, int], tuple[float, ...]]] = {
     "shear_x": lambda amount, height, width: (1, amount, 0, 0, 1, 0),
     "shear_y": lambda amount, height, width: (1, 0, 0, amount, 1, 0),
@@ -120,7 +122,7 @@ WARPS: dict[str, Callable[[float, int, int], tuple[float, ...]]] = {
 
 
 def rotations(degrees: float, height: int, width: int) -> np.ndarray:
-    """Returns [angles, 6] int32: the maps of all angles from -degrees to degrees in steps of ANGLE_STEP."""
+    """Returns the rotations by all angles from -degrees to degrees in steps of ANGLE_STEP, [angles, 6] int32."""
     count = round(degrees / ANGLE_STEP)
     angles = [step * ANGLE_STEP for step in range(-count, count + 1)]
     return np.array([fixed(rotation(angle, height, width)) for angle in angles], np.int32)
@@ -129,13 +131,14 @@ def rotations(degrees: float, height: int, width: int) -> np.ndarray:
 def resized_crop(
     values: Array, box: tuple[Array, Array, Array, Array], mirrored: Array, sides: tuple[int, int], kernel: str
 ) -> Array:
-    """Returns crops resized to [batch, *sides, channels] as Pillow does it, columns first, perhaps mirrored.
+    """Returns crops, resized as in Pillow (columns first) to [batch, *sides, channels], and flipped if asked for.
 
     Args:
-      values: [batch, ...] images in the stored type; bytes are rounded after each direction and stay bytes.
-      box: top, left, height and width of each crop, [batch] each; nothing outside it is read.
-      mirrored: [batch] bool.
-      sides: height and width of the result.
+      values: Images [batch, height, width, channels] in the stored type. Bytes are rounded after each direction and
+        stay bytes.
+      box: Top, left, height and width of each crop, [batch] each; no pixel outside of it is read.
+      mirrored: Whether each image is flipped left to right, bool [batch].
+      sides: Height and width of the result in pixels.
       kernel: 'bicubic' or 'bilinear'.
     """
     top, left, tall, wide = box

@@ -1,4 +1,4 @@
-"""The names of views and what they mean; no jax in here, since configs and worker processes read it."""
+"""The names of views and their meanings. This file does not import jax, since configs and worker processes use it."""
 
 import functools
 from typing import Any, NamedTuple
@@ -7,22 +7,23 @@ from kdjax.errors import UserError, nearest
 
 
 class View(NamedTuple):
-    """What happens to an image, in this order.
+    """The steps of a view, in the order in which they are applied to an image.
 
     Attributes:
-      crop: '' for none; 'padded': by an eighth of the size with zeros, then cropped back; 'resized': a part of the
-        image of random area and aspect ratio, resized (bicubic) to the view's size.
-      smallest: part of the area that a resized crop has at least.
-      flip: mirrors every second image.
-      rotate: the largest angle in degrees, either way; corners become black.
-      jitter: by how much brightness, contrast and colour vary, in random order.
-      policy: '' or 'autoaugment_cifar10', 'randaugment', 'randaugment_timm'; its geometric steps come first, in the
-        same gather.
-      count, magnitude: of RandAugment's operations; magnitude up to 30.
-      hole: side of one square of zeros, in pixels, or below 1 in parts of the view's side; centred anywhere, cut off
-        at the edges.
-      mix: '', 'mixup' or 'cutmix' with another example (`kdjax.data.views.mixing`).
-      alpha: of the mix, from Beta(alpha, alpha).
+      crop: '' for no crop; 'padded' to pad the image with zeros by an eighth of its size and crop it to its size;
+        'resized' to crop a random area with a random aspect ratio and resize it (bicubic) to the view's size.
+      smallest: Smallest fraction of the image's area in a resized crop.
+      flip: Whether images are flipped left to right with probability 1/2.
+      rotate: Largest angle of a random rotation in degrees; the corners become black.
+      jitter: Range of the random changes of brightness, contrast and colour, which are made in random order.
+      policy: '', 'autoaugment_cifar10', 'randaugment' or 'randaugment_timm'. Its geometric operations are applied before
+        all changes of colours, in the same gather as the crop.
+      count: Number of operations of RandAugment.
+      magnitude: Magnitude of RandAugment's operations, up to 30 (up to 10 for 'randaugment_timm').
+      hole: Side of one square of zeros, in pixels, or below 1 as a fraction of the view's side. Its centre is anywhere
+        in the image, and it is cut off at the edges.
+      mix: '', or 'mixup' or 'cutmix' with another example (see `kdjax.data.views.mixing`).
+      alpha: Parameter of the distribution Beta(alpha, alpha) of the mix.
     """
 
     crop: str = ""
@@ -38,19 +39,19 @@ class View(NamedTuple):
     alpha: float = 1.0
 
 
-# Views join by '+', as in 'rrc_flip+jitter+randaugment:2,10'; what stands after ':' are the values of ARGUMENTS.
+# Views can be joined by '+', and values of their ARGUMENTS follow a ':', as in 'rrc_flip+jitter+randaugment:2,10'.
 VIEWS = {
     "none": View(),
     "crop": View(crop="padded"),
     "crop_flip": View(crop="padded", flip=True),
-    "crop_flip_cutout": View(crop="padded", flip=True, hole=1 / 2),  # DeVries & Taylor 2017: 16 pixels of CIFAR-10's 32
+    "crop_flip_cutout": View(crop="padded", flip=True, hole=1 / 2),  # DeVries & Taylor 2017: 16 of CIFAR-10's 32 pixels
     "flip": View(flip=True),
     "rrc": View(crop="resized"),
     "rrc_flip": View(crop="resized", flip=True),
     "rrc_flip_rotate": View(crop="resized", smallest=0.2, flip=True, rotate=15.0),
     "autoaugment_cifar10": View(
         crop="resized", smallest=0.2, flip=True, policy="autoaugment_cifar10", hole=1 / 14
-    ),  # 16 pixels of 224
+    ),  # a hole of 16 of 224 pixels
     "autoaugment": View(policy="autoaugment_cifar10"),
     "randaugment": View(policy="randaugment"),
     "randaugment_timm": View(policy="randaugment_timm"),  # magnitude up to 10
@@ -74,7 +75,7 @@ ARGUMENTS = {
     "mixup": ("alpha",),
     "cutmix": ("alpha",),
 }
-# Least and greatest of each argument.
+# Smallest and largest value of each argument.
 LIMITS = {
     "smallest": (1e-3, 1.0),
     "rotate": (0.0, 180.0),
@@ -88,13 +89,14 @@ LIMITS = {
 
 @functools.lru_cache(maxsize=256)
 def parse(text: str) -> View:
-    """Returns the view that a text names.
+    """Returns the view of a text.
 
     Args:
-      text: names of VIEWS joined by '+', each perhaps with ':' and its arguments; later ones add to earlier ones.
+      text: Names of VIEWS joined by '+', each optionally followed by ':' and its arguments. If two set the same field,
+        the last one counts.
 
     Raises:
-      UserError: an unknown name, or an argument that is too many, no number or out of range.
+      UserError: A name is unknown, or there are too many arguments, or one is not a number or out of range.
     """
     view = View()
     for part in text.split("+"):
@@ -127,24 +129,24 @@ def _number(part: str, field: str, text: str) -> float:
 
 
 def check(text: str, shape: tuple[int, ...], dtype: Any, where: str) -> View:
-    """Returns the view that a text names.
+    """Returns the view of a text, for images of a shape and type.
 
     Args:
-      text: as in `parse`.
-      shape: of one image it is for, (height, width, channels) or (dim,).
-      dtype: of its values.
-      where: for the message, such as "config.data.view 'crop'".
+      text: Same as for `parse`.
+      shape: Shape of one image, (height, width, channels) or (dim,).
+      dtype: Type of its values.
+      where: Beginning of the message, such as "config.data.view 'crop'".
 
     Raises:
-      UserError: as in `parse`, or the view cannot be had of these images.
+      UserError: `parse` refuses the text, or the view cannot be applied to such images.
     """
     try:
         view = parse(text)
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
     if len(shape) == 1 and view != View():
-        raise UserError(f"{where}: the data has vectors [rows, dim]; the only view of those is 'none'.")
+        raise UserError(f"{where}: the data has vectors [rows, dim]; their only view is 'none'.")
     if (view.policy or view.jitter) and (dtype != "uint8" or shape[-1] not in (1, 3)):
         kind = f"{dtype} with {shape[-1]} channels"
-        raise UserError(f"{where}: colours are changed in bytes (uint8) of 1 or 3 channels only; the data is {kind}.")
+        raise UserError(f"{where}: only bytes (uint8) of 1 or 3 channels can change colours; the data is {kind}.")
     return view

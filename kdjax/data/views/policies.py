@@ -1,4 +1,4 @@
-"""Policies of operations, and the tables of numbers that a device reads them from."""
+"""AutoAugment and RandAugment, as tables of numbers that a device can read."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,8 @@ import numpy as np
 
 from kdjax.data.views import colour, geometry
 
-# Cubuk et al., AutoAugment (2019): two operations each, (name, probability, magnitude from 0 to 9).
+# The sub-policies of Cubuk et al. (2019), "AutoAugment: Learning Augmentation Strategies from Data": two operations
+# (name, probability, magnitude from 0 to 9) each.
 AUTOAUGMENT_CIFAR10 = (
     (("invert", 0.1, 7), ("contrast", 0.2, 6)),
     (("rotate", 0.7, 2), ("translate_x", 0.3, 9)),
@@ -34,14 +35,16 @@ AUTOAUGMENT_CIFAR10 = (
     (("equalize", 0.8, 8), ("invert", 0.1, 3)),
     (("translate_y", 0.7, 9), ("autocontrast", 0.9, 1)),
 )
-# Cubuk et al., RandAugment (2020); 'identity' is no operation.
+# Cubuk et al. (2020), "RandAugment: Practical Automated Data Augmentation with a Reduced Search Space"; 'identity' does
+# nothing.
 RANDAUGMENT = (
     "identity", "shear_x", "shear_y", "translate_x", "translate_y", "rotate", "brightness", "colour", "contrast",
     "sharpness", "posterize", "solarize", "autocontrast", "equalize",
 )  # fmt: skip
-RANDAUGMENT_LEVELS = 30  # magnitudes go from 0 to this
-# timm's RandAugment ('rand-mM-nN-mstd0.5'), which Guo et al. (2024) take for ImageNet: every operation with probability
-# 1/2, at a magnitude drawn around M and cut off at 10; amounts by magnitude, geometry of either sign.
+RANDAUGMENT_LEVELS = 30  # largest magnitude
+# timm's RandAugment ('rand-mM-nN-mstd0.5'), which Guo et al. (2024) use for ImageNet. Each operation is applied with
+# probability 1/2, at a magnitude drawn from a normal distribution around M and clipped to 10. The functions return the
+# amount for a magnitude as a fraction of 10; geometric operations have a random sign.
 TIMM_LEVELS, TIMM_SPREAD, TIMM_PROBABILITY = 10, 0.5, 0.5
 TIMM = {
     "autocontrast": lambda part: 0, "equalize": lambda part: 0, "invert": lambda part: 0,
@@ -54,28 +57,29 @@ TIMM = {
     "shear_x": lambda part: 0.3 * part, "shear_y": lambda part: 0.3 * part,
     "translate_x": lambda part: 0.45 * part, "translate_y": lambda part: 0.45 * part,
 }  # fmt: skip
-FACTORS = ("colour", "contrast", "brightness", "sharpness")  # whose amounts are factors
-QUANTILES = 16  # magnitudes that stand for the normal distribution
+FACTORS = ("colour", "contrast", "brightness", "sharpness")  # operations whose amount is a factor
+QUANTILES = 16  # number of magnitudes that stand for the normal distribution
 
-# What the largest magnitude means; 0 means nothing for these. Every second time the other direction is taken.
+# The amount of the largest magnitude. An amount of 0 does nothing, and the sign is random.
 SIGNED = {
     "shear_x": 0.3, "shear_y": 0.3, "translate_x": 150 / 331, "translate_y": 150 / 331, "rotate": 30.0,
     "brightness": 0.9, "colour": 0.9, "contrast": 0.9, "sharpness": 0.9,
 }  # fmt: skip
-LEVELS = {"posterize": (8, 4), "solarize": (256, 0)}  # bits kept, threshold: at no magnitude and at the largest
+# The amounts (bits that are kept; threshold) of magnitude 0 and of the largest magnitude.
+LEVELS = {"posterize": (8, 4), "solarize": (256, 0)}
 
 
 class Tables(NamedTuple):
-    """A policy as numbers; an example draws a choice for every slot, whether it is applied, and a sign.
+    """A policy as numbers. For every slot, an example draws a choice, whether it is applied, and a sign.
 
     Attributes:
-      likely: [slots, choices] uint32, of 2^24.
-      warps: [slots, choices, 2 signs, 6] int32 of `geometry.fixed`.
-      codes: [slots, choices] int32 of `colour.CODES`.
-      amounts: [slots, choices, 2 signs] int32.
-      names: of each slot, the colour operations that occur.
-      together: whether all slots take the same choice.
-      fill: of pixels that a warp reads outside the image.
+      likely: Probability of applying each choice, in units of 2^-24, [slots, choices] uint32.
+      warps: Affine map of each choice and sign, made by `geometry.fixed`, [slots, choices, 2, 6] int32.
+      codes: Colour operation of each choice, a value of `colour.CODES` or `colour.NOTHING`, [slots, choices] int32.
+      amounts: Amount of the colour operation for each sign, [slots, choices, 2] int32.
+      names: Names of the colour operations that occur in each slot.
+      together: Whether all slots of an example use the same choice.
+      fill: Value of pixels for which an affine map reads outside the image.
     """
 
     likely: np.ndarray
@@ -88,7 +92,10 @@ class Tables(NamedTuple):
 
 
 def autoaugment_cifar10(height: int, width: int) -> Tables:
-    """Returns the 25 sub-policies of two operations; what a warp uncovers is grey, as in PyTorch ports of the paper."""
+    """Returns AutoAugment's policy for CIFAR-10: 25 sub-policies of two operations.
+
+    Pixels from outside the image are grey, as in PyTorch versions of the paper's code.
+    """
     slots = [
         [(name, probability, level / 9) for name, probability, level in column]
         for column in zip(*AUTOAUGMENT_CIFAR10, strict=True)
@@ -97,13 +104,19 @@ def autoaugment_cifar10(height: int, width: int) -> Tables:
 
 
 def randaugment(height: int, width: int, count: int, magnitude: int) -> Tables:
-    """Returns `count` slots of any operation at `magnitude` of RANDAUGMENT_LEVELS; what a warp uncovers is black."""
+    """Returns RandAugment with `count` operations at `magnitude` of RANDAUGMENT_LEVELS.
+
+    Pixels from outside the image are black.
+    """
     slot = [(name, 1.0, magnitude / RANDAUGMENT_LEVELS) for name in RANDAUGMENT]
     return _tables([slot] * count, height, width, together=False, fill=0)
 
 
 def randaugment_timm(height: int, width: int, count: int, magnitude: int) -> Tables:
-    """Returns `count` slots of TIMM's operations around `magnitude` of 10; what a warp uncovers is timm's grey."""
+    """Returns timm's RandAugment with `count` operations at magnitudes around `magnitude` of TIMM_LEVELS.
+
+    Pixels from outside the image have timm's grey.
+    """
     from scipy.special import ndtri
 
     drawn = magnitude + TIMM_SPREAD * ndtri((np.arange(QUANTILES) + 0.5) / QUANTILES)
@@ -117,7 +130,7 @@ def randaugment_timm(height: int, width: int, count: int, magnitude: int) -> Tab
 
 
 def _timm_row(name: str, amount: float, height: int, width: int) -> tuple[list, int, list]:
-    """One operation with its amount: maps of both signs, code, amounts."""
+    """Returns the affine maps for both signs, the code and the amounts for both signs of one operation."""
     warp = geometry.WARPS.get(name, geometry.WARPS["translate_x"])
     signs = (1, -1) if name in geometry.WARPS else (0, 0)
     maps = [geometry.fixed(warp(sign * amount, height, width)) for sign in signs]
@@ -136,7 +149,7 @@ def _tables(slots: list, height: int, width: int, together: bool, fill: int) -> 
 
 
 def _row(name: str, part: float, height: int, width: int) -> tuple[list, int, list]:
-    """One operation at a part of its largest magnitude: maps, code and amounts of both signs."""
+    """Returns the affine maps, the code and the amounts of an operation at a fraction of its largest magnitude."""
     signed = [sign * SIGNED.get(name, 0.0) * part for sign in (1, -1)]
     warp = geometry.WARPS.get(name, geometry.WARPS["translate_x"])
     moves = signed if name in geometry.WARPS else [0.0, 0.0]

@@ -1,4 +1,7 @@
-"""The views of an image: what is cropped, turned, recoloured and erased, drawn from (seed, epoch, example) alone."""
+"""Applies a view to a batch: crops, flips, rotates, changes colours and erases, at random.
+
+The random numbers are a function of (seed, epoch, example).
+"""
 
 import functools
 import itertools
@@ -10,9 +13,9 @@ import numpy as np
 
 from kdjax import randomness
 from kdjax.data.dataset import Stored
-from kdjax.data.views import boxes, colour, geometry, policies
+from kdjax.data.views import colour, crop_boxes, geometry, policies
 from kdjax.data.views.names import View
-from kdjax.data.views.resample import resize
+from kdjax.data.views.resize import resize
 from kdjax.types import Array
 
 ORDERS = np.array(list(itertools.permutations(("brightness", "contrast", "colour"))))
@@ -20,23 +23,34 @@ ORDER_CODES = np.vectorize(colour.CODES.get)(ORDERS).astype(np.int32)
 
 
 def draw_crop(example: Array, epoch: Array, seed: Array, pad_y: int, pad_x: int) -> tuple[Any, Any, Any]:
-    """Draws each example's crop offset in [-pad, pad] and whether it is mirrored, from (seed, epoch, example) alone."""
+    """Draws the offset of each example's crop, in [-pad, pad], and whether it is flipped.
+
+    Args:
+      example: Row of each example in the full data set, [batch].
+      epoch: Number of the pass over the data, integer [] or [batch].
+      seed: Seed of the run, integer [].
+      pad_y: Number of rows by which images are padded.
+      pad_x: Number of columns by which images are padded.
+
+    Returns:
+      Top [batch] int32, left [batch] int32, and whether each is flipped, bool [batch].
+    """
     words = randomness.bits(example, epoch, seed, "crop", 3, jnp)
     top, left = ((words[:, i] % (2 * pad + 1)).astype(jnp.int32) - pad for i, pad in enumerate((pad_y, pad_x)))
     return top, left, words[:, 2] >> 31 == 1
 
 
 def show(images: Array, rows: Array, example: Array, epoch: Array, seed: Array, *, view: View, stored: Stored) -> Array:
-    """Returns a view in the stored type, but for its mix; pure, with seed and epoch traced or not.
+    """Returns a view of images in the stored type, without its mix. A pure function of its arguments.
 
     Args:
-      images: [rows, height, width, channels].
-      rows: [batch] which of them to read.
-      example: [batch] their indices in the full set, which their random keys are made of.
-      epoch: [] or [batch] integer.
-      seed: [] integer in [0, 2^32).
-      view: static.
-      stored: tells the side of the view and the kernel of resizing, static.
+      images: Images [rows, height, width, channels] in the stored type.
+      rows: Rows of `images` to use, [batch].
+      example: Row of each example in the full data set, [batch]; its random key is made from it.
+      epoch: Number of the pass over the data, integer [] or [batch]; traced or not.
+      seed: Seed of the run, integer [] in [0, 2^32); traced or not.
+      view: The view; static.
+      stored: Size of the view and kernel of resizing; static.
     """
     words = functools.partial(randomness.bits, example, epoch, seed, xp=jnp)
     sides = (stored.size, stored.size) if stored.size else images.shape[1:3]
@@ -54,7 +68,7 @@ def show(images: Array, rows: Array, example: Array, epoch: Array, seed: Array, 
 def _turned(
     images: Array, rows: Array, crop: tuple, words: Callable, view: View, sides: tuple, warps: list, kernel: str
 ) -> Array:
-    """All geometric steps: a crop resized, where there is one, and one gather through all others."""
+    """Applies all geometric steps: a resized crop, if there is one, and all others in one gather."""
     height, width = images.shape[1:3]
     top, left, mirrored = (part if on else jnp.zeros_like(part) for part, on in zip(
         crop, (view.crop == "padded", view.crop == "padded", view.flip), strict=True))  # fmt: skip
@@ -65,8 +79,8 @@ def _turned(
         pixels = geometry.shift(geometry.flip(pixels, mirrored, width), top, left, height, width)
         return geometry.read(images, rows, pixels)
     if view.crop == "resized":
-        bits = words("resized", boxes.WORDS)
-        box = boxes.resized_box(bits, view.smallest, height, width, jnp)
+        bits = words("resized", crop_boxes.WORDS)
+        box = crop_boxes.resized_box(bits, view.smallest, height, width, jnp)
         values = geometry.resized_crop(images[rows], box, mirrored, sides, kernel)
     else:
         values = images[rows]
@@ -77,7 +91,7 @@ def _turned(
 
 
 def _warps(view: View, tables: policies.Tables | None, choice: list, words: Callable, sides: tuple) -> list:
-    """(matrix [batch, 6], fill) of every affine step, in order."""
+    """Returns (matrix [batch, 6], fill) for every affine step, in order."""
     warps = []
     if view.rotate:
         angles = geometry.rotations(view.rotate, *sides)
@@ -95,7 +109,7 @@ def _tables(view: View, height: int, width: int) -> policies.Tables | None:
 
 
 def _choose(tables: policies.Tables, words: Array) -> list[tuple[Array | None, Array, Array]]:
-    """Every slot's (matrix [batch, 6] or None where it has none, code [batch], amount [batch])."""
+    """Returns (matrix [batch, 6] or None if it has no affine map, code [batch], amount [batch]) for every slot."""
     slots, choices = tables.codes.shape
     chosen = []
     for slot in range(slots):
@@ -113,7 +127,7 @@ STILL = np.array(geometry.fixed((1, 0, 0, 0, 1, 0)), np.int32)
 
 
 def _jittered(values: Array, words: Array, strength: float) -> Array:
-    """Brightness, contrast and colour by factors in 1 +- strength, in any order."""
+    """Changes brightness, contrast and colour by factors from 1 - strength to 1 + strength, in random order."""
     codes = jnp.asarray(ORDER_CODES)[words[:, 0] % len(ORDERS)]
     spread = round(strength * colour.THOUSAND)
     amounts = (words[:, 1:] % (2 * spread + 1)).astype(jnp.int32) + colour.THOUSAND - spread
@@ -123,12 +137,18 @@ def _jittered(values: Array, words: Array, strength: float) -> Array:
 
 
 def side_of(hole: float, sides: tuple[int, int]) -> int:
-    """Returns the side of a hole in pixels, of a view of `sides`."""
+    """Returns the side of a hole in pixels, for a view of height and width `sides`."""
     return int(hole) if hole >= 1 else int(hole * min(sides) + 1e-6)
 
 
 def erase(values: Array, words: Array, side: int) -> Array:
-    """Returns [batch, height, width, channels] with one square of zeros of `side`, cut off at the edges (Cutout)."""
+    """Returns images with one square of zeros each, which is cut off at the edges (Cutout).
+
+    Args:
+      values: Images [batch, height, width, channels].
+      words: Random words [batch, 2] for the centre of the square.
+      side: Side of the square in pixels.
+    """
     inside = True
     for axis, total in enumerate(values.shape[1:3]):
         first = (words[:, axis] % total).astype(jnp.int32)[:, None] - side // 2

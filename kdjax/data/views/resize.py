@@ -1,9 +1,9 @@
-"""Pillow's filters: whole images resized, and as matrices, how much of each stored pixel is in a resized crop's."""
+"""Resizes images with Pillow's filters: whole images, and crops by matrices of weights."""
 
 import jax
 import jax.numpy as jnp
 
-from kdjax.data.views.boxes import middle_box
+from kdjax.data.views.crop_boxes import middle_box
 from kdjax.types import Array
 
 
@@ -17,17 +17,22 @@ def _bilinear(x: Array) -> Array:
     return jnp.maximum(1 - x, 0)
 
 
-KERNELS = {"bicubic": _bicubic, "bilinear": _bilinear}  # of the distance in pixels, not negative; bicubic: a = -1/2
+# Name -> weight as a function of the distance in pixels, which is at least 0. The bicubic filter has a = -1/2.
+KERNELS = {"bicubic": _bicubic, "bilinear": _bilinear}
 
 
 def crop_weights(start: Array, length: Array, size: int, total: int, kernel: str) -> Array:
-    """Returns [batch, size, total] float: rows with sum 1 that resize pixels [start, start + length) to `size`.
+    """Returns the weights of stored pixels that resize the pixels start, ..., start + length - 1 to `size` pixels.
 
     Args:
-      start, length: [batch] integers, within `total` pixels.
-      size: pixels of the result; the filter widens where that is fewer than `length`, as Pillow's does.
-      total: pixels of the stored side.
-      kernel: of KERNELS.
+      start: First pixel of each crop, integers [batch].
+      length: Number of pixels of each crop, integers [batch].
+      size: Number of pixels of the result. If it is smaller than `length`, the filter is widened, as in Pillow.
+      total: Number of pixels of the stored side.
+      kernel: A key of KERNELS.
+
+    Returns:
+      Weights [batch, size, total] in jax's default float type; each row has sum 1.
     """
     dtype = jnp.result_type(float)
     scale = (length.astype(dtype) / size)[:, None, None]
@@ -40,12 +45,14 @@ def crop_weights(start: Array, length: Array, size: int, total: int, kernel: str
 
 
 def resize(values: Array, size: int, kernel: str = "bicubic") -> Array:
-    """Returns images resized to [batch, size, size, channels] by Pillow's bicubic (a = -1/2) or bilinear filter.
+    """Returns images resized to [batch, size, size, channels] with Pillow's bicubic (a = -1/2) or bilinear filter.
+
+    Images that are larger than `size` are cropped centrally first (see `middle_box`). Bytes are rounded after each
+    direction, as in Pillow, and stay bytes.
 
     Args:
-      values: [batch, height, width, channels] in the stored type; bytes are rounded after each direction, as Pillow
-        does it, and stay bytes. Of larger images the middle is taken, as the papers do (256 to 224).
-      size: above 0.
+      values: Images [batch, height, width, channels] in the stored type.
+      size: Side of the result in pixels, above 0.
       kernel: 'bicubic' or 'bilinear'.
     """
     values = _middle(values, size)

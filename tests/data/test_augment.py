@@ -1,4 +1,4 @@
-"""What a network sees equals the steps of the papers, written down again in NumPy or PIL, example by example."""
+"""The input of a network, against the same steps written in NumPy or Pillow for one example at a time."""
 
 import io
 import os
@@ -24,7 +24,7 @@ def random_images(size=12, count=20, channels=3):
 
 
 def drawn(seed, epoch, example, pad):
-    """The offsets and the flip of one example, drawn alone."""
+    """Returns the offsets and the flip of one example, drawn without the rest of the batch."""
     bits = randomness.bits([example], epoch, seed, "crop", 3)[0]
     return int(bits[0] % (2 * pad + 1)), int(bits[1] % (2 * pad + 1)), bool(bits[2] >> 31)
 
@@ -92,7 +92,7 @@ def test_seed_epoch_and_example_each_change_the_view():
         assert same < 0.1  # 1 in 162 by chance
 
 
-def test_large_seeds_are_seeds_too():
+def test_large_seeds_work():
     images, rows = random_images(), np.arange(4, dtype=np.int32)
     a = render(images, rows, rows, 0, np.uint32(2**32 - 1), view="crop", stored=CIFAR, train=True)
     b = augment.render(images, rows, rows, 0, 2**32 - 1, view="crop", stored=CIFAR, train=True)
@@ -106,7 +106,7 @@ def test_no_view_and_evaluation_only_normalise(view, train):
     np.testing.assert_allclose(seen, normalised(images[rows]), atol=1e-5)
 
 
-def test_vectors_are_left_as_they_are():
+def test_vectors_are_not_augmented():
     x = np.random.default_rng(0).normal(size=(5, 7)).astype(np.float32)
     stored = Stored(1.0, (0.0,), (1.0,), ("none",))
     rows = np.array([4, 1], np.int32)
@@ -126,7 +126,7 @@ def test_x64_gives_float64_and_the_same_draws():
 
 
 @pytest.mark.parametrize("with_soft", [False, True])
-def test_resident_and_streamed_batches_are_seen_alike(with_soft):
+def test_resident_and_streamed_batches_give_the_same_input(with_soft):
     images, labels = random_images(), np.arange(20, dtype=np.int32) % 3
     soft = np.eye(3, dtype=np.float32)[labels] if with_soft else None
     index, here = np.array([7, 2, 2], np.int32), np.ones(3, bool)
@@ -142,7 +142,7 @@ def test_resident_and_streamed_batches_are_seen_alike(with_soft):
 
 
 def test_real_images_are_cropped_and_flipped_as_pil_does():
-    """200 CIFAR photographs, against RandomCrop(32, padding=4) and a flip made of PIL's own steps."""
+    """Compares 200 photographs of CIFAR with RandomCrop(32, padding=4) and a flip made with Pillow."""
     image_module = pytest.importorskip("PIL.Image")
     ops = pytest.importorskip("PIL.ImageOps")
     default = pathlib.Path(__file__).parents[3] / "shared" / "data"
@@ -172,7 +172,7 @@ def test_resizing_is_pillows_bicubic_up_to_ties_of_rounding(side, size):
 
     images = np.random.default_rng(0).integers(0, 256, (3, *side, 3), np.uint8)
     mine = np.asarray(jax.jit(lambda x: augment.resize(x, size))(images)).astype(int)
-    if size < side[0]:  # of larger images the papers take the middle, 224 of 256
+    if size < side[0]:  # larger images are cropped centrally, 224 of 256 pixels
         images = images[:, 2:30, 2:30]
     theirs = np.stack([np.asarray(Image.fromarray(image).resize((size, size), Image.BICUBIC)) for image in images])
     difference = np.abs(mine - theirs)

@@ -1,4 +1,4 @@
-"""CIFAR from tiny files of the original formats: every form gives the same arrays; damage is one line."""
+"""CIFAR from tiny files in the original formats: every form gives the same arrays, and damage is a one-line error."""
 
 import io
 import pickle
@@ -12,7 +12,7 @@ from kdjax.config import defaults
 from kdjax.data import load_dataset
 from kdjax.errors import UserError
 
-COUNT = 3  # images a file
+COUNT = 3  # images in each file
 ARCHIVES = {
     "cifar10": ("cifar-10-python.tar.gz", "cifar-10-binary.tar.gz"),
     "cifar100": ("cifar-100-python.tar.gz", "cifar-100-binary.tar.gz"),
@@ -26,7 +26,7 @@ FOLDERS = {
 
 
 def content(name):
-    """Files of a set in order, test last: images [rows, 32, 32, 3], labels."""
+    """Returns the files of a set in order, the test file last: images [rows, 32, 32, 3] and labels."""
     draw, files = np.random.default_rng(0), 6 if name == "cifar10" else 2
     classes, shape = int(name.removeprefix("cifar")), (COUNT, 32, 32, 3)
     return [(draw.integers(0, 256, shape, np.uint8), draw.integers(0, classes, COUNT)) for _ in range(files)]
@@ -55,7 +55,7 @@ def files_of(name, archive):
 
 
 def pack(folder, archive, files):
-    """Writes an archive with its members in no helpful order."""
+    """Writes an archive whose members are in reverse order."""
     with tarfile.open(folder / archive, "w:gz") as packed:
         for name in sorted(files, reverse=True):
             member = tarfile.TarInfo(f"{FOLDERS[archive]}/{name}")
@@ -113,7 +113,7 @@ def test_a_flipped_bit_in_an_archive_is_noticed(tmp_path):
     archive = "cifar-10-binary.tar.gz"
     pack(tmp_path, archive, files_of("cifar10", archive))
     data = bytearray((tmp_path / archive).read_bytes())
-    data[len(data) // 2] ^= 1  # random pixels are stored as they are, so that only the checksum can tell
+    data[len(data) // 2] ^= 1  # random pixels do not compress, so that only the checksum shows it
     (tmp_path / archive).write_bytes(data)
     refused("damaged or incomplete", "cifar10", tmp_path)
 

@@ -1,4 +1,4 @@
-"""CIFAR-10H: human labels joined with the test images in order; any other order or content is refused."""
+"""CIFAR-10H: human labels beside the test images; another order or other content is refused."""
 
 import io
 import os
@@ -18,7 +18,7 @@ ARCHIVE = "cifar-10-python.tar.gz"
 
 
 def counts_of(labels):
-    """50 people, of whom 40 name the label and 10 the class after it."""
+    """Returns the counts of 50 people, of whom 40 choose the label and 10 the class after it."""
     counts = np.zeros((len(labels), 10), np.int64)
     counts[np.arange(len(labels)), labels] += 40
     counts[np.arange(len(labels)), (labels + 1) % 10] += 10
@@ -27,7 +27,7 @@ def counts_of(labels):
 
 @pytest.fixture
 def cifar(tmp_path):
-    """Tiny files in CIFAR-10's form; returns their folder, test images and labels."""
+    """Writes tiny files in CIFAR-10's format; returns their folder, the test images and their labels."""
     unpack(tmp_path, ARCHIVE, files_of("cifar10", ARCHIVE))
     return tmp_path, *content("cifar10")[-1]
 
@@ -56,7 +56,7 @@ def test_test_images_with_soft_labels(cifar, kind):
     assert data.soft.dtype == np.float32 and len(data.splits["test"]) == 1 and len(data.splits["train"]) == 2
 
 
-def test_what_is_missing_or_of_another_kind(cifar):
+def test_missing_files_and_other_content_are_refused(cifar):
     folder, _, labels = cifar
     refused("cifar10h-probs.npy is not in .*; prepare it once with: python -m kdjax.prepare_data cifar10h", folder)
     refused(r"\(labels no.npz\): there is no such file", folder, labels="no.npz")
@@ -94,7 +94,7 @@ def shared():
 
 
 def test_the_real_labels_agree_with_the_real_order(tmp_path, shared):
-    """The pixels come from JPEGs; some are decoded, since it is the labels that tell the order."""
+    """The pixels are those of JPEG files. Some are decoded; the labels show that the order is right."""
     from PIL import Image
 
     files = files_of("cifar10", "cifar-10-binary.tar.gz")

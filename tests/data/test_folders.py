@@ -1,4 +1,4 @@
-"""Folders and lists of image files: their order, their splits, and what is wrong with them in one line."""
+"""Folders and lists of image files: their order, their splits, and one-line errors for what is wrong with them."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def refused(pattern, load, *args, **kwargs):
 
 @pytest.fixture
 def zoo(tmp_path):
-    """Two classes, written in no helpful order, with things among them that are no images."""
+    """Writes two classes in an arbitrary order, and files among them that are not images."""
     for i, name in enumerate(["dog/b.png", "cat/z.PNG", "dog/a.jpg", "cat/a.bmp", "dog/deep/er/c.png"]):
         write(tmp_path / "zoo" / name, i)
     for name in ["dog/.hidden.png", "dog/notes.txt", ".git/x.png", "__MACOSX/x.png", "README.png"]:
@@ -43,14 +43,14 @@ def zoo(tmp_path):
     return tmp_path
 
 
-def test_classes_and_files_are_sorted_and_the_rest_is_passed_over(zoo, monkeypatch):
+def test_classes_and_files_are_sorted_and_the_rest_is_ignored(zoo, monkeypatch):
     rows = load_folder(str(zoo), path="zoo", test=0.4)
     assert names(rows) == ["cat/a.bmp", "cat/z.PNG", "dog/a.jpg", "dog/b.png", "er/c.png"]
     np.testing.assert_array_equal(rows.labels, [0, 0, 1, 1, 1])
     assert isinstance(rows.images, Files) and rows.class_names == ("cat", "dog") and rows.num_classes == 2
     assert rows.num_train is None and rows.test == 0.4 and rows.soft is None
     np.testing.assert_array_equal(decode(rows.images, 1), image_of(1))
-    monkeypatch.chdir(zoo)  # the current folder comes before data_dir
+    monkeypatch.chdir(zoo)  # the current directory comes before data_dir
     assert load_folder("elsewhere", path="zoo").images.paths[0].startswith("zoo/")
 
 
@@ -122,7 +122,7 @@ def test_imagenet_from_folders_of_images_of_all_sizes(tmp_path):
         (["train/cat/1.png", "train/dog/1.png", "val/dog/1.txt"], "class 'dog' has no images in"),
     ],
 )
-def test_folders_without_what_it_takes(tmp_path, files, pattern):
+def test_incomplete_folders_are_refused(tmp_path, files, pattern):
     for name in files:
         write(tmp_path / "zoo" / name) if name.endswith("png") else (tmp_path / "zoo" / name).parent.mkdir(parents=True)
     refused(pattern, load_folder, str(tmp_path), path="zoo")
@@ -181,7 +181,7 @@ def test_lists_that_are_wrong(tmp_path, lines, pattern):
     refused(pattern, load_list, str(tmp_path), path="train.txt", num_classes=5)
 
 
-def test_lists_and_roots_that_are_not_there(tmp_path):
+def test_missing_lists_and_roots(tmp_path):
     write(tmp_path / "a.png")
     make_list(tmp_path, ["a.png 0"])
     refused("'list:no.txt': there is no such file in the current directory", load_list, str(tmp_path), path="no.txt")

@@ -1,4 +1,4 @@
-"""Printed characters: as small as the digits, in fonts of which the test split's are its own."""
+"""Printed characters: small like the digits, with separate fonts for the test split."""
 
 import string
 
@@ -12,7 +12,7 @@ from kdjax.errors import UserError
 from test_sources import load  # isort: skip
 
 
-def test_they_are_the_digits_kind_of_bytes_near_mean_0_and_std_1():
+def test_images_are_like_digits_with_mean_0_and_std_1():
     data, digits = load("letters"), load("digits")
     assert data.images.shape[1:] == digits.images.shape[1:] and data.images.dtype == np.uint8
     assert data.images.max() == 16 and data.num_classes == 26 and data.class_names == tuple(string.ascii_uppercase)
@@ -29,14 +29,14 @@ def test_every_character_is_drawn_as_often_in_every_font_and_test_fonts_only_in_
     assert data.splits["test"].min() == rows.num_train and not overlaps(data.images, data.splits)
 
 
-def test_they_are_a_function_of_the_seed_and_copies_differ():
+def test_images_are_a_function_of_the_seed_and_copies_differ():
     a, b, c = (load_letters("", characters="xy", copies=2, seed=seed).images for seed in (0, 0, 1))
     np.testing.assert_array_equal(a, b)
     assert (a != c).mean() > 0.1 and (a[0] != a[1]).any()
 
 
 def test_a_neighbour_of_the_same_class_is_near():
-    """What is drawn can be read: the nearest training image is of the right class for most of the test split."""
+    """The characters can be recognized: for most test images, the nearest training image has the right class."""
     data = load("letters", args={"characters": string.digits})
     flat = data.images.reshape(len(data.images), -1).astype(float)
     train, test = data.splits["train"], data.splits["test"]

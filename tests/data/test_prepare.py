@@ -1,4 +1,4 @@
-"""prepare_data against a server of our own: whole or not at all, once, resumed, and never outside its folder."""
+"""prepare_data with a local server: files are complete or absent, downloads resume, and nothing leaves its folder."""
 
 import hashlib
 import http.server
@@ -29,7 +29,7 @@ ARCHIVE = "cifar-100-python.tar.gz"
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves bytes with Range, and breaks off after `server.limit` bytes."""
+    """Serves ranges of bytes, and ends the connection after `server.limit` bytes."""
 
     def do_GET(self):
         body = self.server.content.get(self.path.lstrip("/"))
@@ -69,7 +69,7 @@ def md5(data):
 
 @pytest.fixture
 def cifar100(server, tmp_path, monkeypatch):
-    """A CIFAR-100 archive of the true format on the server, and in the table."""
+    """Puts a CIFAR-100 archive in the original format on the server and into RECIPES."""
     (tmp_path / "published").mkdir()
     pack(tmp_path / "published", ARCHIVE, files_of("cifar100", ARCHIVE))
     data = server.content[ARCHIVE] = (tmp_path / "published" / ARCHIVE).read_bytes()
@@ -96,11 +96,11 @@ def test_cifar100_from_a_server_to_a_data_set(server, cifar100, tmp_path, capsys
     images, labels = (np.concatenate(parts) for parts in zip(*content("cifar100"), strict=True))
     np.testing.assert_array_equal(data.images, images)
     np.testing.assert_array_equal(data.labels, labels)
-    prepare("cifar100", str(folder))  # a second call does nothing, and says so
+    prepare("cifar100", str(folder))  # a second call says that there is nothing to do
     assert "is there and complete" in capsys.readouterr().out and len(server.asked) == 1
 
 
-def test_a_download_that_broke_off_is_gone_on_with(server, cifar100, tmp_path):
+def test_an_interrupted_download_is_resumed(server, cifar100, tmp_path):
     server.limit = CHUNK + 100
     refused("16,384 bytes are kept, run this again to resume", prepare, "cifar100", str(tmp_path))
     assert not (tmp_path / ARCHIVE).exists()
@@ -110,14 +110,14 @@ def test_a_download_that_broke_off_is_gone_on_with(server, cifar100, tmp_path):
     assert [start for _, start in server.asked] == [0, CHUNK] and names(tmp_path) == [ARCHIVE, "published"]
 
 
-def test_a_server_that_knows_no_ranges_begins_anew(server, cifar100, tmp_path):
+def test_a_server_without_ranges_sends_everything_again(server, cifar100, tmp_path):
     (tmp_path / f"{ARCHIVE}.part").write_bytes(b"x" * 100)
     server.knows_ranges = False
     prepare("cifar100", str(tmp_path))
     assert (tmp_path / ARCHIVE).read_bytes() == cifar100
 
 
-def test_a_part_that_is_whole_or_too_long(server, cifar100, tmp_path):
+def test_a_kept_part_that_is_complete_or_too_long(server, cifar100, tmp_path):
     (tmp_path / f"{ARCHIVE}.part").write_bytes(cifar100)
     prepare("cifar100", str(tmp_path))
     (tmp_path / ARCHIVE).rename(tmp_path / f"{ARCHIVE}.part")
@@ -128,7 +128,7 @@ def test_a_part_that_is_whole_or_too_long(server, cifar100, tmp_path):
     assert (tmp_path / ARCHIVE).read_bytes() == cifar100
 
 
-def test_another_hash_is_thrown_away(server, cifar100, tmp_path):
+def test_a_file_with_another_hash_is_removed(server, cifar100, tmp_path):
     server.content[ARCHIVE] = cifar100[:-1] + b"x"
     refused("is not what was published .*MD5.*: it was removed", prepare, "cifar100", str(tmp_path))
     assert names(tmp_path) == ["published"]
@@ -140,13 +140,13 @@ def test_a_partial_file_under_the_right_name_is_replaced(cifar100, tmp_path):
     assert (tmp_path / ARCHIVE).read_bytes() == cifar100
 
 
-def test_what_is_unpacked_already_is_left_alone(server, cifar100, tmp_path, capsys):
+def test_a_set_that_is_already_unpacked_is_not_changed(server, cifar100, tmp_path, capsys):
     unpack_cifar(tmp_path, ARCHIVE, files_of("cifar100", ARCHIVE))
     prepare("cifar100", str(tmp_path))
     assert "nothing to do" in capsys.readouterr().out and not server.asked
 
 
-def test_files_that_are_gone_and_servers_that_are_not_there(server, cifar100, tmp_path, monkeypatch):
+def test_missing_files_and_unreachable_servers(server, cifar100, tmp_path, monkeypatch):
     server.content.clear()
     refused("could not be downloaded .*404.*put it there by hand as", prepare, "cifar100", str(tmp_path))
     monkeypatch.setitem(preparing.RECIPES, "cifar100", Recipe((File("http://127.0.0.1:9/x.tar", "md5:0"),)))
@@ -175,7 +175,7 @@ def test_human_labels_are_checked_by_their_content(server, tmp_path, monkeypatch
 
 
 def make_archive(path, members):
-    """Members: (name, content or None for a link)."""
+    """Writes an archive with members (name, content, or None for a link)."""
     if path.suffix == ".zip":
         with zipfile.ZipFile(path, "w") as archive:
             for name, data in members:
@@ -219,7 +219,7 @@ def test_an_archive_is_unpacked_once_and_removed(server, tmp_path, monkeypatch, 
         ("set/link", None),
     ],
 )
-def test_an_archive_that_climbs_writes_nothing(tmp_path, kind, name, data):
+def test_an_archive_with_paths_out_of_its_folder_writes_nothing(tmp_path, kind, name, data):
     (tmp_path / "data").mkdir()
     archive = make_archive(tmp_path / "data" / f"x.{kind}", [*GOOD, (name, data)])
     refused(
@@ -245,7 +245,7 @@ def test_tensorflow_is_asked_for_before_anything_is_downloaded(tmp_path, monkeyp
     refused("could not prepare 'no_such_set' in .*not found", prepare, "tfds:no_such_set", str(tmp_path))
 
 
-def test_a_set_that_tensorflow_datasets_has_prepared_is_left_alone(tmp_path, monkeypatch, capsys):
+def test_a_set_that_tensorflow_datasets_has_prepared_is_not_changed(tmp_path, monkeypatch, capsys):
     from tests.data import test_tfds_source
 
     test_tfds_source.prepare(tmp_path, "fashion_mnist")

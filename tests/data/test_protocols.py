@@ -1,4 +1,4 @@
-"""Protocols: exact counts, nothing but training moved, the same from one seed, refused where they make no sense."""
+"""Protocols: exact counts, changes to the training split only, the same result for a seed, and refused arguments."""
 
 import dataclasses
 import json
@@ -49,7 +49,7 @@ def test_a_long_tail_in_general():
     np.testing.assert_array_equal(counts(apply(make_dataset(5, 40), long_tailed={"imbalance": 1})), 40)
 
 
-def test_a_fraction_keeps_its_labels_and_smaller_fractions_are_parts_of_larger_ones():
+def test_a_labelled_fraction_contains_smaller_ones():
     data = make_dataset()
     fractions = {p: apply(data, labelled_fraction={"fraction": p}) for p in (0.02, 0.1, 0.5, 1.0)}
     for fraction, partly in fractions.items():
@@ -65,7 +65,7 @@ def test_a_fraction_keeps_its_labels_and_smaller_fractions_are_parts_of_larger_o
     assert make_order(dropped, 20, 0).steps == make_order(fractions[0.1], 20, 0).steps == make_order(data, 20, 0).steps
 
 
-def test_what_has_no_label_has_no_distribution_either():
+def test_an_example_without_a_label_has_no_distribution_either():
     partly = apply(make_dataset(soft=True), labelled_fraction={"fraction": 0.2})
     hidden = ~partly.labelled
     assert hidden.sum() == 400 and (partly.soft[hidden] == np.float32(0.1)).all()
@@ -123,7 +123,7 @@ def test_dropped_classes_leave_training_and_nothing_else():
     assert dropped.unseen == (3, 7)
 
 
-def test_label_noise_flips_exactly_so_many_and_never_to_the_own_class():
+def test_label_noise_changes_an_exact_number_of_labels_and_never_to_the_own_class():
     data = make_dataset(10, 200)
     train, test = data.splits["train"], data.splits["test"]
     noisy = apply(data, label_noise={"rate": 0.4})
@@ -139,7 +139,7 @@ def test_label_noise_flips_exactly_so_many_and_never_to_the_own_class():
     assert moved.sum() == 500
 
 
-def test_a_subset_has_so_many_of_each_class():
+def test_a_subset_has_the_number_of_examples_of_each_class():
     np.testing.assert_array_equal(counts(apply(make_dataset(), subset={"per_class": 7})), 7)
     np.testing.assert_array_equal(counts(apply(make_dataset(), subset={"per_class": 700})), 50)
 
@@ -175,7 +175,7 @@ ARGUMENTS = {
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)
-def test_a_protocol_is_a_function_of_its_seed_and_leaves_its_input_alone(name):
+def test_a_protocol_is_a_function_of_its_seed_and_does_not_change_its_input(name):
     data = make_dataset()
     before = data.labels.copy()
     a, again = (apply(data, 5, **{name: ARGUMENTS[name]}) for _ in range(2))
@@ -190,10 +190,10 @@ def test_a_protocol_is_a_function_of_its_seed_and_leaves_its_input_alone(name):
     assert a.images is data.images and set(PROTOCOLS) - set(ARGUMENTS) == {"soft_labels", "mixed_targets"}
 
 
-def test_protocols_compose_in_the_tables_order_or_in_the_order_asked_for():
+def test_protocols_are_applied_in_the_order_of_the_table_or_of_the_config():
     data = make_dataset()
     both = {"subset": {"per_class": 10}, "superclasses": {"mapping": "cifar2x5"}}
-    np.testing.assert_array_equal(counts(apply(data, **both)), [10, 10])  # regrouped first
+    np.testing.assert_array_equal(counts(apply(data, **both)), [10, 10])  # classes are regrouped first
     both["subset"]["order"] = -1
     np.testing.assert_array_equal(counts(apply(data, **both)), [50, 50])
     records = apply(data, **both).protocols
@@ -240,12 +240,12 @@ def test_batches_mix_labelled_and_unlabelled_in_the_set_proportion_at_their_own_
         steps = order.epoch(epoch)
         known = partly.labelled[steps.index]
         np.testing.assert_array_equal(known.sum(axis=1), 4)
-        np.testing.assert_array_equal(np.flatnonzero(known[0]), [0, 4, 8, 12])  # every device gets its part
+        np.testing.assert_array_equal(np.flatnonzero(known[0]), [0, 4, 8, 12])  # every device gets its share
         for row, visit in zip(steps.index[known], steps.visit[known], strict=True):
             seen.setdefault(int(visit), []).append(int(row))
     passes = [seen[visit] for visit in sorted(seen)][:-1]
     assert len(passes) >= 8
-    for one in passes:  # every labelled example once, before any comes again
+    for one in passes:  # every labelled example once per pass
         assert sorted(one) == partly.labelled_train.tolist()
     assert passes[0] != passes[1]
 
@@ -257,7 +257,7 @@ def test_the_labelled_alone_fill_an_epoch_of_the_same_length():
     times = np.bincount(steps.index.ravel(), minlength=500)[alone.splits["train"]]
     assert times.min() >= 9 and times.max() <= 10
     pairs = np.stack([steps.index.ravel(), steps.visit.ravel()])
-    assert len(np.unique(pairs, axis=1).T) == pairs.shape[1]  # no view is seen twice
+    assert len(np.unique(pairs, axis=1).T) == pairs.shape[1]  # no view occurs twice
 
 
 def test_an_ordinary_epoch_visits_every_example_once():

@@ -29,7 +29,7 @@ def test_host_device_and_traced_orders_have_the_same_bits(seed, epoch):
 
 
 def test_order_is_pinned():
-    """A change of these numbers changes every run that was ever made."""
+    """If these numbers change, all runs change."""
     assert epoch_order(0, 0, 8).tolist() == PINNED[0]
     assert epoch_order(1, 2, 8).tolist() == PINNED[1]
 
@@ -43,7 +43,7 @@ def test_orders_of_all_seeds_and_epochs_differ():
 
 
 def test_orders_are_not_reflections_of_each_other():
-    """Equal up to a fixed xor or shift of the index is what a single round of hashing would give now and then."""
+    """With a single round of hashing, some orders would be equal up to a fixed xor or shift of the index."""
     n = 64
     orders = np.stack([epoch_order(0, epoch, n) for epoch in range(300)])
     for move in (lambda a, d: a ^ d, lambda a, d: (a + d) % n):
@@ -52,7 +52,7 @@ def test_orders_are_not_reflections_of_each_other():
 
 
 def test_every_position_is_uniform_over_examples():
-    """Chi-squared of (position, example) counts, over 4,000 epochs, within six standard deviations of its mean."""
+    """Chi-squared of the counts of (position, example) over 4,000 epochs, within six standard deviations."""
     n, epochs = 10, 4000
     counts = np.zeros((n, n))
     for epoch in range(epochs):

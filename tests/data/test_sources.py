@@ -1,4 +1,4 @@
-"""Sources give what they say, once a process, and refuse what they cannot give in one line."""
+"""Sources: their arrays, their defaults, reading them once per process, and one-line errors."""
 
 import dataclasses
 import sys
@@ -60,7 +60,7 @@ GAUSSIAN = {"classes": 4, "dim": 5, "n_train": 3000, "n_test": 1000, "variance":
 
 
 def centres_of(data):
-    """The grid points nearest to the class means: 1,000 draws a class put each mean within 0.06 of its centre."""
+    """Returns the grid points nearest to the class means, which are within 0.06 of the centres for 1,000 draws each."""
     return np.stack([2 * np.round(data.images[data.labels == k].mean(axis=0) / 2) for k in range(4)])
 
 
@@ -74,7 +74,7 @@ def test_gaussian_posterior_is_the_formula():
 
 
 def test_gaussian_labels_are_draws_from_the_posterior():
-    """Where p* says about 30 %, about 30 % of the labels agree: calibrated in ten bins, within five deviations."""
+    """If p* of a class is about 30 %, about 30 % of the labels are that class, within five standard deviations."""
     data = load("gaussian", args={**GAUSSIAN, "n_train": 20000})
     drawn = np.eye(4)[data.labels].ravel()
     said = data.soft.ravel()
@@ -90,7 +90,7 @@ def test_gaussian_noise_has_the_variance_that_was_asked_for():
     assert abs(noise.var() - 3.0) < 0.15  # 5 deviations
 
 
-def test_gaussian_moves_with_its_own_seed_only():
+def test_gaussian_changes_with_its_own_seed_only():
     a, same = load("gaussian", args=GAUSSIAN), load("gaussian", args=GAUSSIAN, split_seed=4)
     other = load("gaussian", args={**GAUSSIAN, "seed": 8})
     np.testing.assert_array_equal(a.images, same.images)
@@ -117,7 +117,7 @@ def test_arrays_of_bytes_with_a_test_set(tmp_path):
     assert data.stored[:4] == (1 / 255, (0.5,), (0.5,), ("none", "crop", "crop_flip"))
 
 
-def test_arrays_units_and_classes_are_the_users_to_say(tmp_path):
+def test_units_and_number_of_classes_of_arrays_can_be_set(tmp_path):
     units = {"mean": [0.1, 0.2, 0.3], "std": 2, "scale": 1.0}
     args = npz(tmp_path, images=IMAGES, labels=LABELS) | units | {"num_classes": 9}
     data = load("arrays", args=args, validation=0.0)
@@ -166,7 +166,7 @@ def test_arrays_that_do_not_fit_are_refused(tmp_path, arrays, args, pattern):
     refused(pattern, "arrays", args=npz(tmp_path, **arrays) | args)
 
 
-def test_arrays_without_a_file_or_with_another_kind_of_file(tmp_path):
+def test_missing_and_damaged_files_of_arrays_are_refused(tmp_path):
     refused(r"there is no such file in the current directory or in", "arrays", tmp_path, args={"path": "missing.npz"})
     (tmp_path / "text.npz").write_text("no zip")
     refused("not an .npz file of plain arrays", "arrays", tmp_path, args={"path": "text.npz"})
@@ -204,7 +204,7 @@ vectors = Source(lambda data_dir: Rows(np.zeros((9, 2), np.float32), np.arange(9
 """
 
 
-def test_sources_of_ones_own_from_any_folder(tmp_path, monkeypatch):
+def test_the_users_own_sources_work_from_any_folder(tmp_path, monkeypatch):
     (tmp_path / "own_source_module.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)
     plain = load("own_source_module:rows", args={"count": 60})

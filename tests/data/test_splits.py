@@ -47,15 +47,15 @@ def test_within_a_class_every_row_is_held_out_equally_often():
     assert (np.abs(counts - 200) < 6 * np.sqrt(800 * 0.25 * 0.75)).all()
 
 
-def test_too_few_for_all_classes_does_not_favour_the_first():
-    """Two of ten equal classes get an example; over many seeds each class has its turn."""
+def test_too_few_examples_for_all_classes_do_not_favour_the_first():
+    """Two of ten equal classes get an example; over many seeds every class gets one."""
     labels = np.arange(100) % 10
     held_out = [make_splits(rows_of(labels, 100), 0.02, seed)["validation"] for seed in range(200)]
     turns = np.bincount(labels[np.concatenate(held_out)], minlength=10)
     assert turns.sum() == 400 and turns.min() > 15
 
 
-def test_the_test_split_does_not_move_with_the_validation_fraction():
+def test_the_test_split_does_not_depend_on_the_validation_fraction():
     a, b = (make_splits(rows_of(UNEVEN), validation, 2) for validation in (0.1, 0.3))
     np.testing.assert_array_equal(a["test"], b["test"])
 
@@ -75,7 +75,7 @@ def test_splits_do_not_depend_on_the_run_seed():
 
 
 def test_splits_of_digits_are_pinned():
-    """The same images are held out on every machine and NumPy; a change would part teachers from their students."""
+    """The same images are held out on every machine and NumPy; otherwise students could not use their teachers."""
     config = ConfigDict(defaults().data.to_dict())
     config.validation = 1 / 6
     splits = load_dataset(config, "").splits
@@ -94,10 +94,10 @@ def test_hash_is_of_the_set_of_rows():
 
 
 @pytest.mark.parametrize("validation", [0.001, 0.9999])
-def test_a_fraction_that_parts_nothing_is_refused(validation):
+def test_a_fraction_that_holds_out_nothing_is_refused(validation):
     with pytest.raises(UserError, match=r"config.data.validation = .* of 300 examples"):
         make_splits(rows_of(UNEVEN, 300), validation, 0)
 
 
-def test_validation_is_absent_where_nothing_is_held_out():
+def test_there_is_no_validation_split_if_nothing_is_held_out():
     assert set(make_splits(rows_of(UNEVEN, 400), 0.0, 0)) == {"train"}

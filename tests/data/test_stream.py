@@ -1,4 +1,4 @@
-"""A stream gives what memory gives, in the order of `Order`, whole, disjoint over processes, from any step on."""
+"""A stream gives the same images as memory, in the order of `Order`, complete, split over processes, from any step."""
 
 import dataclasses
 import itertools
@@ -49,7 +49,7 @@ def stream(dataset, order, first, last, **options):
     return list(train_stream(dataset, order, first, last, **options))
 
 
-def test_a_stream_reads_the_orders_rows_and_goes_on_from_any_step():
+def test_a_stream_reads_the_rows_of_the_order_from_any_step():
     data = in_memory()
     order = make_order(data, 8, 4)
     wanted = np.concatenate([order.epoch(epoch).index for epoch in range(3)])
@@ -89,7 +89,7 @@ def by_pillow(path, box, size=16):
     return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
 
 
-def test_images_of_many_sizes_are_cropped_at_random_in_training_and_in_the_middle_else(many_sizes):
+def test_images_of_different_sizes_are_cropped_at_random_in_training_and_centrally_otherwise(many_sizes):
     data = many_sizes
     order = make_order(data, 4, 9)
     pixels = stream(data, order, 0, 2, smallest=0.3)
@@ -136,7 +136,7 @@ def test_a_stream_may_skip_and_count_bad_images(many_sizes, tmp_path):
     order = make_order(data, 4, 9)
     for pixels, index in zip(stream(data, order, 0, 2), order.epoch(0).index, strict=True):
         np.testing.assert_array_equal(pixels.good, index != 2)
-        if not pixels.good.all():  # another image stands in, not a black one
+        if not pixels.good.all():  # replaced with another image, not with a black one
             others = pixels.images[pixels.good]
             assert any((pixels.images[~pixels.good][0] == other).all() for other in others)
 

@@ -1,4 +1,4 @@
-"""Sets of tensorflow-datasets, prepared by the tests themselves: no network, no TensorFlow."""
+"""Sets of tensorflow-datasets, which the tests prepare themselves, without a network and without TensorFlow."""
 
 import io
 import os
@@ -26,14 +26,14 @@ def image_of(i, size=6):
 
 
 def png(i, size):
-    file = io.BytesIO()  # encoded already, since tfds would encode an array with TensorFlow
+    file = io.BytesIO()  # encoded here, since tfds would encode an array with TensorFlow
     image_module.fromarray(image_of(i, size)).save(file, "PNG")
     file.seek(0)
     return file
 
 
 class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Rows 0 to 11 in the first split, 12 to 17 in the second."""
+    """Returns rows 0 to 11 for the first split and 12 to 17 for the second."""
 
     VERSION = tfds.core.Version("1.0.0")
     SPLITS = {"train": range(12), "test": range(12, 18)}
@@ -95,7 +95,7 @@ def test_cifar_falls_back_to_a_prepared_copy(tmp_path):
     assert data.num_classes == 10 and data.stored.views[0] == "crop_flip" and len(data.splits["train"]) == 12
 
 
-def test_what_is_not_prepared_is_said_at_once(tmp_path):
+def test_a_set_that_is_not_prepared_is_refused(tmp_path):
     line = r"'tfds:mnist' is not in .*; prepare it once with: python -m kdjax.prepare_data tfds:mnist --data_dir="
     refused(line, "tfds:mnist", tmp_path)
     (tmp_path / "mnist").mkdir()
@@ -119,10 +119,10 @@ SIZES = {
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_images_that_are_large_or_not_alike_stay_encoded(tmp_path, name):
+def test_large_images_and_images_of_different_sizes_stay_encoded(tmp_path, name):
     prepare(tmp_path, name, size=SIZES[name])
     rows = load_tfds(str(tmp_path), name=name)
-    images = pickle.loads(pickle.dumps(rows.images))  # as a worker process gets them
+    images = pickle.loads(pickle.dumps(rows.images))  # as they are sent to a worker process
     assert isinstance(images, TfdsImages) and len(images) == 18 and images.shape == (18,) and images.channels == 3
     for i in range(18):
         np.testing.assert_array_equal(decode(images, i), image_of(i, SIZES[name](None, i)))
@@ -130,7 +130,7 @@ def test_images_that_are_large_or_not_alike_stay_encoded(tmp_path, name):
     assert rows.num_train == 12 and rows.num_classes == 3 and "'test', record" in images.name(12)
     assert "tensorflow" not in sys.modules
     if name == "large_ones":
-        assert load(f"tfds:{name}", tmp_path).images.shape == (18, 65, 65, 3)  # of one size: decoded
+        assert load(f"tfds:{name}", tmp_path).images.shape == (18, 65, 65, 3)  # all of one size, hence decoded
     else:
         refused("images differ in size: set config.data.size", f"tfds:{name}", tmp_path)
         assert load(f"tfds:{name}", tmp_path, size=4).streamed
@@ -145,10 +145,10 @@ def test_labels_are_read_from_the_records_once(tmp_path, monkeypatch):
     np.testing.assert_array_equal(first.labels, again.labels)
     np.testing.assert_array_equal(first.images.position, again.images.position)
     kept = tmp_path / "read_once" / "1.0.0" / "kdjax_rows_train.npz"
-    kept.write_bytes(kept.read_bytes()[:100])  # damaged: made anew
+    kept.write_bytes(kept.read_bytes()[:100])  # damaged, hence made again
     np.testing.assert_array_equal(load_tfds(str(tmp_path), name="read_once").labels, first.labels)
     info = kept.with_name("dataset_info.json")
-    os.utime(info, ns=(2 * kept.stat().st_mtime_ns,) * 2)  # prepared again: made anew
+    os.utime(info, ns=(2 * kept.stat().st_mtime_ns,) * 2)  # the set was prepared again, hence made again
     assert tfds_source._kept(kept, 12, info) is None
 
 
@@ -159,7 +159,7 @@ def test_equal_images_of_two_splits_are_found_without_reading_them_again(tmp_pat
     assert overlaps(images, {"train": np.arange(12), "test": np.arange(12, 18)}) == {("train", "test"): 4}
 
 
-def test_a_test_split_without_labels_is_passed_over(tmp_path):
+def test_a_test_split_without_labels_is_ignored(tmp_path):
     hidden = lambda self, rows: (  # noqa: E731
         (i, {"image": png(i, 6), "label": i % 3 if i < 18 else -1, "id": f"{i:05d}"}) for i in rows
     )
@@ -171,7 +171,7 @@ def test_a_test_split_without_labels_is_passed_over(tmp_path):
 
 @pytest.mark.parametrize("name, shape", [("fashion_mnist", (28, 28, 1)), ("svhn", (32, 32, 3))])
 def test_known_sets_as_mock_data_has_them(tmp_path, monkeypatch, name, shape):
-    """The sets themselves are tensorflow-datasets' own code; only their content is made up."""
+    """Uses tensorflow-datasets' own code for the sets; only their content is made up."""
     own = {"svhn": "svhn_cropped"}.get(name, name)
     (tmp_path / own).mkdir()
     with tfds.testing.mock_data(num_examples=7), monkeypatch.context() as patch:

@@ -1,4 +1,4 @@
-"""Views equal Pillow's own steps, written down again example by example; draws are as often as they should be."""
+"""Views, against the same steps made with Pillow for one example at a time, and the frequencies of their draws."""
 
 import functools
 
@@ -31,7 +31,7 @@ def shown(view, images, size=0, example=None, epoch=3, seed=7):
 
 
 def photos(count=40, height=32, width=32, channels=3):
-    """Smooth pictures with noise: like photographs, their histograms have gaps and their values repeat."""
+    """Returns smooth pictures with noise; like those of photographs, their histograms have gaps and repeated values."""
     rng = np.random.default_rng(2)
     coarse = rng.integers(0, 256, (count, 4, 4, channels)).astype(np.uint8)
     rough = [np.asarray(Image.fromarray(one.squeeze()).resize((width, height), Image.BICUBIC)) for one in coarse]
@@ -73,8 +73,8 @@ EXACT = ("posterize", "solarize", "solarize_add", "invert", "equalize")
 @pytest.mark.parametrize("name", colour.OPERATIONS)
 def test_colours_are_pillows(name, channels):
     images = photos(20, 24, 20, channels)
-    images[0], images[1, ..., 0] = 77, 200  # of one value, and with a channel of one value
-    images[2, :12], images[2, 12:] = 10, 30  # of two values
+    images[0], images[1, ..., 0] = 77, 200  # an image of one value, and one with a channel of one value
+    images[2, :12], images[2, 12:] = 10, 30  # an image of two values
     function, amounts = PILLOW[name]
     amount = np.resize(amounts, len(images)).astype(np.int32)
     mine = np.asarray(jax.jit(colour.OPERATIONS[name])(images, amount))
@@ -85,7 +85,7 @@ def test_colours_are_pillows(name, channels):
     assert (theirs != images).any() or (name, channels) == ("colour", 1)
     if name in EXACT:
         np.testing.assert_array_equal(mine, theirs)
-    else:  # a whole number where Pillow's floats fall just below it
+    else:  # an integer, where Pillow's floats are just below it
         assert set(np.unique(difference)) <= {0, 1} and (difference != 0).mean() < 0.02
 
 
@@ -122,8 +122,8 @@ def test_warps_are_pillows_nearest_pixels_exactly(name, sides):
         np.testing.assert_array_equal(one, np.asarray(theirs))
 
 
-def test_steps_join_to_what_they_do_one_after_the_other():
-    """Shear, translate and rotate with three fills, then mirrored and shifted with zeros: all in one gather."""
+def test_steps_in_one_gather_equal_steps_one_after_the_other():
+    """Shears, translates and rotates with three fills, flips, and shifts with zeros, all in one gather."""
     images = photos(6)
     steps = [("shear_y", 0.3, 128), ("translate_x", -0.25, 0), ("rotate", 20.0, 9)]
     top, left, mirrored = np.array([-4, 0, 3, 1, 2, -1]), np.array([2, 0, -3, 4, -4, 1]), np.arange(6) % 2 == 0
@@ -159,20 +159,20 @@ def test_resized_crops_are_pillows_up_to_ties_of_rounding(kernel, stored, sides)
         resized = np.asarray(cut.resize(sides[::-1], filter_))
         theirs.append(resized[:, ::-1] if mirrored[i] else resized)
     difference = np.abs(np.asarray(crop(images)).astype(int) - np.stack(theirs))
-    assert difference.max() <= 1 and (difference > 0).mean() < 0.03  # Pillow rounds the weights as well
+    assert difference.max() <= 1 and (difference > 0).mean() < 0.03  # Pillow also rounds the weights
     floats = crop(images.astype(np.float32))
     assert floats.dtype == jnp.float32 and np.abs(floats - np.stack(theirs)).mean() < 2
 
 
-def test_boxes_fit_and_have_the_areas_and_ratios_asked_for():
+def test_boxes_fit_and_have_the_right_areas_and_ratios():
     bits = words("resized", 4000, crop_boxes.WORDS)
     top, left, tall, wide = (np.asarray(part) for part in crop_boxes.resized_box(bits, 0.2, 224, 200))
     assert (top >= 0).all() and (left >= 0).all() and (top + tall <= 224).all() and (left + wide <= 200).all()
     area, ratio = tall * wide / (224 * 200), wide / tall
     assert 0.19 < area.min() < 0.21 and 0.97 < area.max() <= 1
     assert 0.74 < ratio.min() < 0.77 and 1.29 < ratio.max() < 1.35
-    assert 0.5 < area.mean() < 0.6  # of a uniform area 0.6, less those that do not fit
-    small = area < 0.5  # every ratio fits there
+    assert 0.5 < area.mean() < 0.6  # 0.6 for a uniform area, less since some do not fit
+    small = area < 0.5  # every ratio fits
     assert abs(np.median(np.log(ratio[small]))) < 0.03 and abs(np.mean(area[small]) - 0.35) < 0.01
     at = (top / np.maximum(224 - tall, 1))[small]
     assert abs(at.mean() - 0.5) < 0.03 and at.min() == 0 and at.max() == 1
@@ -190,7 +190,7 @@ def test_a_box_that_never_fits_becomes_the_middle(sides, crop):
 
 
 def test_a_weak_view_is_torchvisions_steps():
-    """RandomResizedCrop, flip and rotation of Pillow, with the numbers that the view draws."""
+    """Compares with RandomResizedCrop, flip and rotation made with Pillow from the same random numbers."""
     images = photos(30)
     mine = shown("rrc_flip_rotate", images, size=48)
     cuts = np.stack(crop_boxes.resized_box(words("resized", 30, crop_boxes.WORDS), 0.2, 32, 32), axis=1)
@@ -235,7 +235,7 @@ def test_autoaugment_is_the_papers_subpolicies_one_step_after_the_other(sides):
                 seen.add((number, slot))
         off += (np.abs(mine[i].astype(int) - np.asarray(picture)) > 1).mean() / count
     assert len(seen) >= 45  # of 49: an invert has probability 0
-    assert off < 0.002  # a tie of rounding may move a later histogram
+    assert off < 0.002  # a tie in rounding may change a later histogram
 
 
 def test_autoaugment_is_as_likely_as_its_table():
@@ -250,7 +250,7 @@ def test_autoaugment_is_as_likely_as_its_table():
     assert abs(moved - expected) < 5 * np.sqrt(expected / 20000)
 
 
-def test_randaugment_draws_every_operation_equally_often_and_slots_apart():
+def test_randaugment_draws_operations_equally_often_and_slots_independently():
     tables = policies.randaugment(32, 32, 3, 10)
     assert tables.codes.shape == (3, 14)
     bits = words("policy", 7000, 9)
@@ -262,7 +262,7 @@ def test_randaugment_draws_every_operation_equally_often_and_slots_apart():
     assert amounts["brightness"] == [1300, 700] and amounts["posterize"] == [7, 7] and amounts["solarize"] == [171, 171]
     still = shown("randaugment:2,0", images := photos(200))
     same = [(a == b).all() for a, b in zip(still, images, strict=True)]
-    unmoved = (12 / 14) ** 2  # at magnitude 0 only autocontrast and equalize do anything
+    unmoved = (12 / 14) ** 2  # at magnitude 0, only autocontrast and equalize change an image
     assert abs(np.mean(same) - unmoved) < 0.15
 
 
@@ -324,7 +324,7 @@ def test_jitter_is_brightness_contrast_and_colour_in_the_drawn_order():
 
 
 def test_a_policy_after_a_padded_crop_reads_the_crop():
-    """In one gather; what the crop left out does not come back, and fills keep apart."""
+    """In one gather, pixels outside the crop do not reappear, and the fills stay separate."""
     images = np.full((300, 32, 32, 3), 200, np.uint8)
     out = shown("crop+autoaugment", images)
     values = {value for value in np.unique(out)}
@@ -334,7 +334,7 @@ def test_a_policy_after_a_padded_crop_reads_the_crop():
 
 
 @pytest.mark.parametrize("view", SHOWN)
-def test_an_example_is_seen_alike_on_one_and_four_devices(view):
+def test_a_view_is_the_same_on_one_and_four_devices(view):
     images, rows = photos(16, 16, 16), np.arange(16, dtype=np.int32)
     one = shown(view, images, example=rows + 5)
     split = functools.partial(views.show, view=view_names.parse(view), stored=BYTES)
@@ -392,7 +392,7 @@ def test_the_table_of_shares_is_the_beta_distribution():
 
 
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
-def test_mixing_mixes_images_as_the_part_it_returns_says(kind):
+def test_images_are_mixed_by_the_fractions_that_are_returned(kind):
     count = 2000
     own, other = np.ones((count, 16, 12, 1), np.float32), np.zeros((count, 16, 12, 1), np.float32)
     example = np.arange(count, dtype=np.int32)
@@ -415,7 +415,7 @@ def test_mixing_mixes_images_as_the_part_it_returns_says(kind):
         np.testing.assert_array_equal(values[0, ..., 0], expected)
 
 
-def test_a_mixed_view_is_the_two_views_seen_alone():
+def test_a_mixed_view_mixes_the_two_views_without_mixing():
     images, rows = photos(8), np.arange(8, dtype=np.int32)
     partner = np.array([3, 3, 0, 7, 1, 2, 6, 5], np.int32)
     mix = jax.jit(functools.partial(augment.mixed, view="crop_flip+mixup:1", stored=BYTES))
@@ -449,12 +449,12 @@ def test_names_join_and_take_arguments():
         ("", "unknown view ''"),
     ],
 )
-def test_a_wrong_name_or_argument_is_told_in_one_line(text, words_):
+def test_a_wrong_name_or_argument_is_a_one_line_error(text, words_):
     with pytest.raises(UserError, match=words_):
         view_names.parse(text)
 
 
-def test_views_that_the_data_cannot_have_are_refused():
+def test_views_that_do_not_suit_the_data_are_refused():
     with pytest.raises(UserError, match="vectors"):
         view_names.check("flip", (4,), np.float32, "config.data.view 'flip'")
     with pytest.raises(UserError, match="bytes"):

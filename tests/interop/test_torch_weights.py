@@ -1,4 +1,4 @@
-"""State dicts in and out, for every network of the table."""
+"""State dicts to variables and back, for every network of MODELS."""
 
 import itertools
 
@@ -19,7 +19,7 @@ NAMES = [
 
 
 def drawn(module, shape, seed=0):
-    """Variables of the right shapes with every value different."""
+    """Returns variables of the right shapes in which all values differ."""
     counter, shapes = itertools.count(seed + 1), models.variable_shapes(module, shape)
 
     def ramp(leaf):
@@ -35,7 +35,7 @@ def test_export_then_import_gives_the_same_bits(name):
     variables = drawn(module, (1, 32, 32, 3))
     for dialect in module.TORCH_NAMES:
         state = to_state_dict(module, variables, dialect)
-        assert len(state) == len(jax.tree.leaves(variables))  # no name is given twice
+        assert len(state) == len(jax.tree.leaves(variables))  # no name occurs twice
         back = from_state_dict(name, state)
         jax.tree.map(np.testing.assert_array_equal, back, variables)
 

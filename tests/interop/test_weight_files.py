@@ -1,4 +1,4 @@
-"""Weight files: every form gives the same arrays, a hostile one runs nothing, and a broken one is one line."""
+"""Weight files: every form gives the same arrays, hostile files run nothing, and damaged files are one-line errors."""
 
 import argparse
 import collections
@@ -21,7 +21,7 @@ F4 = np.arange(6, dtype="<f4")
 
 
 class Op(bytes):
-    """Opcodes of a pickle, that leave one object on its stack."""
+    """Opcodes of a pickle that leave one object on its stack."""
 
 
 def emit(value) -> bytes:
@@ -210,7 +210,7 @@ def stack_global(module: str, attribute: str) -> Op:
 
 
 def hostile(trace) -> dict:
-    """Trees that would make the file `trace`, or reach what can, if anything in them were run."""
+    """Returns trees that would make the file `trace`, or reach something that can, if anything in them were run."""
     shell, code = f"touch {trace}", f"open({str(trace)!r}, 'w')"
     system, execute = call("os.system", shell), call("builtins.exec", code)
     return {
@@ -272,7 +272,7 @@ def test_a_hostile_pickle_at_every_place_of_the_legacy_form(tmp_path, part):
 
 
 def state_of_attributes(**attributes) -> tuple:
-    """A state that pickle would set with setattr."""
+    """Returns a state that pickle would set with setattr."""
     return None, attributes
 
 
@@ -305,14 +305,14 @@ def state_of_attributes(**attributes) -> tuple:
         call("builtins.set", [[1]]),
         Op(b"\x82\x01"),  # an extension of copyreg
         Op(b"0" * 3),  # an empty stack
-        Op(b"r" + b"\xff" * 4),  # a memo of four thousand million places
-        Op(b"\x8e" + b"\xff" * 7 + b"\x7f"),  # as many bytes as can be
+        Op(b"r" + b"\xff" * 4),  # a memo of four thousand million entries
+        Op(b"\x8e" + b"\xff" * 7 + b"\x7f"),  # the largest number of bytes
     ],
 )
 def test_odd_objects_are_damage(tmp_path, form, odd):
     tree = {"w": tensor(), "odd": odd}
     refused(form(tmp_path / "w.pth", tree, {"0": F4}))
-    same(read_weights(form(tmp_path / "w.pth", {"w": tensor()}, {"0": F4})), {"w": F4.reshape(2, 3)})  # nothing stuck
+    same(read_weights(form(tmp_path / "w.pth", {"w": tensor()}, {"0": F4})), {"w": F4.reshape(2, 3)})
 
 
 def test_attributes_of_a_mapping_are_forgotten(tmp_path):
@@ -324,7 +324,7 @@ def test_attributes_of_a_mapping_are_forgotten(tmp_path):
 
 @pytest.fixture
 def little_memory():
-    """Little more than is in use now, so that allocating what a file only claims to hold fails."""
+    """Limits the memory, so that allocating what a file only claims to have fails."""
     limits = resource.getrlimit(resource.RLIMIT_AS)
     with open("/proc/self/statm", encoding="ascii") as statm:
         used = int(statm.read().split()[0]) * resource.getpagesize()

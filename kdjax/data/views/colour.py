@@ -89,9 +89,7 @@ def _equalizing(flat: Array) -> Array:
     """Returns the new value of each byte, [rows, 256], for bytes [rows, pixels]."""
     rows, pixels = flat.shape
     counts = jnp.zeros((rows, 256), jnp.int32).at[jnp.arange(rows)[:, None], flat].add(1)
-    last = jnp.take_along_axis(
-        counts, jnp.max(flat, axis=1, keepdims=True), axis=1
-    )  # pixels of the largest value
+    last = jnp.take_along_axis(counts, jnp.max(flat, axis=1, keepdims=True), axis=1)  # pixels of the largest value
     step = (pixels - last) // 255
     below = jnp.cumsum(counts, axis=1) - counts
     table = jnp.minimum((step // 2 + below) // jnp.maximum(step, 1), 255)

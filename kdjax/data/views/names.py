@@ -16,8 +16,8 @@ class View(NamedTuple):
       flip: Whether images are flipped left to right with probability 1/2.
       rotate: Largest angle of a random rotation in degrees; the corners become black.
       jitter: Range of the random changes of brightness, contrast and colour, which are made in random order.
-      policy: '', 'autoaugment_cifar10', 'randaugment' or 'randaugment_timm'. Its geometric operations are applied before
-        all changes of colours, in the same gather as the crop.
+      policy: '', 'autoaugment_cifar10', 'randaugment' or 'randaugment_timm'. Its geometric operations are applied
+        before all changes of colours, in the same gather as the crop.
       count: Number of operations of RandAugment.
       magnitude: Magnitude of RandAugment's operations, up to 30 (up to 10 for 'randaugment_timm').
       hole: Side of one square of zeros, in pixels, or below 1 as a fraction of the view's side. Its centre is anywhere

@@ -3,6 +3,7 @@
 import pathlib
 import zipfile
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,14 +25,24 @@ def load_arrays(data_dir: str, *, path: str, num_classes: int | None = None, tes
     """
     where = f"data set 'arrays' ({path})"
     arrays = _read_npz(path, data_dir, where)
-    parts = [_part(arrays, "", where)]
+    train, num_train = _part(arrays, "", where), None
+    images, labels, soft = train
     if "test_images" in arrays:
-        parts.append(_part(arrays, "test_", where))
-        _check_alike(*parts, where)
-    images, labels, soft = (None if group[0] is None else np.concatenate(group) for group in zip(*parts, strict=True))
+        held_out, num_train = _part(arrays, "test_", where), len(train.images)
+        _check_alike(train, held_out, where)
+        images, labels = np.concatenate([images, held_out.images]), np.concatenate([labels, held_out.labels])
+        soft = None if soft is None or held_out.soft is None else np.concatenate([soft, held_out.soft])
     if num_classes is None:
         num_classes = soft.shape[-1] if soft is not None else int(labels.max(initial=0)) + 1
-    return Rows(images, labels, soft, num_classes, len(parts[0][0]) if len(parts) == 2 else None, test)
+    return Rows(images, labels, soft, num_classes, num_train, test)
+
+
+class _Part(NamedTuple):
+    """The arrays of the training or the test set; soft may be None."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    soft: np.ndarray | None
 
 
 def _read_npz(path: str, data_dir: str, where: str) -> dict[str, np.ndarray]:
@@ -46,20 +57,19 @@ def _read_npz(path: str, data_dir: str, where: str) -> dict[str, np.ndarray]:
         raise UserError(f"{where} is not an .npz file of plain arrays: {reason}") from error
 
 
-def _part(arrays: Mapping[str, np.ndarray], prefix: str, where: str) -> tuple:
-    """Returns the images, the labels, and soft or None."""
+def _part(arrays: Mapping[str, np.ndarray], prefix: str, where: str) -> _Part:
     for name in ("images", "labels"):
         if prefix + name not in arrays:
             raise UserError(f"{where} has no array '{prefix}{name}'.{nearest(prefix + name, arrays)}")
-    images, labels, soft = (arrays.get(prefix + name) for name in ("images", "labels", "soft"))
+    images, labels = arrays[prefix + "images"], arrays[prefix + "labels"]
     if len(np.atleast_1d(images)) != len(np.atleast_1d(labels)):
         shapes = f"{prefix}images {list(images.shape)} and {prefix}labels {list(labels.shape)}"
         raise UserError(f"{where}: {shapes} differ in length.")
-    return images, labels, soft
+    return _Part(images, labels, arrays.get(prefix + "soft"))
 
 
-def _check_alike(train: tuple, test: tuple, where: str) -> None:
-    for name, a, b in zip(("images", "labels", "soft"), train, test, strict=True):
+def _check_alike(train: _Part, test: _Part, where: str) -> None:
+    for name, a, b in zip(_Part._fields, train, test, strict=True):
         if (a is None) != (b is None):
             raise UserError(f"{where} has {name} for only one of training and test; give both or none.")
         if a is not None and (a.shape[1:] != b.shape[1:] or a.dtype != b.dtype):

@@ -244,7 +244,7 @@ def _scan_records(source: Any, where: str) -> tuple[np.ndarray, np.ndarray, np.n
 
 
 def _kept(file: pathlib.Path, rows: int, info: pathlib.Path) -> tuple | None:
-    """Returns what `_keep` saved, or None if there is nothing, or the set was prepared anew since."""
+    """Returns what `_keep` saved, or None if there is nothing, or the set was prepared again since."""
     try:
         if file.stat().st_mtime_ns < info.stat().st_mtime_ns:
             return None

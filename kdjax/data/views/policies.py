@@ -152,8 +152,8 @@ def _row(name: str, part: float, height: int, width: int) -> tuple[list, int, li
     """Returns the affine maps, the code and the amounts of an operation at a fraction of its largest magnitude."""
     signed = [sign * SIGNED.get(name, 0.0) * part for sign in (1, -1)]
     warp = geometry.WARPS.get(name, geometry.WARPS["translate_x"])
-    moves = signed if name in geometry.WARPS else [0.0, 0.0]
-    maps = [geometry.fixed(warp(amount, height, width)) for amount in moves]
+    warp_amounts = signed if name in geometry.WARPS else [0.0, 0.0]
+    maps = [geometry.fixed(warp(amount, height, width)) for amount in warp_amounts]
     if name in LEVELS:
         start, end = LEVELS[name]
         amounts = [int(np.rint(start + (end - start) * part))] * 2 if name == "posterize" else [

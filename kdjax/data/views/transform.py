@@ -118,8 +118,8 @@ def _choose(tables: policies.Tables, words: Array) -> list[tuple[Array | None, A
         sign = words[:, 3 * slot + 2] >> 31
         matrix = jnp.where(applied[:, None], jnp.asarray(tables.warps[slot])[choice, sign], STILL)
         code = jnp.where(applied, jnp.asarray(tables.codes[slot])[choice], colour.NOTHING)
-        moves = (tables.warps[slot] != STILL).any()
-        chosen.append((matrix if moves else None, code, jnp.asarray(tables.amounts[slot])[choice, sign]))
+        has_warp = (tables.warps[slot] != STILL).any()
+        chosen.append((matrix if has_warp else None, code, jnp.asarray(tables.amounts[slot])[choice, sign]))
     return chosen
 
 

@@ -13,7 +13,7 @@ from kdjax.arguments import check_arguments, signature_of
 from kdjax.data.dataset import Dataset
 from kdjax.data.soft_targets import mixed_targets, soft_labels
 from kdjax.data.superclasses import superclasses
-from kdjax.errors import UserError, lookup, nearest
+from kdjax.errors import UserError, lookup
 from kdjax.randomness import philox
 
 

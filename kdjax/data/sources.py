@@ -21,7 +21,7 @@ from kdjax.data.overlap import shared_rows
 from kdjax.data.protocols import apply_protocols
 from kdjax.data.splits import make_splits
 from kdjax.data.tfds_source import is_official, load_fashion_mnist, load_stl10, load_svhn, load_tfds
-from kdjax.errors import UserError, lookup, nearest
+from kdjax.errors import UserError, lookup
 from kdjax.randomness import philox
 
 UNITS = ("scale", "mean", "std")  # in this order below; config.data.args may replace each of them

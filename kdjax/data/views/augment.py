@@ -16,24 +16,29 @@ __all__ = ["materialize", "mixed", "normalise", "padding", "render", "resize"]
 
 
 def materialize(arrays: Mapping[str, Array] | None, batch: Batch) -> MaterializedBatch:
-    """Makes resident and streamed batches alike.
+    """Returns the arrays of a batch, in the same form for resident and streamed data.
 
     Args:
-      arrays: the resident set, 'images' [rows, ...], 'labels' [rows] and perhaps 'soft' [rows, classes];
-        None for a stream.
-      batch: with indices, and with arrays where it is streamed.
+      arrays: Resident arrays: 'images' [rows, ...], 'labels' [rows] and perhaps 'soft' [rows, classes]; None if the data
+        is streamed.
+      batch: Batch of rows; if the data is streamed, with its images and targets.
     """
     return _read(arrays, batch, batch.index, 0)
 
 
 def materialize_partners(arrays: Mapping[str, Array] | None, batch: Batch) -> MaterializedBatch:
-    """Returns as `materialize` does what the batch's examples are mixed with."""
+    """Returns the arrays of the examples with which the examples of a batch are mixed.
+
+    Args:
+      arrays: Resident arrays, as for `materialize`; None if the data is streamed.
+      batch: Batch with partners.
+    """
     return _read(arrays, batch, batch.partner, batch.index.shape[0])
 
 
 def _read(arrays: Mapping[str, Array] | None, batch: Batch, index: Array, first: int) -> MaterializedBatch:
-    """Rows `index` of a resident set, or those of a stream's batch from `first` on."""
-    if batch.images is None:
+    """Reads the rows `index` of resident arrays, or a streamed batch from its example `first` on."""
+    if arrays is not None and batch.images is None:
         soft = arrays.get("soft")
         labels = jnp.asarray(arrays["labels"])[index]
         return MaterializedBatch(arrays["images"], index, labels, None if soft is None else jnp.asarray(soft)[index])

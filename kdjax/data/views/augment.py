@@ -19,8 +19,8 @@ def materialize(arrays: Mapping[str, Array] | None, batch: Batch) -> Materialize
     """Returns the arrays of a batch, in the same form for resident and streamed data.
 
     Args:
-      arrays: Resident arrays: 'images' [rows, ...], 'labels' [rows] and perhaps 'soft' [rows, classes]; None if the data
-        is streamed.
+      arrays: Resident arrays: 'images' [rows, ...], 'labels' [rows] and perhaps 'soft' [rows, classes]; None if the
+        data is streamed.
       batch: Batch of rows; if the data is streamed, with its images and targets.
     """
     return _read(arrays, batch, batch.index, 0)

@@ -1,9 +1,5 @@
 """The input of a network, against the same steps written in NumPy or Pillow for one example at a time."""
 
-import io
-import os
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +10,7 @@ from kdjax.data import Stored
 from kdjax.data.views import augment
 from kdjax.data.views import transform as views
 from kdjax.types import Batch
+from tests.data.real_data import photographs
 
 CIFAR = Stored(1 / 255, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), ("crop_flip", "crop", "none"))
 render = jax.jit(augment.render, static_argnames=("view", "stored", "train"))
@@ -145,16 +142,8 @@ def test_real_images_are_cropped_and_flipped_as_pil_does():
     """Compares 200 photographs of CIFAR with RandomCrop(32, padding=4) and a flip made with Pillow."""
     image_module = pytest.importorskip("PIL.Image")
     ops = pytest.importorskip("PIL.ImageOps")
-    default = pathlib.Path(__file__).parents[3] / "shared" / "data"
-    file = pathlib.Path(os.environ.get("KDJAX_SHARED_DATA", default)) / "cifar10_test_jpeg.npz"
-    if not file.is_file():
-        pytest.skip("no folder of real images (KDJAX_SHARED_DATA)")
-    with np.load(file) as stored:
-        ends = np.cumsum(stored["length"][:200])
-        jpeg = stored["jpeg"][: ends[-1]].tobytes()
-    files = [io.BytesIO(jpeg[start:end]) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
-    photos = [image_module.open(file).convert("RGB") for file in files]
-    images, rows = np.stack([np.asarray(photo) for photo in photos]), np.arange(200, dtype=np.int32)
+    images, _ = photographs(200)
+    photos, rows = [image_module.fromarray(image) for image in images], np.arange(200, dtype=np.int32)
     seen = render(images, rows, rows, 1, 2, view="crop_flip", stored=CIFAR, train=True)
     expected, flips = [], 0
     for row, photo in enumerate(photos):

@@ -1,9 +1,5 @@
 """CIFAR-10H: human labels beside the test images; another order or other content is refused."""
 
-import io
-import os
-import pathlib
-
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -12,6 +8,7 @@ from kdjax.config import defaults
 from kdjax.data import load_dataset
 from kdjax.data.cifar10h import load_cifar10h
 from kdjax.errors import UserError
+from tests.data.real_data import DATA_DIR, load_or_skip
 from tests.data.test_cifar import content, files_of, unpack
 
 ARCHIVE = "cifar-10-python.tar.gz"
@@ -84,29 +81,14 @@ def test_missing_files_and_other_content_are_refused(cifar):
     refused("is not an .npy or .npz file of plain arrays", folder, labels="cut.npz")
 
 
-@pytest.fixture(scope="module")
-def shared():
-    default = pathlib.Path(__file__).parents[3] / "shared" / "data"
-    folder = pathlib.Path(os.environ.get("KDJAX_SHARED_DATA", default))
-    if not (folder / "cifar10_test_jpeg.npz").is_file():
-        pytest.skip("no folder of real images (KDJAX_SHARED_DATA)")
-    return folder
-
-
-def test_the_real_labels_agree_with_the_real_order(tmp_path, shared):
-    """The pixels are those of JPEG files. Some are decoded; the labels show that the order is right."""
-    from PIL import Image
-
-    files = files_of("cifar10", "cifar-10-binary.tar.gz")
-    with np.load(shared / "cifar10_test_jpeg.npz") as stored:
-        label, ends = stored["label"].astype(np.uint8), np.cumsum(stored["length"])
-        first = np.asarray(Image.open(io.BytesIO(stored["jpeg"][: ends[0]].tobytes())))
-    planes = np.zeros((10_000, 3072), np.uint8)
-    planes[0] = first.transpose(2, 0, 1).ravel()
-    files["test_batch.bin"] = np.hstack([label[:, None], planes]).tobytes()
-    unpack(tmp_path, "cifar-10-binary.tar.gz", files)
-    soft_labels = shared / "cifar10_test_soft_labels.npz"
-    rows = load_cifar10h(str(tmp_path), labels=str(soft_labels))
-    np.testing.assert_array_equal(rows.images[0], first)
-    np.testing.assert_allclose(rows.soft, np.load(soft_labels)["cifar10h_probs"], atol=1e-6)
+def test_the_real_labels_agree_with_the_real_order(tmp_path):
+    """The human labels of CIFAR-10's test images, in the order of the images."""
+    human = load_or_skip(name="arrays", args={"path": "cifar10_human.npz"})
+    cifar = load_or_skip(name="cifar10")
+    soft, test = human.soft[human.splits["test"]], cifar.splits["test"]
+    np.save(tmp_path / "soft.npy", soft)
+    rows = load_cifar10h(str(DATA_DIR), labels=str(tmp_path / "soft.npy"))
+    np.testing.assert_array_equal(rows.images, cifar.images[test])
+    np.testing.assert_array_equal(rows.labels, cifar.labels[test])
+    np.testing.assert_allclose(rows.soft, soft, atol=1e-6)
     assert 0.99 < (rows.soft.argmax(axis=1) == rows.labels).mean() < 1 and rows.test == 0.5

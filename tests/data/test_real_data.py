@@ -1,21 +1,16 @@
 """The doors on the real data sets, one training step each.
 
-Reads the folder that the environment variable KDJAX_TEST_DATA names, or else the folder `data` of the project, and
-skips the sets that are not there. The sets are the original files of CIFAR-10 and CIFAR-100, and `cifar10_human.npz`:
-CIFAR-10 with the labels that people gave as `soft` and `test_soft`.
+The sets are the original files of CIFAR-10 and CIFAR-100, and `cifar10_human.npz`: CIFAR-10 with the labels that people
+gave as `soft` and `test_soft`. See `real_data` for where they are read from.
 """
 
 import json
-import os
-import pathlib
 
 import pytest
 
-from kdjax.config import defaults
-from kdjax.data import load_dataset
 from kdjax.data.overlap import overlaps
-from kdjax.errors import UserError
 from kdjax.store import Store
+from tests.data.real_data import DATA_DIR, load_or_skip
 
 pytestmark = pytest.mark.slow
 HUMAN = {"name": "arrays", "args": {"path": "cifar10_human.npz"}, "view": "none", "targets": "soft"}
@@ -27,25 +22,11 @@ SETS = {
 }
 
 
-@pytest.fixture(scope="module")
-def data_dir(root) -> pathlib.Path:
-    return pathlib.Path(os.environ.get("KDJAX_TEST_DATA") or root / "data").absolute()
-
-
-def load_or_skip(data_dir: pathlib.Path, fields: dict):
-    config = defaults()
-    config.data.update(fields)
-    try:
-        return load_dataset(config.data, str(data_dir))
-    except UserError as error:
-        pytest.skip(f"set KDJAX_TEST_DATA to a folder with the data: {error}")
-
-
 @pytest.mark.parametrize("name", SETS)
-def test_every_door_works_on_real_data(name, data_dir, tmp_path, root, door):
+def test_every_door_works_on_real_data(name, tmp_path, root, door):
     setting, per_class, fields = SETS[name]
-    load_or_skip(data_dir, fields)
-    places = (f"--data_dir={data_dir}", f"--store={tmp_path}")
+    load_or_skip(**fields)
+    places = (f"--data_dir={DATA_DIR}", f"--store={tmp_path}")
     one_step = ["--config.epochs=1", "--config.data.validation=0.1", "--config.select=last"]
     one_step += [f"--config.data.protocols={{'subset': {{'per_class': {per_class}}}}}"]
     one_step += [f"--config.data.{field}={value}" for field, value in fields.items()]
@@ -73,8 +54,8 @@ def test_every_door_works_on_real_data(name, data_dir, tmp_path, root, door):
     assert (tmp_path / "views.png").stat().st_size > 1000
 
 
-def test_cifar100_has_ten_test_images_in_its_training_set(data_dir):
+def test_cifar100_has_ten_test_images_in_its_training_set():
     """Barz & Denzler, Do We Train on Test Data? Purging CIFAR of Near-Duplicates (2020) found ten exact duplicates."""
-    dataset = load_or_skip(data_dir, {"name": "cifar100", "validation": 0.0, "report_unshared": True})
+    dataset = load_or_skip(name="cifar100", validation=0.0, report_unshared=True)
     assert overlaps(dataset.images, dataset.splits) == {("train", "test"): 10}
     assert len(dataset.shared_test) == 10

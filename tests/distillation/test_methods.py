@@ -1,15 +1,10 @@
 """Every method of the papers' tables learns, gives the same numbers on any devices, and can be added to any other."""
 
-import io
-import os
-import pathlib
-
 import jax
 import numpy as np
 import pytest
 from four_layers import FourLayers
 from ml_collections import ConfigDict
-from PIL import Image
 from small_world import batches_of, largest_difference, start
 
 from configs import student
@@ -19,6 +14,7 @@ from kdjax.training import metrics, parallel
 from kdjax.training.loop import compiled
 from kdjax.training.plan import plan_with, resolve
 from kdjax.training.teachers import Teacher
+from tests.data import real_data
 
 METHODS = [method for method in student.METHODS if method not in ("alone", "hsakd")]  # hsakd needs networks of its own
 WIDER = (6, 8, 12)  # widths of the teacher
@@ -236,18 +232,9 @@ def test_hsakd_teaches_from_a_teacher_that_was_trained_to(config, one_device, tm
 
 @pytest.fixture(scope="session")
 def photographs(tmp_path_factory) -> str:
-    """The first 128 CIFAR-10 test images where they are at hand: so few that CRD meets each several times."""
-    default = pathlib.Path(__file__).parents[3] / "shared" / "data"
-    file = pathlib.Path(os.environ.get("KDJAX_SHARED_DATA", default)) / "cifar10_test_jpeg.npz"
-    if not file.is_file():
-        pytest.skip("no folder of real images (KDJAX_SHARED_DATA)")
-    with np.load(file) as stored:
-        ends, labels = np.cumsum(stored["length"][:128]), stored["label"][:128]
-        jpeg = stored["jpeg"][: ends[-1]].tobytes()
-    files = [io.BytesIO(jpeg[start:end]) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
-    images = np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files])
+    """Writes the first 128 test images of CIFAR-10: so few that CRD sees each of them several times."""
+    images, labels = real_data.photographs(128)
     path = tmp_path_factory.mktemp("cifar") / "photographs.npz"
-    labels = labels.astype(np.int64)
     np.savez(path, images=images, labels=labels, test_images=images[:8], test_labels=labels[:8])
     return str(path)
 

@@ -40,7 +40,7 @@ def test_a_teams_views_are_counted():
 
 
 def test_what_no_config_knows_is_refused():
-    with pytest.raises(UserError, match="'smok' is no word.*Did you mean 'smoke'"):
+    with pytest.raises(UserError, match="unknown word 'smok'.*Did you mean 'smoke'"):
         config.get_config("smok")
     chosen = config.get_config("smoke")
     chosen.teams = ("wx",)

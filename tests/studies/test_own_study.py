@@ -54,7 +54,7 @@ from configs import ce_teacher
 
 def get_config():
     study = ConfigDict()
-    study.kind = "mine:LengthStudy"
+    study.kind = "length_study:LengthStudy"
     study.lengths = (1, 2)
     study.network = ce_teacher.get_config("smoke")
     return study
@@ -62,7 +62,7 @@ def get_config():
 
 
 def test_one_file_is_a_study(tmp_path, door):
-    (tmp_path / "mine.py").write_text(STUDY)
+    (tmp_path / "length_study.py").write_text(STUDY)
     (tmp_path / "config.py").write_text(CONFIG)
     line = (f"--config={tmp_path}/config.py", f"--store={tmp_path}/runs")
     done = door("kdjax.run_study", *line, cwd=tmp_path)
@@ -82,15 +82,15 @@ def test_one_file_is_a_study(tmp_path, door):
     [
         ("croos", "unknown study.kind 'croos'. Did you mean 'cross'"),
         ("nowhere:Study", "study.kind 'nowhere:Study': importing nowhere failed"),
-        ("mine:LengthStudi", "mine has no 'LengthStudi'. Did you mean 'LengthStudy'"),
-        ("mine:function", "must name a dataclass with the methods run, report and figures"),
-        ("mine:RunConfig", "must name a dataclass with the methods run, report and figures"),
+        ("length_study:LengthStudi", "length_study has no 'LengthStudi'. Did you mean 'LengthStudy'"),
+        ("length_study:function", "must name a dataclass with the methods run, report and figures"),
+        ("length_study:RunConfig", "must name a dataclass with the methods run, report and figures"),
     ],
 )
 def test_what_is_no_study_is_refused(kind, words, tmp_path, monkeypatch):
-    (tmp_path / "mine.py").write_text(STUDY)
+    (tmp_path / "length_study.py").write_text(STUDY)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(__import__("sys").modules, "mine", raising=False)
+    monkeypatch.delitem(__import__("sys").modules, "length_study", raising=False)
     study = quickstart.get_config("smoke")
     study.kind = kind
     with pytest.raises(UserError, match=words):

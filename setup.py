@@ -1,4 +1,4 @@
-"""Installs kdjax; exact versions are pinned in constraints.txt, here stand lower bounds only."""
+"""Installs kdjax. This file has lower bounds; constraints.txt has the exact versions that kdjax is tested with."""
 
 import pathlib
 import re
@@ -22,7 +22,7 @@ setup(
         "absl-py>=2.1",
         "flax>=0.12",
         "grain>=0.2.14",
-        "importlib_resources>=6.0",  # tfds needs it and does not say so
+        "importlib_resources>=6.0",  # tensorflow-datasets imports it without requiring it
         "jax>=0.10",
         "jinja2>=3.1",
         "matplotlib>=3.9",
@@ -31,7 +31,7 @@ setup(
         "numpy>=2.0",
         "optax>=0.2.5",
         "orbax-checkpoint>=0.12",
-        "pillow>=10.0",  # tfds needs it and does not say so
+        "pillow>=10.0",  # tensorflow-datasets imports it without requiring it
         "pooch>=1.8",
         "requests>=2.31",
         "scikit-learn>=1.5",
@@ -48,9 +48,14 @@ setup(
             "nbformat>=5.10",
             "ipykernel>=6.29",
             "tensorboardX>=2.6",
+            "hypothesis>=6.100",
+            # Pinned, since other releases format and check otherwise. [nodejs] brings Node as a wheel; without it
+            # pyright downloads Node when it first runs.
+            "ruff==0.17.6",
+            "pyright[nodejs]==1.1.414",
         ],
         "tensorboard": ["tensorboardX>=2.6"],
-        "torch": ["torch>=2.2"],  # for the tests that compare with it
+        "torch": ["torch>=2.2"],  # for the tests that compare kdjax with torch
         "tf": ["tensorflow-cpu>=2.16"],
     },
 )

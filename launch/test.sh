@@ -1,15 +1,39 @@
 #!/usr/bin/env bash
-# The whole test suite.
-# Usage: launch/test.sh [--slow] [PYTEST ARGUMENTS]     --slow: also the tests marked slow, compiled as users compile.
+# Checks the style and the types of the code and runs its tests.
+# Usage: launch/test.sh [--slow | --check] [PYTEST ARGUMENTS]
+#   --slow             also runs the tests that are marked slow, with programs compiled as users compile them
+#   --check            runs ruff and pyright and no test
+#   PYTEST ARGUMENTS   are passed on, such as "-k identities" or a path below tests/; ruff and pyright are then skipped
+# The exit code is not 0 if a check or a test fails. tests/README.md says more.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 launch/setup.sh test
-chosen=(-m "not slow")
-if [ "${1:-}" = "--slow" ]; then
-  chosen=(); shift
-else
+
+TYPED="kdjax/losses kdjax/analysis kdjax/distillation kdjax/store kdjax/studies kdjax/types.py kdjax/config.py"
+
+# Runs all three checks, so that one call shows everything there is to correct; none of them needs a network.
+check() {
+  local failed=0
+  .venv/bin/ruff check . || failed=1
+  .venv/bin/ruff format --check . || failed=1
+  # The variable keeps pyright from asking on the network whether there is a newer release.
+  PYRIGHT_PYTHON_IGNORE_WARNINGS=1 .venv/bin/pyright --pythonpath .venv/bin/python --level error $TYPED || failed=1
+  return $failed
+}
+
+mode=""
+case "${1:-}" in --slow | --check) mode="$1"; shift ;; esac
+if [ $# -eq 0 ]; then
+  check || { echo "kdjax: the checks above failed, so no test was run; 'launch/test.sh tests' runs the tests alone" >&2; exit 1; }
+fi
+if [ "$mode" = "--check" ]; then exit 0; fi
+
+chosen=()
+if [ "$mode" != "--slow" ]; then
+  chosen=(-m "not slow")
   # Thousands of small programs run once each: optimising them takes longer than it saves.
   export JAX_DISABLE_MOST_OPTIMIZATIONS="${JAX_DISABLE_MOST_OPTIMIZATIONS:-1}"
 fi
-# Two processes, a file to each in turn; more would fight over the emulated devices' threads.
-exec .venv/bin/python -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder ${chosen[@]+"${chosen[@]}"} "$@"
+# Two processes; each takes one file after the other. More would fight over the threads of the emulated devices.
+# Arguments may name paths, so the default is given only without them.
+exec .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder ${chosen[@]+"${chosen[@]}"} "${@:-tests}"

@@ -1,91 +1,253 @@
-"""The README's commands, code and claims are run."""
+"""Every command and every Python block of every README runs, in the order of its file, and every link has a target."""
 
+import importlib.util
 import pathlib
 import re
 import shlex
+import signal
 import subprocess
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
+import jax
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+IGNORED = ("runs", "data", "report", "build")  # folders at the top that users' commands make
+DOCUMENTS = [ROOT / "README.md"] + sorted(
+    path
+    for path in ROOT.rglob("README.md")
+    if path.parent != ROOT
+    and path.relative_to(ROOT).parts[0] not in IGNORED
+    and not any(part.startswith(".") for part in path.relative_to(ROOT).parts)
+)
 
+TRAIN = r"python -m kdjax\.train_(?:teacher|student)"
+# What is run in place of a command that takes long or needs a data set: a regular expression of the whole command, and
+# its smoke form, in which \1, \2, ... are the groups of the expression. The first row that matches counts.
+SMOKE_FORMS = {
+    r"\./launch/quickstart\.sh": r"./launch/quickstart.sh --smoke",
+    r"\./launch/study\.sh (\w+)(?::\S+)?( .*)?": r"./launch/study.sh \1:smoke\2",
+    r"(.* --config=configs/studies/\w+\.py)(?::\S+)?( .*)?": r"\1:smoke\2",
+    r"(.* --config=configs/tolerant_generations\.py)( .*)?": r"\1:smoke\2",
+    r".* --config=configs/function_matching\.py.*": (
+        "python -m kdjax.train_student --config=configs/function_matching.py:smoke"
+        " --config.teachers.a.run=gaussian/mlp-mse-smoke-s0"
+    ),
+    rf"({TRAIN} --config=configs/\w+_(?:teacher|student)\.py):(?:cifar10|cifar100|imagenet)\S*( .*)?": r"\1:smoke\2",
+    r".* --config=configs/student\.py:\w+,resnet32x4,resnet8x4": (
+        "python -m kdjax.train_student --config=configs/student.py:kd --config.teachers.a.run=digits/mlp-mse-s0"
+        " --config.epochs=1"
+    ),
+    r"(.* --config=configs/rethink_\w+\.py):digits,(.*)": r"\1:smoke,\2",
+    r"(python -m kdjax\.analyze --runs=digits/mlp-mse-s0),digits/mlp-alone-s0 .*": r"\1 --what=calibration",
+    r"python -m kdjax\.bench data .*": (
+        "python -m kdjax.bench data --config=configs/alone_student.py:cifar10,resnet8,resnet8 --only=crop_flip"
+        " --rounds=1 --steps=1"
+    ),
+    r"python -m kdjax\.bench losses .*": (
+        "python -m kdjax.bench losses --config=configs/student.py --only=kd --rounds=1 --steps=1"
+    ),
+    r"python -m kdjax\.bench models .*": (
+        "python -m kdjax.bench models --config=configs/ce_teacher.py:smoke --only=mlp --rounds=1 --steps=1"
+    ),
+    r"python -m kdjax\.prepare_data .*": "python -m kdjax.prepare_data --help",
+}
 
+# Commands that no test here runs, and why.
+NOT_RUN = {
+    r"git clone .*|cd .*|source .*|pip install .*": "They prepare the shell; the tests run in what they prepare.",
+    r"(\./)?launch/test\.sh.*": "It runs these tests.",
+    r"(\./)?launch/fetch_teachers\.sh.*": "It needs a network; test_fetch_teachers.py runs it against a local server.",
+}
+
+# These make their own runs, so that they need no other command, and take long even in their smoke forms: slow suite.
+ALONE = r"(\./)?launch/.*|python -m kdjax\.(run_study|bench|train_generations) .*"
+KNOWN = r"(\./)?launch/\w+\.sh.*|python -m kdjax\.\w+.*"
+LONG = ALONE + r"|.*(cifar|imagenet).*|python -m kdjax\.prepare_data .*"
+QUICK_ENOUGH = r"python -m kdjax\.(bench step|show_model) .*"  # of the long ones, those that run as they are printed
+
+SECONDS = 120  # that one command may take in the ordinary suite
+ADD_A_ROW = "Give it a smoke form in SMOKE_FORMS, or a reason in NOT_RUN, in tests/test_readme.py."
+HINT = f"The commands of the READMEs must run in the order in which they stand. If this one takes long: {ADD_A_ROW}"
 DOORS = "train_teacher train_student evaluate run_study bench import_torch export show_model".split()
 DOORS += ["show_views", "prepare_data", "train_generations", "analyze", "report"]
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+class Step(NamedTuple):
+    """Something that a reader of a README types: a command, or a block of Python."""
+
+    kind: str  # "command", "mention" (a command inside a sentence) or "python"
+    text: str
 
 
-def commands() -> list[str]:
-    """Every line of a bash block; '# smoke: ...' beside it says what the test runs in its place."""
-    lines = [line.strip() for block in blocks("bash") for line in block.splitlines()]
-    chosen = []
-    for line in filter(None, lines):
-        command, _, smoke = line.partition("# smoke:")
-        chosen.append((smoke or command.partition("#")[0]).strip())
-    return chosen
+def steps(text: str) -> Iterator[Step]:
+    """Yields the commands and the Python blocks of a README in their order."""
+    for found in re.finditer(r"```(\w*)\n(.*?)```|`((?:python -m kdjax\.|\./launch/)[^`\n]+)`", text, flags=re.DOTALL):
+        language, block, mention = found.groups()
+        if mention:
+            yield Step("mention", mention.strip())
+        elif language == "python":
+            yield Step("python", textwrap.dedent(block))
+        elif language in ("bash", "sh", "shell", "console"):
+            for line in block.replace("\\\n", " ").splitlines():
+                if command := re.sub(r"\s+", " ", re.sub(r"(^|\s)#.*", "", line)).strip():
+                    yield Step("command", command)
 
 
-def python_commands() -> list[str]:
-    return [command for command in commands() if command.startswith("python -m kdjax.")]
+def matches(pattern: str, command: str) -> bool:
+    return re.fullmatch(pattern, command) is not None
 
 
-def test_the_readme_has_the_commands_it_should():
-    doors = {command.split()[2] for command in python_commands()}
-    assert doors >= {f"kdjax.{door}" for door in DOORS}
-    others = [command for command in commands() if not command.startswith("python -m kdjax.")]
-    allowed = ("./launch/quickstart.sh", "./launch/test.sh", "./launch/fetch_teachers.sh", "git clone", "cd ")
-    assert all(command.startswith(allowed) for command in others), others
+def has_placeholder(mention: str) -> bool:
+    """Whether a command inside a sentence names what the reader fills in, such as METHOD or N."""
+    return bool(re.search(r"\b[A-Z][A-Z_]*\b|\.\.\.|…|<", mention))
 
 
-# Doors whose commands need no run that another command made; long, and their parts are tested in small elsewhere.
-ALONE = ("run_study", "bench", "train_generations")
+def form(command: str) -> str | None:
+    """Returns what is run in place of a command, None where NOT_RUN says why it is not."""
+    if any(matches(pattern, command) for pattern in NOT_RUN):
+        return None
+    for pattern, smoke in SMOKE_FORMS.items():
+        if found := re.fullmatch(pattern, command):
+            return found.expand(smoke).strip()
+    assert matches(KNOWN, command), f"'{command}' is no command of kdjax. {ADD_A_ROW}"
+    quick = "smoke" in command or matches(QUICK_ENOUGH, command) or not matches(LONG, command)
+    assert quick, f"'{command}' takes long. {ADD_A_ROW}"
+    return command
 
 
-def stands_alone(command: str) -> bool:
-    return command.split()[2] in [f"kdjax.{door}" for door in ALONE]
+def check_mention(mention: str) -> None:
+    """Checks the door and the config file of a command that cannot be run, since it has a placeholder."""
+    if door := re.match(r"python -m (kdjax\.\w+)", mention):
+        assert importlib.util.find_spec(door[1]), f"there is no {door[1]}: {mention}"
+    for file in re.findall(r"(?:--config=|\./)([\w/]+\.(?:py|sh))", mention):
+        assert (ROOT / file).is_file(), f"there is no {file}: {mention}"
 
 
-def test_every_command_of_a_run_runs_in_order(tmp_path, door):
-    """From the project's folder, as printed, but for the place of the store."""
-    run_commands([line for line in python_commands() if not stands_alone(line)], tmp_path, door)
+def runnable(document: pathlib.Path, alone: bool) -> Iterator[tuple[str, str]]:
+    """Yields what to run of a README: (kind, command or code), of its commands those that stand alone or the others."""
+    for step in steps(document.read_text()):
+        if step.kind == "mention" and has_placeholder(step.text):
+            check_mention(step.text)
+        elif step.kind != "python" and (command := form(step.text)):
+            if matches(ALONE, command) == alone:
+                yield "command", command
+        elif step.kind == "python" and not alone:
+            yield "python", step.text
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory) -> pathlib.Path:
+    """The project's folder as a user has it, but with no runs and no data: links to the files, and room beside them."""
+    return make_workspace(tmp_path_factory.mktemp("project"))
+
+
+def make_workspace(folder: pathlib.Path) -> pathlib.Path:
+    for path in ROOT.iterdir():
+        if path.name not in (*IGNORED, ".git", ".pytest_cache"):
+            (folder / path.name).symlink_to(path)
+    return folder
+
+
+class TooLong(Exception):
+    """A command of the ordinary suite took more than SECONDS."""
+
+
+@pytest.fixture
+def limited(monkeypatch):
+    """Calls a function, and interrupts it after SECONDS."""
+
+    def stop(*_):
+        raise TooLong(f"more than {SECONDS} s")
+
+    def call(function: Callable, *args, **kwargs):
+        before = signal.signal(signal.SIGALRM, stop)
+        signal.alarm(SECONDS)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            signal.alarm(0)
+            signal.signal(signal.SIGALRM, before)
+
+    return call
+
+
+def names(paths: list[pathlib.Path]) -> list[str]:
+    return [str(path.relative_to(ROOT)) for path in paths]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=names(DOCUMENTS))
+def test_commands_and_python_run_in_order(document, workspace, door, limited, monkeypatch, one_device):
+    """One store serves all files; the README at the top comes first, so the others may use the runs that it makes."""
+    session: dict[str, object] = {"__name__": "README"}
+    for kind, text in runnable(document, alone=False):
+        if kind == "command":
+            name, *arguments = shlex.split(text)[2:]
+            done = limited(door, name, *arguments, cwd=workspace)
+            assert done.returncode == 0, f"{document}: {text}\n{done.stderr[-2000:]}\n{HINT}"
+        elif titled := re.match(r"# (\w+\.py)\n", text):
+            (workspace / titled[1]).write_text(text)
+        else:
+            with monkeypatch.context() as patch:
+                patch.chdir(workspace)
+                patch.syspath_prepend(workspace)
+                patch.setattr(jax, "local_devices", lambda: list(one_device))
+                limited(exec, compile(text, str(document), "exec"), session)
 
 
 @pytest.mark.slow
-def test_every_study_and_benchmark_runs(tmp_path, command):
-    run_commands([line for line in python_commands() if stands_alone(line)], tmp_path, command)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=names(DOCUMENTS))
+def test_studies_benchmarks_and_scripts_run(document, tmp_path, command):
+    folder = make_workspace(tmp_path)
+    for text in dict.fromkeys(text for _, text in runnable(document, alone=True)):
+        if text.startswith("python"):
+            done = command(*shlex.split(text)[2:], cwd=folder, PYTHONPATH=str(folder))
+        else:
+            skip_without_a_venv()
+            done = subprocess.run(shlex.split(text), cwd=folder, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, f"{document}: {text}\n{done.stderr[-2000:]}"
 
 
-def run_commands(lines: list[str], tmp_path: pathlib.Path, run: Callable) -> None:
-    (tmp_path / "mine").mkdir()
-    for name, text in re.findall(r"```python\n# (\w+\.py)\n(.*?)```", README, flags=re.DOTALL):
-        (tmp_path / "mine" / name).write_text(text)
-    for line in lines:
-        name, *arguments = shlex.split(line)[2:]
-        own = "--config=my_config.py" in arguments
-        store = [] if any(argument.startswith("--store") for argument in arguments) else [f"--store={tmp_path}/runs"]
-        arguments = [re.sub("=(teacher.safe|views.png|report)", rf"={tmp_path}/\1", argument) for argument in arguments]
-        arguments = [re.sub(r"^--store=runs", f"--store={tmp_path}/runs", argument) for argument in arguments]
-        store = [] if name in ("kdjax.bench", "kdjax.show_views", "kdjax.prepare_data") else store
-        done = run(name, *arguments, *store, cwd=tmp_path / "mine" if own else ROOT)
-        assert done.returncode == 0, f"{line}\n{done.stderr[-2000:]}"
+def skip_without_a_venv() -> None:
+    if not list((ROOT / ".venv").glob("kdjax-*")):
+        pytest.skip("no .venv: launch/setup.sh has not been run here")
+
+
+def test_the_readmes_have_the_commands_they_should():
+    texts = [step.text for document in DOCUMENTS for step in steps(document.read_text())]
+    doors = {found[1] for text in texts if (found := re.match(r"python -m kdjax\.(\w+)", text))}
+    assert doors >= set(DOORS)
+
+
+def test_an_unknown_long_command_must_be_given_a_smoke_form():
+    for command in (
+        "python -m kdjax.train_teacher --config=configs/new.py:cifar100,a,b",
+        "./launch/new.sh",
+        "make all",
+    ):
+        with pytest.raises(AssertionError, match="Give it a smoke form in SMOKE_FORMS"):
+            form(command)
+    assert form("python -m kdjax.run_study --config=configs/studies/a.py:x --store=b").endswith("a.py:smoke --store=b")
+    assert form("./launch/test.sh -k identities") is None
+
+
+def test_steps_of_a_readme_come_in_their_order():
+    text = "`./launch/a.sh b` and `c`:\n```bash\npython -m kdjax.d \\\n  --e=f#g  # h\n# i\n```\n```python\n1\n```\n"
+    found = [Step("mention", "./launch/a.sh b"), Step("command", "python -m kdjax.d --e=f#g"), Step("python", "1\n")]
+    assert list(steps(text)) == found
 
 
 def test_the_notebook_lines_run():
-    code = next(
-        block for block in blocks("python") if "from kdjax import losses" in block and not block.startswith("# ")
-    )
+    blocks = [step.text for step in steps((ROOT / "README.md").read_text()) if step.kind == "python"]
+    code = next(block for block in blocks if "from kdjax import losses" in block and not block.startswith("# "))
     assert sum(bool(line.strip()) for line in code.splitlines()) <= 6
     exec(compile(code, "README", "exec"), {})
 
 
-def test_the_quickstart_runs_in_an_existing_venv(tmp_path):
-    if not list((ROOT / ".venv").glob("kdjax-*")):
-        pytest.skip("no .venv: launch/setup.sh has not been run here")
+def test_the_quickstart_runs_in_an_existing_venv(tmp_path, door):
+    skip_without_a_venv()
     line = ["launch/quickstart.sh", "--smoke", f"--store={tmp_path}/quickstart"]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
@@ -93,9 +255,7 @@ def test_the_quickstart_runs_in_an_existing_venv(tmp_path):
     assert report.strip() in done.stdout and "| WTTM" in report
     again = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert again.returncode == 0 and report.strip() in again.stdout
-    page = [f"--store={tmp_path}/quickstart", f"--out={tmp_path}/page"]
-    line = [".venv/bin/python", "-m", "kdjax.report", *page]
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    done = door("kdjax.report", f"--store={tmp_path}/quickstart", f"--out={tmp_path}/page")
     assert done.returncode == 0, done.stderr
     html, row = (tmp_path / "page" / "report.html").read_text(), re.search(r"\| WTTM +\| MSE .*", report).group()
     last, best = (cell.strip() for cell in row.split("|")[4:6])
@@ -103,10 +263,10 @@ def test_the_quickstart_runs_in_an_existing_venv(tmp_path):
 
 
 def test_the_studies_of_the_claims_run_by_their_names(tmp_path):
-    named = re.findall(r"`\./launch/study\.sh (\w+)`", README)
+    texts = [step.text for document in DOCUMENTS for step in steps(document.read_text())]
+    named = [found[1] for text in texts if (found := re.match(r"\./launch/study\.sh (\w+)", text))]
     assert len(named) >= 5 and all((ROOT / "configs" / "studies" / f"{name}.py").is_file() for name in named)
-    if not list((ROOT / ".venv").glob("kdjax-*")):
-        pytest.skip("no .venv: launch/setup.sh has not been run here")
+    skip_without_a_venv()
     line = ["launch/study.sh", "noise:smoke", f"--store={tmp_path}"]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
@@ -116,7 +276,10 @@ def test_the_studies_of_the_claims_run_by_their_names(tmp_path):
 
 
 def test_the_claims_have_an_answer_each():
-    table = README.split("Do the papers' claims hold here?")[1].split("\n## ")[0]
+    """The table of claims, in whichever README it stands."""
+    tables = [text for document in DOCUMENTS if "| claim |" in (text := document.read_text())]
+    assert len(tables) == 1
+    table = "| claim |" + tables[0].split("| claim |")[1].split("\n\n")[0]
     rows = [line for line in table.splitlines() if line.startswith("|")][2:]
     assert len(rows) >= 5
     for row in rows:
@@ -124,5 +287,6 @@ def test_the_claims_have_an_answer_each():
 
 
 def test_every_link_to_a_file_leads_somewhere():
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
+    for document in DOCUMENTS:
+        for target in re.findall(r"\]\((?!http)([^)#]+)\)", document.read_text()):
+            assert (document.parent / target).exists(), f"{document}: {target}"

@@ -79,10 +79,10 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_a_teacher_and_a_student_of_ones_own(folder, command):
-    done = command("kdjax.train_teacher", "--config=teacher.py", "--run=mine", cwd=folder)
+def test_a_teacher_and_a_student_of_ones_own(folder, door):
+    done = door("kdjax.train_teacher", "--config=teacher.py", "--run=mine", cwd=folder)
     assert done.returncode == 0, done.stderr
-    done = command("kdjax.train_student", "--config=student.py", "--config.losses.sharp.alpha=3", cwd=folder)
+    done = door("kdjax.train_student", "--config=student.py", "--config.losses.sharp.alpha=3", cwd=folder)
     assert done.returncode == 0, done.stderr
     from kdjax.store import Store
 

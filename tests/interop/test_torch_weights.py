@@ -12,6 +12,9 @@ from kdjax.interop.state_dict import unwrap
 from kdjax.interop.torch_weights import from_state_dict, to_state_dict
 
 LARGE = ("vit_b32", "resnet152", "resnet101", "resnet50_cifar", "densenet100", "resnet32x4_aux", "vgg19", "deit3_small")
+# Other sizes of networks that stay in the ordinary suite.
+LARGE += ("resnet14", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet32x4", "resnet34")
+LARGE += ("resnet20_aux", "resnet56_aux", "wrn_16_2", "wrn_40_1", "wrn_40_2", "vgg11", "vgg13", "vgg16")
 NAMES = [
     pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name
     for name in sorted(set(models.MODELS) - {"mlp"})

@@ -87,7 +87,7 @@ def test_no_loss_is_forgotten():
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case[2] is not None])
 def test_equals_numpy(name):
     loss, student, expected = CASES[name]
-    value = np.asarray(loss(student))
+    value = np.asarray(jax.jit(loss)(student))
     assert value.shape == np.shape(expected) and value.dtype == np.float64
     np.testing.assert_allclose(value, expected, rtol=1e-6 if name == "dist" else 1e-10)
 
@@ -95,7 +95,7 @@ def test_equals_numpy(name):
 def test_svd_equals_numpy_under_one_sign_of_the_vectors():
     """The kernel of two stages depends on the signs of their vectors, so one map is used twice, which has one sign."""
     student, teacher = (EQUAL_S[0], EQUAL_S[0]), (EQUAL_T[0], EQUAL_T[0])
-    np.testing.assert_allclose(losses.svd(student, teacher), numpy_maps.svd(student, teacher), rtol=1e-9)
+    np.testing.assert_allclose(jax.jit(losses.svd)(student, teacher), numpy_maps.svd(student, teacher), rtol=1e-9)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -140,7 +140,7 @@ AT_EQUALITY = {
 @pytest.mark.parametrize("name", AT_EQUALITY)
 def test_zero_at_equality(name):
     # DIST's correlation has 1e-8 in its denominator, which is not small beside the variance of softened probabilities.
-    np.testing.assert_allclose(AT_EQUALITY[name](), 0, atol=1e-4 if name == "dist" else 1e-7)
+    np.testing.assert_allclose(jax.jit(AT_EQUALITY[name])(), 0, atol=1e-4 if name == "dist" else 1e-7)
 
 
 def test_known_minima():
@@ -176,13 +176,14 @@ INVARIANCES = {
 @pytest.mark.parametrize("name", INVARIANCES)
 def test_invariance(name):
     loss, student, change = INVARIANCES[name]
+    loss = jax.jit(loss)
     np.testing.assert_allclose(loss(change(student)), loss(student), rtol=1e-5, atol=1e-9)
 
 
 def test_order_of_examples_matters_to_correlation_alone():
     order = np.array([2, 0, 4, 1, 3])
     for name in ("similarity", "rkd", "pkt", "itrd_mutual"):
-        loss = getattr(losses, name)
+        loss = jax.jit(getattr(losses, name))
         np.testing.assert_allclose(loss(VECTORS[0][order], WIDER[order]), loss(VECTORS[0], WIDER), rtol=1e-9)
     shuffled = losses.correlation(VECTORS[0][order], VECTORS[1][order])
     assert abs(shuffled - losses.correlation(VECTORS[0], VECTORS[1])) > 1e-3
@@ -202,11 +203,12 @@ def test_dkd_is_kd_taken_apart():
 def test_dist_masks_the_columns_and_gathers_them_over_devices():
     student, teacher = (2 * rng.normal(size=(8, 6)) for _ in range(2))
     mask = np.array([1, 1, 0, 1, 1, 1, 0, 1], bool)
-    sliced = losses.dist(student[mask], teacher[mask])
-    np.testing.assert_allclose(losses.dist(student, teacher, mask=mask)[mask], sliced, rtol=1e-9)
+    dist = jax.jit(losses.dist)
+    sliced, whole = dist(student[mask], teacher[mask]), dist(student, teacher, mask=mask)
+    np.testing.assert_allclose(whole[mask], sliced, rtol=1e-9)
     shards = [x.reshape(4, 2, *x.shape[1:]) for x in (student, teacher, mask)]
-    spread = jax.vmap(lambda s, t, m: losses.dist(s, t, mask=m, axis_name="d"), axis_name="d")(*shards)
-    np.testing.assert_allclose(spread.reshape(8), losses.dist(student, teacher, mask=mask), rtol=1e-9)
+    spread = jax.jit(jax.vmap(lambda s, t, m: losses.dist(s, t, mask=m, axis_name="d"), axis_name="d"))(*shards)
+    np.testing.assert_allclose(np.reshape(spread, 8), whole, rtol=1e-9)
 
 
 def test_standardised_logits():
@@ -223,7 +225,8 @@ def test_standardised_logits():
 def test_standardised_constant_logits_have_the_derivative_of_the_formula(dtype):
     """z / (deviation + 1e-7) has the derivative 1e7 at deviation 0, as in PyTorch; 1000.1 is not exact in binary."""
     student = np.full_like(LOGITS[0], 1000.1, dtype=dtype)
-    gradient = jax.grad(lambda s: losses.kd(s, LOGITS[1].astype(dtype), temperature=1.0, standardize=True).sum())
+    total = lambda s: losses.kd(s, LOGITS[1].astype(dtype), temperature=1.0, standardize=True).sum()
+    gradient = jax.jit(jax.grad(total))
     p = numpy_maps.softmax((LOGITS[1] - LOGITS[1].mean(-1, keepdims=True)) / LOGITS[1].std(-1, ddof=1, keepdims=True))
     np.testing.assert_array_equal(losses.standardize_logits(student), 0)
     np.testing.assert_allclose(gradient(student), (1 / 6 - p) * 1e7, rtol=1e-4)
@@ -233,16 +236,17 @@ def test_differences_of_zero_have_no_gradient():
     """The derivative of |x| is 0 at 0, as in PyTorch."""
     teacher = VECTORS[1].copy()
     teacher[1, 2] = VECTORS[0][1, 2]
-    assert jax.grad(losses.correlation)(VECTORS[0], teacher)[1, 2] == 0
-    np.testing.assert_array_equal(jax.grad(losses.factor_transfer)(S3[2], S3[2]), 0)
+    assert np.asarray(jax.jit(jax.grad(losses.correlation))(VECTORS[0], teacher))[1, 2] == 0
+    np.testing.assert_array_equal(jax.jit(jax.grad(losses.factor_transfer))(S3[2], S3[2]), 0)
 
 
 @pytest.mark.parametrize("name", ["dkd", "nkd"])
 def test_a_class_that_both_sides_mask_out_plays_no_part(name):
-    loss, labels = getattr(losses, name), np.array([0, 1, 2, 3, 4])
+    loss, labels = jax.jit(getattr(losses, name)), np.array([0, 1, 2, 3, 4])
     masked = [np.concatenate([x, np.full((BATCH, 1), -np.inf)], axis=1) for x in LOGITS]
     np.testing.assert_allclose(loss(*masked, labels), loss(*LOGITS, labels), rtol=1e-12)
-    gradients = [jax.grad(lambda s, t: loss(s, t, labels).sum())(*pair) for pair in (masked, LOGITS)]
+    gradient = jax.jit(jax.grad(lambda s, t: loss(s, t, labels).sum()))
+    gradients = [np.asarray(gradient(*pair)) for pair in (masked, LOGITS)]
     np.testing.assert_allclose(gradients[0][:, :-1], gradients[1], atol=1e-12)
     np.testing.assert_array_equal(gradients[0][:, -1], 0)
 
@@ -258,8 +262,9 @@ SHIFTED = {
 @pytest.mark.parametrize("name", SHIFTED)
 def test_a_common_shift_of_the_logits_costs_no_precision(name):
     student, teacher = (np.round(64 * x) / 64 for x in LOGITS)  # so that a shift is exact in float32
-    shifted = SHIFTED[name](np.float32(student + 3e4), np.float32(teacher - 3e4))
-    np.testing.assert_allclose(shifted, SHIFTED[name](student, teacher), rtol=2e-5)
+    loss = jax.jit(SHIFTED[name])
+    shifted = loss(np.float32(student + 3e4), np.float32(teacher - 3e4))
+    np.testing.assert_allclose(shifted, loss(student, teacher), rtol=2e-5)
 
 
 def test_contrast_in_float32_adds_up_many_negatives():
@@ -273,15 +278,17 @@ def test_columns_of_one_value_are_zeros_to_itrd_correlation():
     """Rounding errors of constant columns are not scaled up to a deviation of 1."""
     student = np.tile(VECTORS[0][:1], (BATCH, 1))
     for dtype in (np.float32, np.float64):
-        value, gradient = jax.value_and_grad(losses.itrd_correlation)(student.astype(dtype), VECTORS[1].astype(dtype))
+        both = jax.jit(jax.value_and_grad(losses.itrd_correlation))
+        value, gradient = both(student.astype(dtype), VECTORS[1].astype(dtype))
         np.testing.assert_allclose(value, np.log2(7), rtol=1e-6)
         np.testing.assert_array_equal(gradient, 0)
 
 
 def test_distances_of_rkd_are_exact_in_float32_far_from_zero():
     student, teacher = np.round(64 * VECTORS[0]) / 64 + 100, np.round(64 * WIDER) / 64 - 100
-    value, gradient = jax.value_and_grad(losses.rkd)(student.astype(np.float32), teacher.astype(np.float32))
-    expected = jax.value_and_grad(losses.rkd)(student, teacher)
+    both = jax.jit(jax.value_and_grad(losses.rkd))
+    value, gradient = both(student.astype(np.float32), teacher.astype(np.float32))
+    expected = both(student, teacher)
     np.testing.assert_allclose(value, expected[0], rtol=2e-6)
     np.testing.assert_allclose(gradient, expected[1], rtol=1e-5, atol=1e-5 * np.abs(expected[1]).max())
 
@@ -290,13 +297,14 @@ def test_opposite_embeddings_are_finite_to_pkt_in_float32():
     """Their similarity is 0, which rounding can make more negative than the 1e-7 that the logarithm adds."""
     directions = np.random.default_rng(5).normal(size=(40, 1, 1024)).astype(np.float32)
     students = 10 * directions * np.array([[1], [-1.5]], np.float32)
-    values, gradients = jax.vmap(jax.value_and_grad(lambda s: losses.pkt(s, directions[:2, 0])))(students)
+    both = jax.jit(jax.vmap(jax.value_and_grad(lambda s: losses.pkt(s, directions[:2, 0]))))
+    values, gradients = both(students)
     assert np.isfinite(values).all() and np.isfinite(gradients).all()
 
 
 def test_margins_are_means_of_what_is_below_zero():
     scale, bias = np.array([1.0, -2.0, 0.5]), np.array([0.3, -1.0, 0.0])
-    for s, b, margin in zip(scale, bias, losses.ofd_margins(scale, bias), strict=True):
+    for s, b, margin in zip(scale, bias, jax.jit(losses.ofd_margins)(scale, bias), strict=True):
         draws = np.random.default_rng(0).normal(b, abs(s), 400_000)
         np.testing.assert_allclose(margin, draws[draws < 0].mean(), rtol=0.01)
     np.testing.assert_allclose(losses.ofd_margins(np.array([0.1]), np.array([5.0])), -0.3)  # almost never negative

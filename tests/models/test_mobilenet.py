@@ -9,7 +9,7 @@ from kdjax import models
 from kdjax.errors import UserError
 from kdjax.interop.torch_weights import to_state_dict
 
-SHAPE = (3, 32, 32, 3)
+SHAPE = (2, 16, 16, 3)
 V1, V2 = "mobilenetv1", "mobilenetv2_half"
 NAMES = ("stem", "stage1", "stage2", "stage3", "stage4")
 

@@ -79,18 +79,29 @@ def image_side(name):
     return 224 if name.startswith(("deit", "vit")) else 32
 
 
+def but_for(slow, names):
+    """Returns the names as parameters; those in `slow`, other sizes of a network that stays, are slow."""
+    return [pytest.param(name, marks=pytest.mark.slow) if name in slow else name for name in names]
+
+
+OTHER_SIZES = (
+    "resnet14 resnet20 resnet32 resnet44 resnet56 resnet110 resnet32x4 wrn_16_2 wrn_40_1 vgg11 vgg13 vgg16".split()
+)
+OTHER_SIZES += "resnet20_aux resnet56_aux resnet32x4_aux resnet34 resnet101 resnet152 densenet100 deit3_small".split()
+
+
 def test_every_network_is_counted():
     assert set(COUNTS) == set(models.MODELS) - {"mlp", "wrn"}
 
 
-@pytest.mark.parametrize("name", COUNTS)
+@pytest.mark.parametrize("name", but_for(OTHER_SIZES, COUNTS))
 def test_parameters_and_statistics_at_100_classes(name):
     side = image_side(name)
     shapes = models.variable_shapes(models.create_model(name, 100), (1, side, side, 3))
     assert (scalars(shapes["params"]), scalars(shapes["batch_stats"])) == COUNTS[name]
 
 
-@pytest.mark.parametrize("name", IMAGENET)
+@pytest.mark.parametrize("name", but_for(OTHER_SIZES, IMAGENET))
 def test_parameters_at_1000_classes(name):
     shapes = models.variable_shapes(models.create_model(name, 1000), (1, 224, 224, 3))
     assert scalars(shapes["params"]) == IMAGENET[name]
@@ -212,9 +223,10 @@ def test_logits_and_features_equal_numpy(name, args, forward, image):
 
 
 SMALL = {name: args for name, args, _, _ in FORWARD} | {"resnet8": {"widths": (4, 4, 6, 8)}}
+ONE_OF_A_KIND = but_for(("vgg16", "resnet18", "resnet50_cifar", "densenet100", "deit3_small"), SMALL)
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", ONE_OF_A_KIND)
 def test_bfloat16_keeps_parameters_and_logits_in_float32(name):
     shape = (2, 32, 32, 3)
     module = models.create_model(name, 7, dtype="bfloat16", **SMALL[name])
@@ -228,7 +240,7 @@ def test_bfloat16_keeps_parameters_and_logits_in_float32(name):
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype(np.float32)}
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", ONE_OF_A_KIND)
 def test_float64_stays_float64(name):
     with jax.enable_x64(True):
         shape = (2, 32, 32, 3)
@@ -240,7 +252,7 @@ def test_float64_stays_float64(name):
         assert {leaf.dtype for leaf in jax.tree.leaves((output, stats))} == {np.dtype(np.float64)}
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", ONE_OF_A_KIND)
 def test_every_leaf_is_drawn_as_the_papers_code_draws_it(name):
     variables = models.init_variables(models.create_model(name, 7, **SMALL[name]), (1, 32, 32, 3), 0)
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
@@ -254,7 +266,7 @@ def test_every_leaf_is_drawn_as_the_papers_code_draws_it(name):
             assert 0 < leaf.std() < 1 and abs(leaf.mean()) < 4 * leaf.std() / math.sqrt(leaf.size)
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", ONE_OF_A_KIND)
 def test_pre_activations_come_from_the_norms_that_are_named(name):
     module = models.create_model(name, 7, **SMALL[name])
     if not hasattr(module, "preact_norms"):

@@ -229,7 +229,7 @@ def test_a_bad_field_is_answered_in_one_line(name, args, message):
 
 
 @pytest.mark.parametrize("repeats", [1, 2])
-@pytest.mark.parametrize("groups", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("groups", [pytest.param(groups, marks=pytest.mark.slow) for groups in (1, 2, 4)] + [3, 5])
 def test_what_is_not_refused_can_be_built(groups, repeats):
     built = 0
     for width in range(25, 70):

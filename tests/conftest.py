@@ -25,13 +25,22 @@ ROOT = pathlib.Path(__file__).parents[1]
 gc.set_threshold(50_000)  # Tracing makes many small objects and few cycles: collecting as often as usual costs a lot.
 
 
-def pytest_configure(config):
-    config.addinivalue_line("markers", "slow: long; run by launch/test.sh --slow")
+# The files that take longest, longest first.
+LONGEST = (
+    "test_readme",
+    "test_methods",
+    "test_networks",
+    "test_cli",
+    "test_configs",
+    "test_analyze",
+    "test_fetch_teachers",
+)
 
 
 def pytest_collection_modifyitems(items):
-    """The README's commands take longest: first, so that no process is left alone with them at the end."""
-    items.sort(key=lambda item: "test_readme" not in item.nodeid)
+    """Lets the longest files come first, so that no process is left alone with one of them at the end."""
+    place = {f"{name}.py": index for index, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
 
 
 @pytest.fixture(scope="session")
@@ -103,6 +112,7 @@ def door(monkeypatch, capsys, one_device):
             patch.setattr(cli, "_OWN", [])  # each door has flags of its own
             patch.setattr(jax, "local_devices", lambda: list(one_device))
             patch.setattr(sys, "argv", [name, *arguments])
+            patch.delitem(sys.modules, name, raising=False)  # runpy warns of a module that is imported already
             patch.chdir(cwd)
             patch.syspath_prepend(cwd)
             try:

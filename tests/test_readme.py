@@ -23,25 +23,29 @@ DOCUMENTS = [ROOT / "README.md"] + sorted(
     and not any(part.startswith(".") for part in path.relative_to(ROOT).parts)
 )
 
-TRAIN = r"python -m kdjax\.train_(?:teacher|student)"
+TEACHER = r"(python -m kdjax\.train_teacher --config=configs/\w+\.py)"
+STUDENT = r"(python -m kdjax\.train_student --config=configs/(?:\w+_student|function_matching)\.py)"
+RECIPE = r"(?:cifar10|cifar100|imagenet)\S*"  # the argument of a config for a large data set
+SMOKE_TEACHERS = " && ".join(
+    f"python -m kdjax.train_teacher --config=configs/{k}_teacher.py:smoke" for k in ("ce", "mse")
+)
 # What is run in place of a command that takes long or needs a data set: a regular expression of the whole command, and
-# its smoke form, in which \1, \2, ... are the groups of the expression. The first row that matches counts.
+# its smoke form, in which \1, \2, ... are the groups of the expression. The first row that matches counts; a form may
+# be several commands, joined by '&&'.
 SMOKE_FORMS = {
     r"\./launch/quickstart\.sh": r"./launch/quickstart.sh --smoke",
     r"\./launch/study\.sh (\w+)(?::\S+)?( .*)?": r"./launch/study.sh \1:smoke\2",
     r"(.* --config=configs/studies/\w+\.py)(?::\S+)?( .*)?": r"\1:smoke\2",
     r"(.* --config=configs/tolerant_generations\.py)( .*)?": r"\1:smoke\2",
-    r".* --config=configs/function_matching\.py.*": (
-        "python -m kdjax.train_student --config=configs/function_matching.py:smoke"
-        " --config.teachers.a.run=gaussian/mlp-mse-smoke-s0"
-    ),
-    rf"({TRAIN} --config=configs/\w+_(?:teacher|student)\.py):(?:cifar10|cifar100|imagenet)\S*( .*)?": r"\1:smoke\2",
+    r"(python -m kdjax\.train_teacher --config=configs/ce_teacher\.py)": r"\1 --config.epochs=5",  # MSE's trains in full
+    rf"{TEACHER}:{RECIPE}": r"\1:smoke",
+    rf"{TEACHER}:{RECIPE} (.*)": r"\1:smoke \2 --run=smoke/teacher",
+    rf"{STUDENT}:{RECIPE}( .*)?": rf"{SMOKE_TEACHERS} && \1:smoke\2",
     r".* --config=configs/student\.py:\w+,resnet32x4,resnet8x4": (
         "python -m kdjax.train_student --config=configs/student.py:kd --config.teachers.a.run=digits/mlp-mse-s0"
         " --config.epochs=1 --run=smoke/student"
     ),
     r"(.* --config=configs/rethink_\w+\.py):digits,(.*)": r"\1:smoke,\2",
-    r"(python -m kdjax\.analyze --runs=digits/mlp-mse-s0),digits/mlp-alone-s0 .*": r"\1 --what=calibration",
     r"python -m kdjax\.bench data .*": (
         "python -m kdjax.bench data --config=configs/alone_student.py:cifar10,resnet8,resnet8 --only=crop_flip"
         " --rounds=1 --steps=1"
@@ -57,8 +61,8 @@ SMOKE_FORMS = {
 
 # Commands that no test here runs, and why.
 NOT_RUN = {
-    r"git clone .*|cd .*|source .*|pip install .*": "They prepare the shell; the tests run in what they prepare.",
-    r"(\./)?launch/test\.sh.*": "It runs these tests.",
+    r"git clone .*|cd .*|source .*|(.*python -m )?pip install .*": "The tests run in what these prepare.",
+    r"(\./)?launch/test\.sh.*|.*python -m pytest .*": "These run the tests.",
     r"(\./)?launch/fetch_teachers\.sh.*": "It needs a network; test_fetch_teachers.py runs it against a local server.",
 }
 
@@ -133,7 +137,7 @@ def runnable(document: pathlib.Path, alone: bool) -> Iterator[tuple[str, str]]:
             check_mention(step.text)
         elif step.kind != "python" and (command := form(step.text)):
             if matches(ALONE, command) == alone:
-                yield "command", command
+                yield from (("command", part) for part in command.split(" && "))
         elif step.kind == "python" and not alone:
             yield "python", step.text
 
@@ -222,11 +226,7 @@ def test_the_readmes_have_the_commands_they_should():
 
 
 def test_an_unknown_long_command_must_be_given_a_smoke_form():
-    for command in (
-        "python -m kdjax.train_teacher --config=configs/new.py:cifar100,a,b",
-        "./launch/new.sh",
-        "make all",
-    ):
+    for command in ("python -m kdjax.evaluate --run=cifar100/a", "./launch/new.sh", "make all"):
         with pytest.raises(AssertionError, match="Give it a smoke form in SMOKE_FORMS"):
             form(command)
     assert form("python -m kdjax.run_study --config=configs/studies/a.py:x --store=b").endswith("a.py:smoke --store=b")

@@ -16,7 +16,8 @@ from kdjax.data.views import transform as views
 from kdjax.errors import UserError
 
 BYTES = Stored(1 / 255, (0.0,), (1.0,), ("none",))
-SHOWN = ("crop_flip_cutout", "rrc_flip_rotate", "crop_flip+autoaugment", "crop_flip+randaugment:2,10+jitter")
+SHOWN = ["crop_flip_cutout", "rrc_flip_rotate", "crop_flip+randaugment:2,10+jitter"]
+SHOWN += [pytest.param("crop_flip+autoaugment", marks=pytest.mark.slow)]  # a policy, as randaugment is
 
 
 @functools.partial(jax.jit, static_argnames=("view", "size"))

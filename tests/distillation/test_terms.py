@@ -78,9 +78,9 @@ def test_an_evaluation_metric_is_added_in_one_place(config, tmp_path, one_device
 
     evaluate = metrics.eval_metrics
 
-    def with_margin(scored, unseen):
+    def with_margin(scored, *options):
         top, second = jnp.moveaxis(jax.lax.top_k(scored.logits, 2)[0], -1, 0)
-        return evaluate(scored, unseen) | metrics.masked_sums({"margin": top - second}, scored.mask)
+        return evaluate(scored, *options) | metrics.masked_sums({"margin": top - second}, scored.mask)
 
     monkeypatch.setattr(metrics, "eval_metrics", with_margin)
     config.teachers, config.losses, config.epochs = {}, {"cross_entropy": {"weight": 1.0}}, 1

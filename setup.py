@@ -34,6 +34,7 @@ setup(
         "pillow>=10.0",  # tensorflow-datasets imports it without requiring it
         "pooch>=1.8",
         "requests>=2.31",
+        "safetensors>=0.5",
         "scikit-learn>=1.5",
         "scipy>=1.12",
         "tensorflow-datasets>=4.9.7",

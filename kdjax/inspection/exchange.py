@@ -107,12 +107,8 @@ def _scores(
 
 def _write(run: Run, variables: Mapping[str, Any], scores: Mapping[str, Mapping[str, float]]) -> None:
     state = {"train": {"params": variables["params"], "batch_stats": variables["batch_stats"]}}
-    try:
-        run.save(0, state, {"epoch": 0, "step_in_epoch": 0, "best": None})
-        run.wait()
-        run.write_result({"last": {"epoch": 0, "step": 0, **scores}, "seconds": 0.0})
-    finally:
-        run.close()
+    run.save_final(0, state, {"epoch": 0, "step_in_epoch": 0, "best": None})
+    run.write_result({"last": {"epoch": 0, "step": 0, **scores}, "seconds": 0.0})
 
 
 class Exported(NamedTuple):

@@ -1,8 +1,13 @@
-"""Checkpoints of a run, written by orbax: saved in the background, every leaf checked when it is read."""
+"""Checkpoints of a run: every leaf is checked when it is read.
+
+orbax writes those of a run in progress, in the background. When a small run finishes, they are replaced by packed
+checkpoints: one file for the last state, and one for the variables of the best one.
+"""
 
 import contextlib
 import logging
 import pathlib
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -11,10 +16,22 @@ import orbax.checkpoint as ocp
 from flax import traverse_util
 
 from kdjax.errors import UserError
-from kdjax.store import tree
+from kdjax.store import packed, tree
 from kdjax.store.files import disk_errors, write_error
-from kdjax.store.reading import PROGRESS, STATE, Damaged, first_good, make_record, read_leaves, read_record
+from kdjax.store.reading import (
+    PROGRESS,
+    STATE,
+    VARIABLES_ONLY,
+    Found,
+    find_checkpoints,
+    first_good,
+    list_checkpoints,
+    read_leaves,
+    read_record,
+)
+from kdjax.store.record import Damaged, make_record
 
+PACKED_BYTES = 64 * 2**20  # largest state that is packed; orbax reads and writes larger ones with several threads
 VARIABLES = ("train/params/", "train/batch_stats/")  # prefixes of a network's variables in a training checkpoint
 
 # orbax logs each of its steps, and pages of text for an error. kdjax reports errors itself, in one line.
@@ -35,7 +52,8 @@ class Checkpoints:
     """The checkpoints of one run.
 
     Args:
-      folder: Folder of the checkpoints; each step has a folder of its own in it.
+      folder: Folder of the checkpoints. orbax's are folders in it, named by their step; packed ones are files,
+        <step>.safetensors and, of variables only, <step>.variables.safetensors.
       owner: Name of the run, for messages.
     """
 
@@ -62,7 +80,8 @@ class Checkpoints:
         """
         leaves = tree.host_copy(state)
         record = make_record(leaves, progress)
-        filled = {path: leaf for path, leaf in leaves.items() if leaf.size}  # orbax refuses empty arrays
+        # orbax refuses empty arrays. Keys with '/' become levels, since the record has only the joined names.
+        filled = {tree.path(tree.name(path)): leaf for path, leaf in leaves.items() if leaf.size}
         items = {
             STATE: ocp.args.PyTreeSave(traverse_util.unflatten_dict(filled)),
             PROGRESS: ocp.args.JsonSave(record),
@@ -71,8 +90,62 @@ class Checkpoints:
         with self._write_errors():
             manager = self._open()
             if not self._is_saved(manager, step, record):
-                self._clear_from(manager, step)
+                self._clear_from(manager, step, keep_best)
                 manager.save(step, args=ocp.args.Composite(**items), force=True)
+
+    def save_final(
+        self,
+        step: int,
+        state: Any,
+        progress: Mapping,
+        *,
+        best_step: int | None = None,
+        best_variables: Mapping | None = None,
+    ) -> None:
+        """Writes the checkpoints that a finished run keeps, and deletes all its other checkpoints.
+
+        A state of at most PACKED_BYTES is packed, and only the network's variables are kept of the best checkpoint. A
+        larger state is written by orbax, as `save` does, and a best checkpoint that is on disk stays as it is. All is
+        on disk when this returns. If the process is killed before, the run can still be resumed or opened.
+
+        Args:
+          step: Number of updates made.
+          state: Pytree of jax or NumPy arrays and numbers; they are stored with their exact dtypes.
+          progress: Mapping that JSON can represent; floats are restored exactly.
+          best_step: Step of the best checkpoint, as in progress['best']['step']; None if the run has none.
+          best_variables: {'params': ..., 'batch_stats': ...} of the best checkpoint. If None, they are read from the
+            checkpoint of `best_step` on disk. They are not needed if `best_step` is `step`.
+
+        Raises:
+          UserError: A checkpoint cannot be written, or the best one is missing or damaged.
+          ValueError: `best_step` is not the one in `progress`.
+        """
+        if (progress.get("best") or {}).get("step") != best_step:
+            raise ValueError(f"best_step is {best_step}, but progress['best'] is {progress.get('best')}.")
+        self.close()
+        leaves = tree.host_copy(state)
+        small = sum(leaf.nbytes for leaf in leaves.values()) <= PACKED_BYTES
+        if best_step not in (None, step) and (small or best_step not in self.steps()):
+            self._write_variables(best_step, best_variables, progress)
+        if small:
+            packed.write_checkpoint(self._folder / f"{step}{packed.SUFFIX}", leaves, progress)
+            self._delete_all_except({f"{step}{packed.SUFFIX}", f"{best_step}{VARIABLES_ONLY}"})
+        else:
+            self.save(step, state, progress, keep_best=best_step)
+            self.close()
+
+    def _write_variables(self, step: int, variables: Mapping | None, progress: Mapping) -> None:
+        if variables is None:
+            variables, _ = self.restore_variables(step)
+        leaves = tree.host_copy({"train": variables})
+        packed.write_checkpoint(self._folder / f"{step}{VARIABLES_ONLY}", leaves, {"best": progress["best"]})
+
+    def _delete_all_except(self, keep: set[str]) -> None:
+        """Deletes other checkpoints, and what killed processes left of unfinished ones."""
+        with disk_errors(self._folder, "delete files of"):
+            for path in sorted(self._folder.iterdir()):
+                if path.name.partition(".")[0].isdecimal() and path.name not in keep:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def wait(self) -> None:
         """Waits until everything that was saved is on disk.
@@ -115,11 +188,14 @@ class Checkpoints:
             return read_record(path) == record and bool(read_leaves(path, record["leaves"]))
         return False
 
-    def _clear_from(self, manager: ocp.CheckpointManager, step: int) -> None:
+    def _clear_from(self, manager: ocp.CheckpointManager, step: int, best: int | None) -> None:
         for old in manager.all_steps():
             if old >= step:
                 manager.wait_until_finished()
                 manager.delete(old)
+        for found in list_checkpoints(self._folder):
+            if found.packed and (found.step >= step or (not found.whole and found.step != best)):
+                found.path.unlink()
 
     def _abandon(self) -> None:
         manager, self._manager = self._manager, None
@@ -137,10 +213,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Returns the steps that are on disk completely, in ascending order."""
-        with disk_errors(self._folder, "read"):
-            if not self._folder.is_dir():
-                return []
-            return sorted(int(path.name) for path in self._folder.iterdir() if path.name.isdecimal())
+        return sorted({found.step for found in find_checkpoints(self._folder)})
 
     def restore(self, like: Any, which: str | int = "last") -> tuple[Any, dict, int]:
         """Reads a checkpoint exactly as it was saved.
@@ -153,17 +226,22 @@ class Checkpoints:
           (state with NumPy leaves in the structure of `like`, progress, step).
 
         Raises:
-          UserError: There is no such checkpoint, it is damaged, or its leaves are not those of `like`.
+          UserError: There is no such checkpoint, it is damaged, it has only variables, as the best one of a finished
+            run, or its leaves are not those of `like`.
         """
         wanted = tree.flatten(like)
+        candidates = self._candidates(which)
+        whole = [found for found in candidates if found.whole]
+        if not whole:
+            raise UserError(f"Checkpoint {candidates[0].path} has only the network's variables; choose 'last'.")
 
         def load(path):
             record = read_record(path)
             tree.check_same(wanted, record["leaves"], f"Checkpoint {path}")
             return read_leaves(path, record["leaves"]), record["progress"]
 
-        (leaves, progress), step = first_good(self._folder, self._candidates(which), load)
-        return tree.rebuild(like, leaves), progress, step
+        (leaves, progress), step = first_good(whole, load)
+        return tree.rebuild(like, {path: leaves[tree.name(path)] for path in wanted}), progress, step
 
     def restore_variables(self, which: str | int = "last") -> tuple[dict, int]:
         """Reads only the variables of the network in a checkpoint.
@@ -183,28 +261,29 @@ class Checkpoints:
             table = read_record(path)["leaves"]
             return read_leaves(path, {leaf: table[leaf] for leaf in table if leaf.startswith(VARIABLES)})
 
-        leaves, step = first_good(self._folder, self._candidates(which), load)
-        nested = traverse_util.unflatten_dict({path[1:]: leaf for path, leaf in leaves.items()})
+        leaves, step = first_good(self._candidates(which), load)
+        nested = traverse_util.unflatten_dict({tree.path(name)[1:]: leaf for name, leaf in leaves.items()})
         return {"params": {}, "batch_stats": {}, **nested}, step
 
-    def _candidates(self, which: str | int) -> list[int]:
-        """Returns the steps to try, the first one first."""
-        steps = self.steps()
-        if not steps:
+    def _candidates(self, which: str | int) -> list[Found]:
+        """Returns the checkpoints to try, the first one first."""
+        found = find_checkpoints(self._folder)[::-1]
+        if not found:
             raise UserError(f"Run '{self._owner}' has no checkpoint in {self._folder}; train it first.")
         if which == "last":
-            return steps[::-1]
-        step = self._best_step(steps) if which == "best" else which
-        if str(step) not in map(str, steps):
-            there = ", ".join(map(str, steps))
+            return found
+        step = self._best_step(found) if which == "best" else which
+        chosen = [one for one in found if str(one.step) == str(step)]
+        if not chosen:
+            there = ", ".join(map(str, self.steps()))
             raise UserError(f"Run '{self._owner}' has no checkpoint '{step}'; choose 'last' or one of: {there}.")
-        return [int(step)]
+        return chosen
 
-    def _best_step(self, steps: list[int]) -> int:
-        record, _ = first_good(self._folder, steps[::-1], read_record)
+    def _best_step(self, found: list[Found]) -> int:
+        record, _ = first_good(found, read_record)
         best = record["progress"].get("best") or {}
         if best.get("step") is None:
-            there = ", ".join(map(str, steps))
+            there = ", ".join(map(str, self.steps()))
             raise UserError(f"Run '{self._owner}' has no best checkpoint; choose 'last' or one of: {there}.")
         return best["step"]
 

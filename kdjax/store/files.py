@@ -31,7 +31,7 @@ def disk_error(path: os.PathLike | str, error: OSError, doing: str = "write", fl
     Args:
       path: Path of the file.
       error: Error of the operating system.
-      doing: 'write' or 'read'.
+      doing: What could not be done, such as 'write' or 'read'.
       flag: Command-line flag that chose the path, for the advice.
     """
     advice = ADVICE.get(error.errno or 0, "check the disk, or choose another --store").replace("--store", flag)
@@ -67,12 +67,12 @@ def disk_errors(path: os.PathLike | str, doing: str = "write", flag: str = "--st
         raise disk_error(path, error, doing, flag) from error
 
 
-def write_atomic(path: pathlib.Path, text: str, flag: str = "--store") -> None:
-    """Writes a file atomically: other processes see the old text or the new text, even if this one is killed.
+def write_atomic(path: pathlib.Path, content: str | bytes, flag: str = "--store") -> None:
+    """Writes a file atomically: other processes see the old content or the new one, even if this one is killed.
 
     Args:
       path: Path of the file. Its folder is made if necessary.
-      text: New content of the file.
+      content: New content of the file; text is encoded as UTF-8.
       flag: Command-line flag that chose the path, for messages.
 
     Raises:
@@ -82,8 +82,8 @@ def write_atomic(path: pathlib.Path, text: str, flag: str = "--store") -> None:
     with disk_errors(path, flag=flag):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with open(temporary, "w", encoding="utf-8") as file:
-                file.write(text)
+            with open(temporary, "wb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)

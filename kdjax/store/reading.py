@@ -1,10 +1,8 @@
-"""Reads one checkpoint, and checks that nothing in it is missing or changed."""
+"""Finds the checkpoints of a run, reads one, and checks that nothing in it is missing or changed."""
 
-import json
 import pathlib
-import zlib
 from collections.abc import Callable, Iterable, Mapping
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -13,71 +11,111 @@ from absl import logging
 from flax import traverse_util
 
 from kdjax.errors import UserError
-from kdjax.store import tree
-from kdjax.store.files import first_line, plain
+from kdjax.store import packed, tree
+from kdjax.store.files import disk_errors, first_line
+from kdjax.store.record import Damaged, check_leaves, check_record
 
-STATE, PROGRESS = "state", "progress"  # the two items of a checkpoint
+STATE, PROGRESS = "state", "progress"  # the two items of a checkpoint that orbax wrote
+VARIABLES_ONLY = ".variables" + packed.SUFFIX  # end of the name of a packed checkpoint without optimizer state
 
 T = TypeVar("T")
 
 
-class Damaged(Exception):
-    """A checkpoint is damaged; the text is one line that says why."""
+class Found(NamedTuple):
+    """A checkpoint on disk. Later ones and whole ones are greater, so that sorting puts the preferred one last.
+
+    Attributes:
+      whole: Whether it has the whole state; if not, it has only the network's variables.
+      step: Number of updates made.
+      packed: Whether it is a safetensors file; if not, it is a folder that orbax wrote.
+      path: Path of the file or folder.
+    """
+
+    whole: bool
+    step: int
+    packed: bool
+    path: pathlib.Path
 
 
-def make_record(leaves: tree.Leaves, progress: Mapping) -> dict:
-    """Returns the record that is stored beside the leaves of a checkpoint.
+def find_checkpoints(folder: pathlib.Path) -> list[Found]:
+    """Returns the checkpoints in a folder that can be used, sorted.
+
+    Variables without the rest of the state belong to a run that finished at a later step. If there is no later
+    checkpoint, a process was killed while it finished the run; then they are not returned.
+
+    Raises:
+      UserError: The folder cannot be read.
+    """
+    found = list_checkpoints(folder)
+    last = max((one.step for one in found if one.whole), default=-1)
+    return [one for one in found if one.whole or one.step < last]
+
+
+def list_checkpoints(folder: pathlib.Path) -> list[Found]:
+    """Returns all completely written checkpoints in a folder, sorted.
+
+    Raises:
+      UserError: The folder cannot be read.
+    """
+    with disk_errors(folder, "read"):
+        return sorted(one for path in folder.iterdir() if (one := _entry(path))) if folder.is_dir() else []
+
+
+def _entry(path: pathlib.Path) -> Found | None:
+    step, dot, ending = path.name.partition(".")
+    if not step.isdecimal() or dot + ending not in ("", packed.SUFFIX, VARIABLES_ONLY):
+        return None
+    return Found(dot + ending != VARIABLES_ONLY, int(step), bool(dot), path)
+
+
+def read_record(path: pathlib.Path) -> dict:
+    """Returns the record of a checkpoint, as `kdjax.store.record.make_record` made it.
 
     Args:
-      leaves: Path -> NumPy array.
-      progress: The caller's own mapping.
-
-    Returns:
-      {'leaves': name -> [shape, dtype, crc32], 'progress': ..., 'crc': checksum of the two}.
-    """
-    marks = {tree.name(path): tree.fingerprint(leaf) for path, leaf in leaves.items()}
-    record = {"leaves": marks, "progress": plain(progress, finite=False)}
-    return {**record, "crc": _crc(record)}
-
-
-def _crc(record: Mapping) -> int:
-    return zlib.crc32(json.dumps({part: record[part] for part in ("leaves", "progress")}, sort_keys=True).encode())
-
-
-def read_record(folder: pathlib.Path) -> dict:
-    """Returns the record that `make_record` made for the checkpoint in a folder.
+      path: Path of a packed checkpoint, or folder that orbax wrote.
 
     Raises:
       Damaged: The record is missing, truncated or changed.
     """
+    if path.suffix == packed.SUFFIX:
+        return packed.read_record(path)
     try:
         with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-            record = reader.restore(folder.absolute() / PROGRESS)
-        intact = record["crc"] == _crc(record)
+            record = reader.restore(path.absolute() / PROGRESS)
+        check_record(record, "its progress")
+    except Damaged:
+        raise
     except Exception as error:
         raise Damaged(f"its progress cannot be read ({first_line(error)})") from error
-    if not intact:
-        raise Damaged("its progress does not match its checksum")
     return record
 
 
-def read_leaves(folder: pathlib.Path, table: Mapping[str, list]) -> tree.Leaves:
-    """Reads leaves of a checkpoint.
+def read_leaves(path: pathlib.Path, table: Mapping[str, list]) -> dict[str, np.ndarray]:
+    """Reads leaves of a checkpoint, and checks the checksum of each.
 
     Args:
-      folder: Folder of the checkpoint.
+      path: Path of a packed checkpoint, or folder that orbax wrote.
       table: Name -> [shape, dtype, crc32] of the leaves to read, which may be a part of all leaves.
 
     Returns:
-      Path -> NumPy array.
+      Name -> array.
 
     Raises:
       Damaged: A leaf is missing, unreadable or changed.
     """
-    paths = {leaf: tree.path(leaf) for leaf, (shape, _, _) in table.items() if 0 not in shape}
-    empty = {tree.path(leaf): np.zeros(shape, dtype) for leaf, (shape, dtype, _) in table.items() if 0 in shape}
+    if path.suffix == packed.SUFFIX:
+        return packed.read_leaves(path, table)
+    leaves = {name: np.zeros(shape, dtype) for name, (shape, dtype, _) in table.items() if 0 in shape}
+    leaves |= _read_filled(path, {name: mark for name, mark in table.items() if name not in leaves})
+    check_leaves(leaves, table)
+    return leaves
+
+
+def _read_filled(folder: pathlib.Path, table: Mapping[str, list]) -> dict[str, np.ndarray]:
+    """Reads leaves that are not empty, which orbax stores."""
+    paths = {name: tree.path(name) for name in table}
     if not paths:
-        return empty
+        return {}
     item = traverse_util.unflatten_dict(dict.fromkeys(paths.values(), np.zeros(())))
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
     args = ocp.args.PyTreeRestore(item=item, restore_args=as_numpy, partial_restore=True)
@@ -86,12 +124,8 @@ def read_leaves(folder: pathlib.Path, table: Mapping[str, list]) -> tree.Leaves:
             leaves = traverse_util.flatten_dict(reader.restore(folder.absolute() / STATE, args=args))
     except Exception as error:  # orbax raises plain Exceptions with pages of text
         raise Damaged(_blame(error, table)) from error
-    for leaf, path in paths.items():
-        # orbax returns a ShapeDtypeStruct for a missing leaf, and another number for a flipped bit, without an error.
-        value = leaves.get(path)
-        if not isinstance(value, np.ndarray) or tree.fingerprint(value) != table[leaf]:
-            raise Damaged(f"leaf '{leaf}' does not match its checksum")
-    return {**leaves, **empty}
+    # orbax returns a ShapeDtypeStruct for a missing leaf, without an error.
+    return {name: leaf for name, path in paths.items() if isinstance(leaf := leaves.get(path), np.ndarray)}
 
 
 def _blame(error: Exception, table: Iterable[str]) -> str:
@@ -101,13 +135,12 @@ def _blame(error: Exception, table: Iterable[str]) -> str:
     return (f"leaf '{max(named, key=len)}': " if named else "") + first_line(error)
 
 
-def first_good(folder: pathlib.Path, steps: list[int], load: Callable[[pathlib.Path], T]) -> tuple[T, int]:
+def first_good(candidates: list[Found], load: Callable[[pathlib.Path], T]) -> tuple[T, int]:
     """Loads the first checkpoint that is not damaged, and logs a warning for each damaged one before it.
 
     Args:
-      folder: Folder of the checkpoints.
-      steps: Steps to try, in this order.
-      load: Function that reads the folder of a step, or raises Damaged.
+      candidates: Checkpoints to try, in this order.
+      load: Function that reads the checkpoint at a path, or raises Damaged.
 
     Returns:
       (what `load` returned, step).
@@ -115,15 +148,15 @@ def first_good(folder: pathlib.Path, steps: list[int], load: Callable[[pathlib.P
     Raises:
       UserError: All are damaged.
     """
-    for step, following in zip(steps, [*steps[1:], None]):
-        path = folder / str(step)
+    for candidate, following in zip(candidates, [*candidates[1:], None]):
+        path = candidate.path
         try:
-            return load(path), step
+            return load(path), candidate.step
         except Damaged as error:
             if following is None:
                 raise UserError(
                     f"Checkpoint {path} is damaged: {error}; choose another checkpoint, "
-                    f"or delete {folder.parent} and train the run again."
+                    f"or delete {path.parent.parent} and train the run again."
                 ) from error
-            logging.warning("Checkpoint %s is damaged: %s; trying step %d instead.", path, error, following)
-    raise ValueError("No steps to try.")
+            logging.warning("Checkpoint %s is damaged: %s; trying step %d instead.", path, error, following.step)
+    raise ValueError("No checkpoints to try.")

@@ -16,7 +16,8 @@ from kdjax.errors import UserError
 from kdjax.store.checkpoints import Checkpoints
 from kdjax.store.files import disk_errors, plain, read_json, write_atomic, write_json
 
-FORMAT = 1  # number of the format of a run's folder; increase it if older versions of kdjax cannot read the new one
+FORMAT = 2  # number of the format of a run's folder; increase it if older versions of kdjax cannot read the new one
+READABLE = (1, 2)  # runs of format 1 have no packed checkpoints
 MANIFEST = "manifest.json"
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
@@ -47,10 +48,10 @@ class Run(Checkpoints):
           UserError: The manifest is damaged, or has a format that this version of kdjax cannot read.
         """
         manifest = read_json(self.path / MANIFEST)
-        if manifest is not None and manifest.get("format") != FORMAT:
+        if manifest is not None and manifest.get("format") not in READABLE:
             raise UserError(
-                f"{self.path / MANIFEST} has format {manifest.get('format')!r} and this kdjax reads {FORMAT}; "
-                "use the version of kdjax that wrote it, or choose another --run."
+                f"{self.path / MANIFEST} has format {manifest.get('format')!r} and this kdjax reads "
+                f"{' and '.join(map(str, READABLE))}; use the version of kdjax that wrote it, or choose another --run."
             )
         return manifest
 

@@ -34,7 +34,7 @@ def describe(leaf: Any) -> list:
 
 def fingerprint(leaf: np.ndarray) -> list:
     """Returns [shape, dtype, crc32 of the bytes]; orbax itself does not notice a flipped bit in its data files."""
-    return [*describe(leaf), zlib.crc32(leaf.tobytes())]
+    return [*describe(leaf), zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)]
 
 
 def name(path: tuple[str, ...]) -> str:

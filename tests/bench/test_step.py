@@ -27,3 +27,11 @@ def test_bench_models_prints_a_row_for_a_network(door):
     config = "--config=configs/ce_teacher.py:smoke"
     done = door("kdjax.bench", "models", config, "--only=mlp", "--rounds=1", "--steps=1")
     assert done.returncode == 0 and "1,887,332" in done.stdout, done.stderr
+
+
+def test_bench_store_prints_two_rows_for_each_network(door):
+    done = door("kdjax.bench", "store", "--rounds=1")
+    assert done.returncode == 0, done.stderr
+    rows = [[cell.strip() for cell in line.split("|")] for line in done.stdout.splitlines() if line.startswith("| MLP")]
+    assert [row[2] for row in rows] == ["orbax", "packed"] * 2
+    assert [row[3] for row in rows[1::2]] == ["2", "2"] and all(int(row[3]) >= 20 for row in rows[::2])

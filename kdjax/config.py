@@ -115,6 +115,7 @@ RANGES = {
     "batch_size": AT_LEAST_1,
     "eval_batch_size": AT_LEAST_1,
     "eval_every": AT_LEAST_1,
+    "data.order_seed": Range("-1 or in [0, 2^32)", lambda value: -1 <= value < 2**32),
     "data.split_seed": SEED,
     "data.validation": FRACTION,
     "data.size": AT_LEAST_0,
@@ -156,6 +157,7 @@ def defaults() -> ConfigDict:
     config.init_checkpoint = "last"  # checkpoint of that run: 'last', 'best' or a step
     config.trainable = "all"  # which parameters are trained
     config.select = "validation"  # how the best checkpoint is selected
+    config.score_train = False  # whether the result also has scores on the training images
     config.diagnostics = False  # also log entropies, KL to the transformed teacher and the mean WTTM weight
     config.data = _data()
     config.model = _model()
@@ -182,6 +184,7 @@ def _data() -> ConfigDict:
     data = ConfigDict()
     data.name = "digits"  # a key of DATASETS, 'folder:PATH', 'list:FILE', 'tfds:NAME' or 'package.module:attribute'
     data.args = ConfigDict()  # arguments of the data set's loader
+    data.order_seed = -1  # decides order, views, mixing and the choice among teachers; -1: config.seed
     data.split_seed = 0  # decides which images are held out; a teacher and its students share it
     data.validation = 0.1  # fraction of the training images that is held out for validation
     data.view = ""  # augmentation, such as 'crop_flip+cutout:16' (kdjax/data/views/names.py); '' for the data set's own

@@ -15,6 +15,7 @@ from kdjax.training.loop import Trainer, compiled, train
 from kdjax.training.member import initial_carry
 from kdjax.training.plan import Plan, plan_with, resolve
 from kdjax.training.spec import Fixed
+from kdjax.training.teacher_logits import cached_logits
 from kdjax.training.teachers import Teacher
 
 
@@ -53,7 +54,7 @@ def start(plan: Plan):
     """Returns ((state, sums) before the first step, what the step only reads), on the host."""
     teachers = {name: teacher.variables for name, teacher in plan.teachers.items()}
     arrays = {"images": plan.dataset.images, "labels": plan.dataset.labels, "soft": plan.dataset.soft}
-    return jax.tree.map(np.array, initial_carry(plan)), Fixed(teachers, arrays, plan.numbers)
+    return jax.tree.map(np.array, initial_carry(plan)), Fixed(teachers, arrays, plan.numbers, cached_logits(plan))
 
 
 def batches_of(plan, num_steps: int, mask=None):

@@ -1,6 +1,6 @@
 """How well runs cope with each other's views: affinity, diversity and the over-fitting gap."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -82,7 +82,7 @@ def _affinity(run: InspectedRun, view: str, runs: Sequence[InspectedRun]) -> Aff
         affinity=analysis.augmentation_affinity(accuracy, clean) if clean else None,
         reference_code_affinity=analysis.reference_code_affinity(accuracy, base) if base else None,
         clean_model=run.view == "none",
-        overfit_gap=result_gap(run.stored.result),
+        overfit_gap=overfit_gap(run),
         diversity=_diversity(run, view, runs),
     )
 
@@ -122,16 +122,19 @@ def _train_loss(run: InspectedRun) -> float:
     return analysis.means(analysis.score_sums(outputs.logits, outputs.labels))["nll"]
 
 
-def result_gap(result: Mapping | None) -> float | None:
+def overfit_gap(run: InspectedRun) -> float | None:
     """Returns the training accuracy at the end less the best validation accuracy, in [-1, 1].
 
+    The training accuracy is that of the checkpoint that is inspected, on clean images.
+
     Args:
-      result: Result of a run with a validation split, or None for a run that is not finished.
+      run: A run with a validation split.
 
     Returns:
       The gap, or None for a run that is not finished.
     """
+    result = run.stored.result
     if result is None:
         return None
     best = result.get("best", result["last"])["validation"]["accuracy"]
-    return analysis.overfit_gap(result["last"]["train"]["accuracy"], best)
+    return analysis.overfit_gap(_accuracy(run.outputs("train")), best)

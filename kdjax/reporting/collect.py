@@ -5,6 +5,8 @@ import fnmatch
 import json
 from collections.abc import Iterator, Sequence
 
+from absl import logging
+
 from kdjax.config import with_defaults
 from kdjax.errors import UserError
 from kdjax.reporting.run_record import RunRecord, make_record
@@ -73,6 +75,9 @@ def _damage(run: Run) -> Iterator[None]:
 def group_by_setting(records: Sequence[RunRecord]) -> list[list[RunRecord]]:
     """Groups the finished runs that differ only in their seeds; of runs with the same seeds only the first counts.
 
+    Runs that share their order (`config.data.order_seed`) are one draw: only the first of them counts, and the others
+    are named in a warning.
+
     Args:
       records: Records of `collect`.
 
@@ -84,6 +89,11 @@ def group_by_setting(records: Sequence[RunRecord]) -> list[list[RunRecord]]:
     for record in records:
         if record.is_counted:
             setting = record.family + json.dumps(record.settings, sort_keys=True)
-            found.setdefault(setting, {}).setdefault(record.key, record)
+            first = found.setdefault(setting, {}).setdefault(record.key, record)
+            if first is not record and str(record.seed).startswith("order "):
+                logging.warning(
+                    "run '%s' shares its order of examples with run '%s': they are one draw and count once.",
+                    *(record.name, first.name),
+                )
     groups = [sorted(group.values(), key=lambda record: repr(record.key)) for group in found.values()]
     return sorted(groups, key=lambda group: (group[0].data, group[0].network, bool(group[0].teachers)))

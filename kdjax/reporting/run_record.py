@@ -10,7 +10,7 @@ from typing import NamedTuple
 from kdjax.config import OPERATIONAL, TEACHER
 from kdjax.reporting.published import Published, published_number
 
-SEEDS = ("seed", "data.split_seed")
+SEEDS = ("seed", "data.split_seed", "data.order_seed")
 # Fields of a config that change no number, or change it only by rounding: runs that differ in them have the same
 # setting. These are full paths, because 'checkpoint' of a teacher and 'seed' of a data set do change numbers.
 WITHOUT_EFFECT = (
@@ -51,7 +51,8 @@ class RunRecord(NamedTuple):
       teacher_distances: Squared distance to p* of each teacher, at the checkpoint that the run learned from; None if it
         was not measured, or if the run reads other columns or probabilities than those that were measured.
       teacher_seeds: Seed of each teacher; a tuple with the seeds of its own teachers, if it has any; None if not known.
-      seed: Seed of initial weights and order; the hash of the file for imported weights, whose seed is not known.
+      seed: Seed of the draw: of initial weights and order, or of an order that several runs share; the hash of the file
+        for imported weights, whose seed is not known.
       split: Seed of the data split.
       generation: Place in a chain of generations; None if the run's name does not say so.
       family: Identity of the method: all of the above but seeds, also of the teachers' teachers.
@@ -150,7 +151,7 @@ def make_record(
         teacher_runs=runs,
         teacher_distances=tuple(itertools.starmap(_distance, zip(uses, records, strict=True))),
         teacher_seeds=tuple(map(_seeds, runs, records)),
-        seed=manifest.get("imported_from", {}).get("sha256", config["seed"]),
+        seed=manifest.get("imported_from", {}).get("sha256", _draw(config)),
         split=config["data"]["split_seed"],
         generation=chain,
         family=json.dumps([data, network, method, losses, families, chain]),
@@ -198,6 +199,12 @@ def _losses_of(teacher: RunRecord | None) -> tuple[str, ...]:
     if teacher is None:
         return ("?",)
     return () if teacher.losses == IMPORTED else teacher.losses
+
+
+def _draw(config: Mapping) -> int | str:
+    """Returns what identifies a draw: runs of different seeds that share their order are one draw, not several."""
+    order = config["data"]["order_seed"]
+    return config["seed"] if order < 0 else f"order {order}"
 
 
 def _seeds(run: str, teacher: RunRecord | None) -> int | str | tuple | None:

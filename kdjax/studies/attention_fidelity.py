@@ -16,7 +16,7 @@ from jax import Array
 from kdjax import analysis
 from kdjax.config import default_run_name
 from kdjax.errors import UserError
-from kdjax.inspection.affinity import result_gap
+from kdjax.inspection.affinity import overfit_gap
 from kdjax.inspection.attention import attention
 from kdjax.inspection.inspected_run import InspectedRun
 from kdjax.inspection.predict import predict
@@ -224,12 +224,12 @@ def _load(runner: Runner, name: str) -> InspectedRun:
 
 def _measure(run: FinishedRun[AttentionKey], team: Sequence[InspectedRun], runner: Runner) -> AttentionStudent:
     student = _load(runner, run.name)
-    scores = {**_accuracies(run), **_fidelity(student, team), **_overlaps(student, team)}
+    scores = {**_accuracies(run, student), **_fidelity(student, team), **_overlaps(student, team)}
     return AttentionStudent(run.key.team, run.key.view, run.key.seed, scores)
 
 
-def _accuracies(run: FinishedRun[AttentionKey]) -> dict[str, float]:
-    gap = result_gap(run.result)
+def _accuracies(run: FinishedRun[AttentionKey], student: InspectedRun) -> dict[str, float]:
+    gap = overfit_gap(student)
     if gap is None or "best" not in run.result:
         raise UserError(f"run '{run.name}' has no best checkpoint; train with config.data.validation above 0.")
     return {

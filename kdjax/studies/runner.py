@@ -10,7 +10,7 @@ import numpy as np
 from kdjax.errors import RunError, UserError
 from kdjax.store import Store
 from kdjax.studies.fields import RunConfig
-from kdjax.training.loop import train
+from kdjax.training.loop import train_together
 from kdjax.training.plan import resolve
 
 Key = TypeVar("Key", bound=Hashable)
@@ -163,12 +163,11 @@ class Runner:
 
     def _train_stage(self, jobs: Sequence[Job]) -> dict[str, dict]:
         """Trains jobs of different names that do not depend on one another, and returns name -> result."""
-        results = {}
-        for job in jobs:
-            with located(f"run '{job.name}'"):
-                results[job.name] = train(job.config, self.store, name=job.name, data_dir=self.data_dir, show=False)
-            self.counter.finish(job.name)
-        return results
+        names, finished = [job.name for job in jobs], self.counter.finish
+        options = {"names": names, "data_dir": self.data_dir, "show": False, "finished": finished}
+        with located(f"run '{names[0]}'") if len(jobs) == 1 else contextlib.nullcontext():  # of several it names each
+            results = train_together([job.config for job in jobs], self.store, **options)
+        return dict(zip(names, results, strict=True))
 
     def check(self, jobs: Sequence[Job]) -> None:
         """Refuses wrong configs, and configs that differ from those of stored runs, before anything is trained.

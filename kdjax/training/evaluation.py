@@ -15,21 +15,9 @@ from kdjax.data.keeping import PART_OF_MEMORY
 from kdjax.data.stream import eval_stream
 from kdjax.errors import UserError
 from kdjax.training import metrics, parallel, steps
+from kdjax.training.identity import ByIdentity
 from kdjax.training.spec import EvalSpec, Model
 from kdjax.types import Array, Batch, Device
-
-
-class _Identity:
-    """Hashes an array by identity and keeps it alive, so that its copy on the devices can be cached."""
-
-    def __init__(self, array: Array):
-        self.array = array
-
-    def __hash__(self) -> int:
-        return id(self.array)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Identity) and self.array is other.array
 
 
 def resident(dataset: Dataset, devices: Sequence[Device]) -> dict[str, Array] | None:
@@ -42,18 +30,18 @@ def resident(dataset: Dataset, devices: Sequence[Device]) -> dict[str, Array] | 
         return None
     devices = tuple(devices)
     targets = {"labels": dataset.labels} | ({} if dataset.soft is None else {"soft": dataset.soft})
-    placed = {name: _place_targets(_Identity(array), devices) for name, array in targets.items()}
-    return {"images": _place_images(_Identity(dataset.images), devices), **placed}
+    placed = {name: _place_targets(ByIdentity(array), devices) for name, array in targets.items()}
+    return {"images": _place_images(ByIdentity(dataset.images), devices), **placed}
 
 
 @functools.lru_cache(maxsize=2)
-def _place_images(images: _Identity, devices: tuple) -> Array:
-    return parallel.replicate(images.array, devices)
+def _place_images(images: ByIdentity, devices: tuple) -> Array:
+    return parallel.replicate(images.value, devices)
 
 
 @functools.lru_cache(maxsize=8)  # experiments on one set of images may differ in its labels
-def _place_targets(targets: _Identity, devices: tuple) -> Array:
-    return parallel.replicate(targets.array, devices)
+def _place_targets(targets: ByIdentity, devices: tuple) -> Array:
+    return parallel.replicate(targets.value, devices)
 
 
 def stream_if_needed(dataset: Dataset, stream: str, devices: Sequence[Device]) -> Dataset:
@@ -93,11 +81,24 @@ def evaluate(
     batch_size: int,
     devices: Sequence[Device],
 ) -> dict[str, float]:
-    """Returns the means of `metrics.eval_metrics` over a whole split.
+    """Returns the means of `metrics.eval_metrics` over a whole split, see `split_sums` for the arguments.
 
     These are loss (cross-entropy) and accuracy; top-5 above five classes; where the data has distributions, the mean
     squared distance to them, summed over classes; where a protocol hides classes, the accuracies of seen and unseen
     ones; for the test split, the accuracy without the data set's `shared_test` rows, unless that is None.
+    """
+    return metrics.means(jax.device_get(split_sums(model, variables, dataset, split, batch_size, devices)).metrics)
+
+
+def split_sums(
+    model: Model,
+    variables: Mapping[str, Any],
+    dataset: Dataset,
+    split: str,
+    batch_size: int,
+    devices: Sequence[Device],
+) -> metrics.Sums:
+    """Dispatches the evaluation of a network on a whole split and returns its sums, not fetched.
 
     Args:
       model: The network.
@@ -107,17 +108,64 @@ def evaluate(
       batch_size: Examples over all devices, a multiple of their number.
       devices: Devices of this process.
     """
-    shared = None
-    if split == "test" and dataset.shared_test is not None:
-        shared = tuple(dataset.shared_test.tolist())
-    spec = EvalSpec(model, dataset.stored, dataset.num_classes, dataset.unseen, dataset.soft is not None, shared)
-    rows = dataset.splits[split]
-    index, mask = eval_batches(rows[dataset.labelled[rows]], batch_size)
+    spec = _eval_spec(model, dataset, split)
+    index, mask = _eval_rows(dataset, split, batch_size, devices)
     score = functools.partial(_compiled(spec, tuple(devices)), variables, resident(dataset, devices))
     if dataset.streamed:
         parts = [jax.device_get(score(part)) for part in _streamed(dataset, index, mask, devices)]
-        return metrics.means(functools.reduce(metrics.merge, parts).metrics)
-    return metrics.means(jax.device_get(score(make_batches(index, mask, 0, devices))).metrics)
+        return functools.reduce(metrics.merge, parts)
+    return score(make_batches(index, mask, 0, devices))
+
+
+def stacked_sums(
+    model: Model,
+    variables: Mapping[str, Any],
+    datasets: Sequence[Dataset],
+    split: str,
+    batch_size: int,
+    devices: Sequence[Device],
+) -> metrics.Sums:
+    """Dispatches the evaluation of stacked networks, each on its own split, and returns stacked sums, not fetched.
+
+    Args:
+      model: The network of all.
+      variables: Their variables, leaves [members, ...] on the devices.
+      datasets: The data set of each: the same arrays, with splits of the same sizes.
+      split: 'train', 'validation' or 'test'.
+      batch_size: Examples over all devices, a multiple of their number.
+      devices: Devices of this process.
+    """
+    parts = [make_batches(*_eval_rows(dataset, split, batch_size, devices), 0, devices) for dataset in datasets]
+    leaves = {name: [getattr(part, name) for part in parts] for name in Batch._fields}
+    stacked = {name: each[0] if each[0] is None else np.stack(each, axis=1) for name, each in leaves.items()}
+    run = _compiled_stacked(_eval_spec(model, datasets[0], split), tuple(devices))
+    return run(variables, resident(datasets[0], devices), Batch(**stacked))
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled_stacked(spec: EvalSpec, devices: tuple) -> Callable[..., metrics.Sums]:
+    def body(variables: Mapping[str, Any], arrays: Any, batches: Batch) -> metrics.Sums:
+        score = functools.partial(steps.eval_steps, spec=spec, axis_name=parallel.AXIS)
+        return jax.vmap(score, in_axes=(0, None, 0))(variables, arrays, batches)
+
+    return parallel.data_parallel(body, devices)
+
+
+def _eval_spec(model: Model, dataset: Dataset, split: str) -> EvalSpec:
+    shared = None
+    if split == "test" and dataset.shared_test is not None:
+        shared = tuple(dataset.shared_test.tolist())
+    return EvalSpec(model, dataset.stored, dataset.num_classes, dataset.unseen, dataset.soft is not None, shared)
+
+
+def _eval_rows(
+    dataset: Dataset, split: str, batch_size: int, devices: Sequence[Device]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns rows and mask [steps, batch] of a split's labelled examples; small splits are not filled to a batch."""
+    rows = dataset.splits[split]
+    rows = rows[dataset.labelled[rows]]
+    least = -(-len(rows) // len(devices)) * len(devices)
+    return eval_batches(rows, min(batch_size, least))
 
 
 def _streamed(dataset: Dataset, index: np.ndarray, mask: np.ndarray, devices: Sequence[Device]) -> Iterator[Batch]:

@@ -37,13 +37,43 @@ class BatchViews(NamedTuple):
     targets: Array
 
 
+class NetworkOutput(NamedTuple):
+    """What one teacher's network computes for a batch, before a student's config reads it.
+
+    Attributes:
+      output: The network's whole output; its logits alone where they come from the cache.
+      norms: Stage -> (scale, bias) of the BatchNorm before the stage's ReLU, where the network names them.
+    """
+
+    output: ModelOutput
+    norms: dict[str, tuple[Array, Array]]
+
+
+class Prepared(NamedTuple):
+    """What a step computes before any student: the members of a population that share it compute it once.
+
+    Attributes:
+      views: The batch as the networks and the losses get it.
+      networks: Name of a teacher -> what its network computes.
+    """
+
+    views: BatchViews
+    networks: dict[str, NetworkOutput]
+
+
+def prepare(fixed: Fixed, context: StepContext) -> Prepared:
+    """Makes the views of a batch and runs the teachers on them, outside the gradient."""
+    views = make_views(fixed, context)
+    return Prepared(views, run_networks(fixed, views.images, context))
+
+
 def make_views(fixed: Fixed, context: StepContext) -> BatchViews:
     """Makes every view of a batch, resident or streamed; networks that are shown the same view share its draws."""
-    batch, spec, seed = context.batch, context.spec, context.config["seed"]
+    batch, spec, seed = context.batch, context.spec, context.config["order_seed"]
     own = augment.materialize(fixed.arrays, batch)
     labels, targets = _targets(own, spec)
     images = {}
-    for view in dict.fromkeys((spec.view, *(teacher.view for teacher in spec.teachers))):
+    for view in dict.fromkeys((spec.view, *(teacher.view for teacher in spec.teachers if not teacher.cached))):
         shared = {"view": view, "stored": spec.stored}
         if not view_names.parse(view).mix:
             options = {"train": True, **shared}
@@ -71,13 +101,13 @@ def _mixed_targets(own: Array, other: Array, share: Array, spec: Spec) -> Array:
     return part * own + (1 - part) * other
 
 
-def run_teachers(fixed: Fixed, images: Mapping[str, Array], context: StepContext) -> dict[str, TeacherOutput]:
-    """Runs the teachers outside the gradient, each on its view.
+def run_networks(fixed: Fixed, images: Mapping[str, Array], context: StepContext) -> dict[str, NetworkOutput]:
+    """Runs the teachers' networks outside the gradient, each on its view, or reads their logits from the cache.
 
     They run in evaluation mode unless the config asks for batch statistics.
 
     Args:
-      fixed: Has the teachers' variables.
+      fixed: Has the teachers' variables and the cached logits.
       images: View -> [batch, ...] images.
       context: What the step reads.
     """
@@ -89,21 +119,44 @@ def run_teachers(fixed: Fixed, images: Mapping[str, Array], context: StepContext
         options |= {"axis_name": context.axis_name, "rngs": {"dropout": keys[0]}, "keys": keys}
     outputs = {}
     for teacher in context.spec.teachers:
-        variables, fields = fixed.teachers[teacher.name], context.config["teachers"][teacher.name]
-        output = _run_teacher(teacher, variables, images[teacher.view], **options)
-        logits = _read_logits(output.logits, teacher, fields["temperature"])
-        norms = preact_norms(teacher.model, variables)
-        outputs[teacher.name] = TeacherOutput(logits, fields["weight"], _without_gradient(output), norms)
+        if teacher.model is None:  # its logits are cached
+            outputs[teacher.name] = NetworkOutput(ModelOutput(fixed.logits[teacher.name][context.batch.index]), {})
+            continue
+        variables = fixed.teachers[teacher.name]
+        output = run_teacher(teacher.name, teacher.model, variables, images[teacher.view], **options)
+        outputs[teacher.name] = NetworkOutput(_without_gradient(output), preact_norms(teacher.model, variables))
     return outputs
 
 
-def _run_teacher(teacher: SpecTeacher, variables: Mapping[str, Any], images: Array, **options: Any) -> ModelOutput:
+def read_teachers(networks: Mapping[str, NetworkOutput], context: StepContext) -> dict[str, TeacherOutput]:
+    """Returns the teachers' outputs as the losses of one config read them: with its weights and temperatures."""
+    outputs = {}
+    for teacher in context.spec.teachers:
+        network, fields = networks[teacher.name], context.config["teachers"][teacher.name]
+        logits = _read_logits(network.output.logits, teacher, fields["temperature"])
+        outputs[teacher.name] = TeacherOutput(logits, fields["weight"], network.output, network.norms)
+    return outputs
+
+
+def run_teacher(name: str, model: Model, variables: Mapping[str, Any], images: Array, **options: Any) -> ModelOutput:
+    """Runs a teacher's network; a refusal of the images names the teacher.
+
+    Args:
+      name: Its name in config.teachers.
+      model: Its network.
+      variables: Its variables.
+      images: [batch, ...] images.
+      **options: Further arguments of `models.call`.
+
+    Raises:
+      UserError: The network cannot take the images.
+    """
     try:
-        return models.call(teacher.model, variables, images, **options)[0]
+        return models.call(model, variables, images, **options)[0]
     except (flax.errors.FlaxError, TypeError, ValueError) as error:
         shape = "x".join(map(str, images.shape[1:]))
         raise UserError(
-            f"teacher '{teacher.name}' cannot see images of {shape}, the student's; name one that was trained on such "
+            f"teacher '{name}' cannot see images of {shape}, the student's; name one that was trained on such "
             f"images, or set config.data.size ({type(error).__name__}: {str(error).splitlines()[0]})"
         ) from error
 
@@ -138,7 +191,7 @@ def preact_norms(model: Model, variables: Mapping[str, Any]) -> dict[str, tuple[
 
 def ensemble_of(teachers: Mapping[str, TeacherOutput], context: StepContext) -> TeacherOutput | None:
     """Returns one teacher made of all, None where each loss is averaged over the teachers instead."""
-    seed = context.config["seed"]
+    seed = context.config["order_seed"]
     return make_ensemble(teachers, context.spec.ensemble, context.batch.index, context.visit, seed)
 
 
@@ -218,8 +271,9 @@ def blank_inputs(
     blank = Batch(index=two, epoch=two[0], mask=two == 0, labelled=two == 0)
     context = StepContext(blank, combine(spec.structure, numbers), spec, None)
     views = BatchViews(dict.fromkeys((teacher.view for teacher in spec.teachers), images), two, two)
-    outputs = run_teachers(Fixed(dict(teachers), None, dict(numbers)), views.images, context)
-    return loss_inputs(output, views, outputs, None, context)
+    logits = {teacher.name: jnp.zeros((1, teacher.num_classes)) for teacher in spec.teachers if teacher.cached}
+    networks = run_networks(Fixed(dict(teachers), None, dict(numbers), logits), views.images, context)
+    return loss_inputs(output, views, read_teachers(networks, context), None, context)
 
 
 def draws_dropout(spec: Spec, variables: Mapping[str, Any], input_shape: tuple[int, ...]) -> bool:

@@ -3,7 +3,7 @@
 The loop owns what is on the devices, for one run or for several that share a step; each of them is a member.
 """
 
-import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ from absl import logging
 
 from kdjax.errors import RunError
 from kdjax.store import Run
-from kdjax.training import forward, metrics, parallel
+from kdjax.training import forward, metrics
 from kdjax.training import state as train_state
 from kdjax.training.evaluation import evaluate
 from kdjax.training.metrics import Sums
@@ -35,7 +35,6 @@ class Member:
     def __init__(self, plan: Plan, run: Run):
         self.plan, self.run, self.progress = plan, run, Progress()
         self.zero_sums = metrics.zero_train_sums(plan.spec, plan.numbers)
-        self._best_state: TrainState | None = None  # on the devices until it is written with the next checkpoint
 
     @property
     def step(self) -> int:
@@ -72,24 +71,24 @@ class Member:
                 begun_by,
             )
 
-    def finish_epoch(self, scores: Scores, state: TrainState) -> None:
-        """Counts an epoch as finished, and keeps a copy of its state if it is the best so far.
+    def finish_epoch(self, scores: Scores) -> bool:
+        """Counts an epoch as finished, and returns whether its state is the best so far.
 
         The best epoch is chosen by validation accuracy; the test split decides nothing.
 
         Args:
           scores: Scores of the held-out splits after the epoch; empty where it was not evaluated.
-          state: State after the epoch, on the devices.
         """
         self.progress = self.progress._replace(epoch=self.progress.epoch + 1, step_in_epoch=0)
         config, best = self.plan.config, self.progress.best
         in_warmup = self.progress.epoch <= config.warmup.epochs
         if config.select != "validation" or "validation" not in scores or in_warmup:
-            return
+            return False
         accuracy = scores["validation"]["accuracy"]
-        if best is None or accuracy > best.accuracy:
+        is_best = best is None or accuracy > best.accuracy
+        if is_best:
             self.progress = self.progress._replace(best=Best(self.progress.epoch, self.step, accuracy))
-            self._best_state = jax.tree.map(jax.numpy.copy, state)  # the state itself is donated to the next step
+        return is_best
 
     def stop_in_epoch(self, steps: int) -> None:
         """Notes that the present epoch was stopped after so many updates."""
@@ -114,39 +113,57 @@ class Member:
             f"config.optimizer.learning_rate or check the losses. {kept}"
         )
 
-    def save(self, state: TrainState, sums: Sums) -> None:
-        """Writes the best state, if it is newer than what is on disk, and then the present one."""
+    def score(self, variables: Mapping[str, Any], split: str) -> dict[str, float]:
+        """Evaluates variables of the member's network on a split of its data."""
+        plan = self.plan
+        return evaluate(plan.spec.model, variables, plan.dataset, split, plan.config.eval_batch_size, plan.devices)
+
+    def save(self, state: TrainState, sums: Sums, best_state: TrainState | None) -> None:
+        """Writes the best state, if it is newer than what is on disk, and then the present one.
+
+        Args:
+          state: The present state, on the host.
+          sums: The sums of the present epoch, on the host.
+          best_state: The best state, on the host; None where the disk has it.
+        """
         best = self.progress.best
         keep = best.step if best else None
-        if self._best_state is not None and best is not None and keep != self.step:
-            at_best = Progress(best.epoch, 0, best)
-            self._write(best.step, self._best_state, self.zero_sums, at_best, keep)
+        if best_state is not None and best is not None and keep != self.step:
+            self._write(best.step, best_state, self.zero_sums, Progress(best.epoch, 0, best), keep)
         self._write(self.step, state, sums, self.progress, keep)
-        self._best_state = None
 
     def _write(self, step: int, state: TrainState, sums: Sums, progress: Progress, keep: int | None) -> None:
-        host = parallel.to_host({"train": state, "sums": jax.tree.leaves(sums)})  # by position: names hold '/'
-        self.run.save(step, host, progress.to_json(), keep_best=keep)
+        saved = {"train": state, "sums": jax.tree.leaves(sums)}  # by position: names hold '/'
+        self.run.save(step, saved, progress.to_json(), keep_best=keep)
 
-    def score(self, state: TrainState, splits: tuple[str, ...]) -> Scores:
-        """Evaluates a state on those of the splits that the data has."""
-        plan, batch_size = self.plan, self.plan.config.eval_batch_size
-        return {
-            split: evaluate(plan.spec.model, state.variables, plan.dataset, split, batch_size, plan.devices)
-            for split in splits
-            if split in plan.dataset.splits
-        }
+    def save_final(self, state: TrainState, best_state: TrainState | None) -> None:
+        """Writes the last state, and the variables of the best one, as a finished run keeps them.
 
-    def finish(self, state: TrainState) -> dict[str, Any]:
-        """Scores the last and the best state on every split, writes the result and returns it."""
-        splits, best = ("train", "validation", "test"), self.progress.best
-        last = {"epoch": self.plan.epochs, "step": self.step, **self.score(state, splits)}
-        result: dict[str, Any] = {"last": last}
+        Args:
+          state: The state after the last epoch, on the host.
+          best_state: The best state, on the host; None where the disk has it.
+        """
+        best, saved = self.progress.best, {"train": state, "sums": jax.tree.leaves(self.zero_sums)}
+        best_step = best.step if best else None
+        variables = None if best_state is None else best_state.variables
+        self.run.save_final(self.step, saved, self.progress.to_json(), best_step=best_step, best_variables=variables)
+
+    def finish(self, score_train: Callable[[str], dict[str, float]]) -> dict[str, Any]:
+        """Writes the result and returns it.
+
+        The scores of the last and the best epoch are those of their rows in metrics.jsonl.
+
+        Args:
+          score_train: Returns the scores of the 'last' or 'best' state on the training split; called only if
+            `config.score_train` asks for them.
+        """
+        rows, best = self.run.metrics(), self.progress.best
+        last = {"epoch": self.plan.epochs, "step": self.step}
+        result: dict[str, Any] = {"last": {**last, **self._scores("last", rows[-1], score_train)}}
         if best:
-            best_state = state if best.step == self.step else self._restore_best(state, best.step)
-            result["best"] = {"epoch": best.epoch, "step": best.step, **self.score(best_state, splits)}
-        rows = self.run.metrics()
-        if "validation" not in last and "test" in last:
+            (row,) = (row for row in rows if row["epoch"] == best.epoch)
+            result["best"] = {"epoch": best.epoch, "step": best.step, **self._scores("best", row, score_train)}
+        if "validation" not in rows[-1] and "test" in rows[-1]:
             peak = max(row["test"]["accuracy"] for row in rows if "test" in row)
             note = "chosen on the test split: not to be reported"
             result["max_over_epochs_on_test"] = {"accuracy": peak, "note": note}
@@ -155,10 +172,9 @@ class Member:
         self.run.write_result(result)
         return result
 
-    def _restore_best(self, state: TrainState, step: int) -> TrainState:
-        self.run.wait()
-        variables, _ = self.run.restore_variables(step)
-        return dataclasses.replace(state, **parallel.replicate(variables, self.plan.devices))
+    def _scores(self, which: str, row: Mapping[str, Any], score_train: Callable[[str], dict[str, float]]) -> Scores:
+        train = {"train": score_train(which)} if self.plan.config.score_train else {}
+        return train | {split: row[split] for split in ("validation", "test") if split in row}
 
 
 def initial_state(plan: Plan) -> TrainState:

@@ -29,7 +29,14 @@ from kdjax.training.networks import Network, build, load_network
 from kdjax.training.schedules import find_schedule
 from kdjax.training.spec import Spec, SpecTeacher
 from kdjax.training.structure import combine, partition
-from kdjax.training.teachers import Teacher, check_classes, check_splits, load_teachers, match_precision
+from kdjax.training.teachers import (
+    LoadedTeachers,
+    Teacher,
+    check_classes,
+    check_splits,
+    load_teachers,
+    match_precision,
+)
 from kdjax.types import Config, Device, ModelOutput
 
 
@@ -86,6 +93,7 @@ def make_plan(
     data_dir: str,
     devices: Sequence[Device],
     teachers: dict[str, Teacher] | None = None,
+    loaded: LoadedTeachers | None = None,
 ) -> Plan:
     """Loads what a resolved config names and checks that it fits together, before anything compiles.
 
@@ -95,13 +103,14 @@ def make_plan(
       data_dir: Directory of the data sets that are not embedded.
       devices: Devices of this process.
       teachers: Teachers to use in place of the store's.
+      loaded: Teachers that other plans have loaded; see `load_teachers`.
 
     Raises:
       UserError: A teacher or data is missing, or a teacher, the data or a batch size does not fit the others.
     """
     parallel.check_batch_size("batch_size", config.batch_size, devices)
     parallel.check_batch_size("eval_batch_size", config.eval_batch_size, devices)
-    teachers = load_teachers(config, store) if teachers is None else teachers
+    teachers = load_teachers(config, store, loaded) if teachers is None else teachers
     dataset = stream_if_needed(load_dataset(config.data, data_dir), config.data.stream, devices)
     allow = config.data.allow_overlap
     check_overlap(dataset.name, dataset.images, dataset.splits, allow=allow, official=dataset.official)
@@ -140,7 +149,7 @@ def plan_with(
     terms = _terms(config, _main_losses(config))
     spec = Spec(
         model=model,
-        teachers=tuple(_spec_teacher(config, dataset, name, teacher) for name, teacher in teachers.items()),
+        teachers=_spec_teachers(config, dataset, teachers),
         ensemble=config.ensemble,
         teacher_batch_norm=config.teacher_batch_norm,
         structure=structure,
@@ -154,7 +163,7 @@ def plan_with(
         terms=terms,
         freezing=make_freezing(config, terms, warming_up=False),
         first_epoch=config.warmup.epochs,
-        steps_per_epoch=make_order(dataset, config.batch_size, config.seed).steps,
+        steps_per_epoch=make_order(dataset, config.batch_size, order_seed(config)).steps,
         sync_batch_norm=config.model.batch_norm == "global",
         unbiased_variance=config.model.running_variance == "unbiased",
         diagnostics=config.diagnostics,
@@ -173,6 +182,27 @@ def _warmup_spec(config: Config, spec: Spec) -> Spec | None:
     return spec._replace(phase="warmup", terms=terms, freezing=freezing, first_epoch=0)
 
 
+def _spec_teachers(config: Config, dataset: Dataset, teachers: Mapping[str, Teacher]) -> tuple[SpecTeacher, ...]:
+    """Returns the specs of all teachers; one whose logits are cached has no network, since the step runs none."""
+    found = [_spec_teacher(config, dataset, name, teacher) for name, teacher in teachers.items()]
+    terms = (*_terms(config, tuple(config.losses)), *_terms(config, tuple(config.warmup.losses), warming_up=True))
+    return tuple(
+        teacher._replace(model=None) if logits_suffice(teacher, config, dataset, terms) else teacher
+        for teacher in found
+    )
+
+
+def logits_suffice(teacher: SpecTeacher, config: Config, dataset: Dataset, terms: Sequence[Term]) -> bool:
+    """Whether a teacher's logits can be computed once: its view never changes, and nothing else of it is read.
+
+    This follows from the config and the data alone, never from the memory that is free, so that resuming is exact.
+    """
+    fixed_view = view_names.parse(teacher.view) == view_names.View() and not dataset.streamed
+    readers = [term for term in terms if term.loss.reads_teacher and term.teacher in ("", teacher.name)]
+    logits_alone = all(term.loss.reads_logits_alone and term.evaluated.reads_logits_alone for term in readers)
+    return fixed_view and config.teacher_batch_norm == "running" and logits_alone
+
+
 def _spec_teacher(config: Config, dataset: Dataset, name: str, teacher: Teacher) -> SpecTeacher:
     """Returns the spec of a teacher; its view is its own, else that of all teachers, else the student's."""
     fields = config.teachers[name]
@@ -180,7 +210,7 @@ def _spec_teacher(config: Config, dataset: Dataset, name: str, teacher: Teacher)
     view = resolve_view(dataset, fields.view or config.data.teacher_view or config.data.view, field)
     if view_names.parse(view).mix and not view_names.parse(resolve_view(dataset, config.data.view)).mix:
         raise UserError(f"{field} '{view}' mixes examples, which config.data.view does not: let the student's mix too.")
-    return SpecTeacher(name, teacher.model, teacher.output, view, tuple(fields.classes))
+    return SpecTeacher(name, teacher.model, teacher.output, view, teacher.num_classes, tuple(fields.classes))
 
 
 def _main_losses(config: Config) -> tuple[str, ...]:
@@ -232,6 +262,9 @@ def rehearse(plan: Plan) -> ModelOutput:
         config_losses = combine(plan.spec.structure, plan.numbers)["losses"]
         for spec in filter(None, (plan.warmup, plan.spec)):
             make_distiller(spec.terms).apply(plan.distiller, inputs, config_losses)
+        blank = jax.numpy.zeros((2, *plan.dataset.input_shape))
+        for name in (teacher.name for teacher in plan.spec.teachers if teacher.cached):  # the step does not run these
+            forward.run_teacher(name, plan.teachers[name].model, plan.teachers[name].variables, blank, train=False)
         return inputs.output
 
     return jax.eval_shape(trace)
@@ -256,7 +289,13 @@ def traced(config: Config) -> dict[str, Any]:
     sections["warmup"] = {**sections["warmup"], "losses": weights, "learning_rate": rate}
     sections["optimizer"] = _floats_like_defaults(sections["optimizer"], schema.defaults().optimizer)
     sections["schedule"] = _floats_like_defaults(sections["schedule"], schema.defaults().schedule)
-    return {**sections, "seed": np.uint32(config.seed), "epochs": config.epochs}
+    seeds = {"seed": np.uint32(config.seed), "order_seed": np.uint32(order_seed(config))}
+    return {**sections, **seeds, "epochs": config.epochs}
+
+
+def order_seed(config: Config) -> int:
+    """Returns the seed of the order, the views, the mixing and the choice among teachers."""
+    return config.seed if config.data.order_seed < 0 else config.data.order_seed
 
 
 def _floats_like_defaults(section: Mapping[str, Any], defaults: Config) -> dict[str, Any]:

@@ -21,12 +21,15 @@ class Fixed(NamedTuple):
     Attributes:
       teachers: Name -> variables of each teacher.
       arrays: The resident data set {'images', 'labels', 'soft'}, None when batches carry their arrays.
-      numbers: The config's floats and the seed, in the places that the structure leaves open.
+      numbers: The config's floats and the seeds, in the places that the structure leaves open; a tuple of such
+        mappings where members of a population are unrolled.
+      logits: Name -> [rows of the data set, classes] logits of each teacher whose view never changes.
     """
 
     teachers: dict[str, Any]
     arrays: dict[str, Array] | None
-    numbers: dict[str, Any]
+    numbers: Any
+    logits: dict[str, Array] = {}
 
 
 class SpecTeacher(NamedTuple):
@@ -34,17 +37,24 @@ class SpecTeacher(NamedTuple):
 
     Attributes:
       name: Its name in config.teachers.
-      model: Its network.
+      model: Its network; None where its logits are cached, so that runs with different teachers share a step.
       output: What its logits mean, 'softmax' or 'clipped_logits'.
       view: The view that it is shown.
+      num_classes: The number of its logits.
       classes: The columns of its logits that are the data's classes, () for all.
     """
 
     name: str
-    model: Model
+    model: Model | None
     output: str
     view: str
+    num_classes: int
     classes: tuple[int, ...] = ()
+
+    @property
+    def cached(self) -> bool:
+        """Whether its logits over the training set are computed once, before the first step."""
+        return self.model is None
 
 
 class Spec(NamedTuple):

@@ -12,12 +12,11 @@ from kdjax import models
 from kdjax.data.views import augment
 from kdjax.distillation import weight_schedules
 from kdjax.distillation.distillers import make_distiller
-from kdjax.distillation.inputs import TeacherOutput
 from kdjax.distillation.terms import Term
 from kdjax.errors import UserError
 from kdjax.training import forward, metrics
 from kdjax.training import state as train_state
-from kdjax.training.forward import BatchViews
+from kdjax.training.forward import Prepared
 from kdjax.training.freezing import mask_updates
 from kdjax.training.metrics import Observed, Scored, Sums
 from kdjax.training.spec import EvalSpec, Fixed, Spec, StepContext
@@ -55,17 +54,28 @@ def train_step(state: TrainState, fixed: Fixed, batch: Batch, *, spec: Spec, axi
     Returns:
       The state after the update and the step's sums, both the same on every device.
     """
-    context = StepContext(batch, combine(spec.structure, fixed.numbers), spec, axis_name)
-    views = forward.make_views(fixed, context)
-    teachers = forward.run_teachers(fixed, views.images, context)
-    return _update_student(state, views, teachers, context)
+    context = make_context(fixed.numbers, batch, spec, axis_name)
+    return update_student(state, forward.prepare(fixed, context), context)
 
 
-def _update_student(
-    state: TrainState, views: BatchViews, teachers: dict[str, TeacherOutput], context: StepContext
-) -> tuple[TrainState, Sums]:
-    """Makes one update of a student whose views and teachers are at hand."""
+def make_context(numbers: Mapping[str, Any], batch: Batch, spec: Spec, axis_name: str) -> StepContext:
+    """Returns what the parts of a step read, with the numbers of a config in their places."""
+    return StepContext(batch, combine(spec.structure, numbers), spec, axis_name)
+
+
+def update_student(state: TrainState, prepared: Prepared, context: StepContext) -> tuple[TrainState, Sums]:
+    """Makes one update of a student for which views and teachers are prepared.
+
+    Args:
+      state: The state before the step; may be donated.
+      prepared: The views of the batch and what the teachers' networks computed.
+      context: What the step reads.
+
+    Returns:
+      The state after the update and the step's sums, both the same on every device.
+    """
     batch, config, spec, axis_name = context
+    views, teachers = prepared.views, forward.read_teachers(prepared.networks, context)
     ensemble = forward.ensemble_of(teachers, context)
     distiller, images = make_distiller(spec.terms), views.images[spec.view]
 

@@ -1,5 +1,6 @@
 """Frozen teachers: read from the store, rebuilt from their own manifests, and checked against the student's config."""
 
+import functools
 import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from kdjax.data import Dataset, load_dataset, split_hash
 from kdjax.distillation.terms import find_loss
 from kdjax.errors import UserError, nearest
 from kdjax.store import Store
+from kdjax.training.identity import ByIdentity
 from kdjax.training.networks import load_network
 from kdjax.training.spec import Model
 from kdjax.types import Config
@@ -41,14 +43,28 @@ class Teacher(NamedTuple):
     class_names: tuple[str, ...] | None = None
 
 
-def load_teachers(config: Config, store: Store) -> dict[str, Teacher]:
+# (run, checkpoint, how its output is read) -> the teacher: runs that are planned together share their teachers' arrays.
+LoadedTeachers = dict[tuple[str, str, str], Teacher]
+
+
+def load_teachers(config: Config, store: Store, loaded: LoadedTeachers | None = None) -> dict[str, Teacher]:
     """Loads every teacher of `config.teachers`.
+
+    Args:
+      config: Resolved config.
+      store: The store that has their runs.
+      loaded: Teachers that were loaded before, which gets those that are loaded now.
 
     Raises:
       UserError: The store lacks a run (the message has the command that makes it), the run has not finished or does not
         keep the checkpoint, or it was fitted in logit space and the config does not say how to read its output.
     """
-    return {name: _load(name, fields, store) for name, fields in config.teachers.items()}
+    loaded, found = {} if loaded is None else loaded, {}
+    for name, fields in config.teachers.items():
+        key = (fields["run"], str(fields.get("checkpoint", "last")), fields.get("output", ""))
+        found[name] = loaded[key] if key in loaded else _load(name, fields, store)
+        loaded[key] = found[name]
+    return found
 
 
 def _load(name: str, fields: Mapping[str, Any], store: Store) -> Teacher:
@@ -96,8 +112,14 @@ def match_precision(teacher: Teacher, variables: Mapping[str, Any]) -> Teacher:
     student = {leaf.dtype for leaf in jax.tree.leaves(variables["params"])}
     if np.dtype(np.float64) not in student:
         return teacher
-    widened = jax.tree.map(lambda leaf: leaf.astype(np.float64) if _is_float(leaf) else leaf, teacher.variables)
-    return teacher._replace(variables=widened)
+    return _widened(ByIdentity(teacher))
+
+
+@functools.lru_cache(maxsize=64)  # students that share a teacher share its widened twin, too
+def _widened(teacher: ByIdentity) -> Teacher:
+    variables = teacher.value.variables
+    widened = jax.tree.map(lambda leaf: leaf.astype(np.float64) if _is_float(leaf) else leaf, variables)
+    return teacher.value._replace(variables=widened)
 
 
 def _is_float(leaf: np.ndarray) -> bool:

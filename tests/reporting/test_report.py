@@ -633,3 +633,11 @@ def test_the_command_writes_prints_and_refuses(nested, door, tmp_path):
     (tmp_path / "file").touch()
     in_the_way = door("kdjax.report", store, f"--out={tmp_path / 'file'}", "--networks=0")
     assert in_the_way.returncode == 2 and in_the_way.stderr.rstrip().endswith("move it, or choose another --out.")
+
+
+def test_seeds_that_share_their_order_are_one_draw(store):
+    for seed in range(3):
+        add(store, f"shared-s{seed}", CE, 0.9, seed=seed, data__order_seed=7)
+        add(store, f"own-s{seed}", KD, 0.9 + 0.01 * seed, seed=seed)
+    counted = {group.runs[0].name[:-3]: len(group.runs) for group in selection.select_groups(collect(store), "")}
+    assert counted == {"shared": 1, "own": 3}

@@ -62,7 +62,7 @@ def taught(plan):
     def teach(numbers, fixed, batch):
         context = StepContext(batch, combine(plan.spec.structure, numbers), plan.spec, None)
         views = forward.make_views(fixed, context)
-        teachers = forward.run_teachers(fixed, views.images, context)
+        teachers = forward.read_teachers(forward.run_networks(fixed, views.images, context), context)
         return views, teachers, forward.ensemble_of(teachers, context)
 
     return batch, *jax.jit(teach)(plan.numbers, start(plan)[1], batch)
@@ -174,8 +174,8 @@ def test_a_teacher_in_training_mode_drops_other_units_in_every_epoch_and_in_eval
         fixed, numbers = start(plan)[1], combine(plan.spec.structure, plan.numbers)
         batches = (batch, batch, batch._replace(epoch=batch.epoch + 1))
         contexts = [StepContext(each, numbers, plan.spec, None) for each in batches]
-        run = [forward.run_teachers(fixed, views.images, context) for context in contexts]
-        found[statistics] = [np.asarray(outputs["a"].logits) for outputs in run]
+        run = [forward.run_networks(fixed, views.images, context) for context in contexts]
+        found[statistics] = [np.asarray(networks["a"].output.logits) for networks in run]
     np.testing.assert_array_equal(*found["batch"][:2])
     assert np.abs(found["batch"][0] - found["batch"][2]).max() > 1e-3
     np.testing.assert_array_equal(found["running"][0], found["running"][2])

@@ -18,7 +18,7 @@ from kdjax import losses
 from kdjax.distillation.inputs import FROM_BATCH, FROM_TEACHER
 from kdjax.errors import Interrupted, RunError, UserError
 from kdjax.inspection.predict import score_run
-from kdjax.store import Store
+from kdjax.store import FORMAT, Store
 from kdjax.training.loop import Trainer, steps_a_dispatch, train
 from kdjax.training.plan import resolve
 
@@ -35,13 +35,13 @@ def run(config, store, one_device, **kwargs):
 def test_a_teacher_and_its_student(store, one_device):
     run(mse_teacher.get_config("smoke"), store, one_device)
     config = wttm_student.get_config("smoke")
-    config.diagnostics = True
+    config.diagnostics = config.score_train = True
     result = run(config, store, one_device)
     assert set(result) == {"last", "best", "seconds"}
     assert set(result["last"]) == {"epoch", "step", "train", "validation", "test"}
     assert set(result["best"]["test"]) == {"loss", "accuracy", "top5", "distance"}  # six classes, p* known
     student = store.find("gaussian/mlp-cross_entropy+wttm-mlp-mse-smoke-s0-s0")
-    assert student.manifest["format"] == 1
+    assert student.manifest["format"] == FORMAT
     assert student.manifest["teachers"] == {"a": {"run": "gaussian/mlp-mse-smoke-s0", "checkpoint": "last", "step": 8}}
     assert student.manifest["splits"] == store.find("gaussian/mlp-mse-smoke-s0").manifest["splits"]
     rows = student.metrics()
@@ -175,7 +175,7 @@ def test_the_seed_changes_the_run_and_not_the_split(store, one_device):
     results = []
     for seed in (0, 1):
         config = alone_student.get_config("smoke")
-        config.seed = seed
+        config.seed, config.score_train = seed, True
         results.append(run(config, store, one_device, name=f"s{seed}"))
     assert results[0]["last"]["train"] != results[1]["last"]["train"]
     assert store.find("s0").manifest["splits"] == store.find("s1").manifest["splits"]
@@ -189,6 +189,7 @@ def test_nothing_decides_on_the_test_split(store, one_device, image_file, config
 
     config.teachers, config.losses = ConfigDict(), ConfigDict({"cross_entropy": {"weight": 1.0}})
     config.model.name, config.model.args, config.epochs = "mlp", {"hidden": (4,)}, 3
+    config.score_train = True
     real = run(config, store, one_device, name="real")
     load = plan.load_dataset
 

@@ -76,11 +76,11 @@ def test_per_device_batch_statistics_differ_from_global_ones(config):
 
 
 def test_one_spec_is_compiled_once_for_runs_that_differ_in_numbers_only(store, one_device, monkeypatch):
-    from kdjax.training import steps
+    from kdjax.training import together
 
     traced = []
-    step = steps.train_step
-    monkeypatch.setattr(steps, "train_step", lambda *args, **kwargs: traced.append(1) or step(*args, **kwargs))
+    step = together.population_step
+    monkeypatch.setattr(together, "population_step", lambda *args, **kwargs: traced.append(1) or step(*args, **kwargs))
     for seed, rate in ((0, 0.0123), (1, 0.0234), (2, 0.0345)):
         config = alone_student.get_config("smoke")
         config.epochs, config.batch_size, config.seed, config.optimizer.learning_rate = 1, 20, seed, rate

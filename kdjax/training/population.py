@@ -1,0 +1,283 @@
+"""Which runs can share a step, how they are laid out in it, and what they carry: a run is a population of one.
+
+Members of a population see the same steps of the same epochs. Their numbers, seeds, splits and teachers may differ;
+where they are unrolled, so may their losses and architectures. Each ends as an ordinary run, equal to the run alone.
+"""
+
+import functools
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from kdjax.data import make_order
+from kdjax.data.keeping import PART_OF_MEMORY
+from kdjax.training import evaluation, parallel
+from kdjax.training.batch_loader import BatchLoader
+from kdjax.training.metrics import Sums
+from kdjax.training.plan import Plan, order_seed
+from kdjax.training.spec import Fixed
+from kdjax.training.state import TrainState
+from kdjax.training.teacher_logits import cached_logits
+from kdjax.training.together import UNROLLED, VMAP, Carry, PopulationSpec, population_steps
+from kdjax.types import Batch, Device
+
+# (backend, whether the network has convolutions) -> layout; any other backend is treated as a GPU. On CPU, kernels that
+# are batched over members become grouped convolutions, which are slow. `bench population` measures the table.
+LAYOUTS = {
+    ("cpu", False): VMAP,
+    ("cpu", True): UNROLLED,
+    ("gpu", False): VMAP,
+    ("gpu", True): VMAP,
+}
+MOST_UNROLLED = 8  # members written out in one program, since its compilation grows with them
+COPIES = 4  # of a member's state: before and after a step, its gradients and its best state
+
+
+def layout_of(plan: Plan) -> str:
+    """Returns how members like this one are laid out."""
+    backend = "cpu" if jax.default_backend() == "cpu" else "gpu"
+    return LAYOUTS[backend, has_convolutions(plan.variables)]
+
+
+def has_convolutions(variables: Mapping[str, Any]) -> bool:
+    """Whether a network has kernels of three axes and more."""
+    return any(np.ndim(leaf) > 2 for leaf in jax.tree.leaves(variables["params"]))
+
+
+def group_plans(plans: Sequence[Plan], progress: Sequence[Hashable]) -> list[list[int]]:
+    """Returns the indices of the plans that are trained together, in the order of their first members.
+
+    Args:
+      plans: Plans of one process, on the same devices.
+      progress: How far each of them is; members of a population are equally far.
+    """
+    groups: dict[Hashable, list[int]] = {}
+    for i, plan in enumerate(plans):
+        groups.setdefault((_sharing_key(plan), progress[i]), []).append(i)
+    return [part for group in groups.values() for part in _split(group, plans[group[0]])]
+
+
+def _split(group: list[int], plan: Plan) -> list[list[int]]:
+    """Splits a population that is too large for the memory or, unrolled, for its compilation."""
+    room = PART_OF_MEMORY * parallel.memory(plan.devices)
+    most = max(1, int(room // _member_bytes(plan)))
+    if layout_of(plan) == UNROLLED:
+        most = min(most, MOST_UNROLLED)
+    return [group[start : start + most] for start in range(0, len(group), most)]
+
+
+def _member_bytes(plan: Plan) -> int:
+    """Returns about how many bytes a member takes on each device, activations left out."""
+    leaves = jax.tree.leaves((plan.variables, plan.distiller))
+    logits = sum(4 * len(plan.dataset.labels) * teacher.num_classes for teacher in plan.spec.teachers if teacher.cached)
+    return COPIES * sum(np.asarray(leaf).nbytes for leaf in leaves) * 2 + logits  # momentum is as large again
+
+
+def _sharing_key(plan: Plan) -> Hashable:
+    """Returns what two plans must have in common to be trained in one step."""
+    config = plan.config
+    loop = (config.batch_size, config.eval_batch_size, config.eval_every, config.select, plan.epochs)
+    loop += (config.warmup.epochs, config.checkpoint.every_epochs, plan.spec.steps_per_epoch, plan.devices)
+    sizes = tuple((name, len(rows)) for name, rows in plan.dataset.splits.items())
+    shared = plan.dataset.shared_test
+    data = (id(plan.dataset.images), plan.dataset.streamed, sizes, None if shared is None else shared.tobytes())
+    if layout_of(plan) == UNROLLED:
+        spec = plan.spec
+        seen = (
+            spec.stored,
+            spec.view,
+            spec.targets,
+            spec.num_classes,
+            spec.unlabelled,
+            spec.phase,
+            plan.warmup is None,
+        )
+        # Teachers on batch statistics draw from the seed of the run and are not shared.
+        alone = id(plan) if spec.teacher_batch_norm == "batch" else None
+        return (UNROLLED, loop, data, _batches_key(plan), seen, alone)
+    shapes = jax.tree.map(lambda leaf: (np.shape(leaf), str(np.asarray(leaf).dtype)), (plan.variables, plan.distiller))
+    tree = (str(jax.tree.structure(shapes)), tuple(map(str, jax.tree.leaves(shapes))))
+    uncached = [name for name, spec in zip(plan.teachers, plan.spec.teachers, strict=True) if not spec.cached]
+    # A teacher that is run in the step is worth sharing only where one pass of it serves all members.
+    teachers = (tuple(id(plan.teachers[name]) for name in uncached), _batches_key(plan)) if uncached else None
+    targets = id(plan.dataset.labels), id(plan.dataset.soft)
+    alone = id(plan) if plan.spec.teacher_batch_norm == "batch" and uncached else None
+    return (plan.spec, plan.warmup, loop, data, targets, tree, teachers, alone)
+
+
+def _batches_key(plan: Plan) -> Hashable:
+    """Returns what decides which examples are in which batch, and what is seen of them."""
+    dataset = plan.dataset
+    rows = (dataset.splits["train"].tobytes(), dataset.labelled.tobytes())
+    return (rows, id(dataset.labels), id(dataset.soft), order_seed(plan.config))
+
+
+def make_loader(plan: Plan) -> BatchLoader:
+    """Returns the loader of a plan's batches."""
+    return BatchLoader(
+        plan.dataset,
+        make_order(plan.dataset, plan.config.batch_size, order_seed(plan.config)),
+        plan.spec.view,
+        plan.devices,
+        last=plan.epochs * plan.spec.steps_per_epoch,
+        workers=plan.config.data.workers,
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def compiled_population(spec: PopulationSpec, devices: tuple[Device, ...]) -> Callable[..., Carry]:
+    """Returns the compiled `population_steps`, the same function for all populations that share a spec."""
+    body = functools.partial(population_steps, spec=spec, axis_name=parallel.AXIS)
+    return parallel.data_parallel(body, devices, donate_argnums=(0,))
+
+
+class Population:
+    """Plans that are trained in one step, and their arrays on the devices.
+
+    Attributes:
+      plans: The plan of each member.
+      layout: How they are laid out.
+      shares_batches: Whether all members see the same batches.
+      fixed: What the step only reads, on the devices.
+      loaders: The loader of the batches that all share, or one for each member.
+    """
+
+    def __init__(self, plans: Sequence[Plan]):
+        self.plans, self.layout = tuple(plans), layout_of(plans[0]) if len(plans) > 1 else UNROLLED
+        first = _batches_key(plans[0])
+        self.shares_batches = all(_batches_key(plan) == first for plan in plans)
+        self.devices = plans[0].devices
+        self._networks, self._readers = _distinct_teachers(plans) if self.layout == UNROLLED else ((), ())
+        self.fixed = self._place_fixed()
+        self.loaders = [make_loader(plan) for plan in (plans[:1] if self.shares_batches else plans)]
+
+    @property
+    def stacked(self) -> bool:
+        """Whether the members' leaves are stacked into one."""
+        return self.layout != UNROLLED
+
+    def spec_at(self, epoch: int) -> PopulationSpec:
+        """Returns what shapes the step of an epoch, counted from 0."""
+        specs = tuple(plan.spec_at(epoch) for plan in (self.plans[:1] if self.stacked else self.plans))
+        networks = tuple(teacher for _, _, teacher in self._networks)
+        return PopulationSpec(self.layout, specs, self.shares_batches, networks, self._readers)
+
+    def _place_fixed(self) -> Fixed:
+        plans, arrays = self.plans, evaluation.resident(self.plans[0].dataset, self.devices)
+        if not self.stacked:
+            logits = [cached_logits(plan) for plan in plans]
+            teachers = {spec.name: plans[m].teachers[n].variables for m, n, spec in self._networks if not spec.cached}
+            cached = {spec.name: logits[m][n] for m, n, spec in self._networks if spec.cached}
+            numbers = tuple(plan.numbers for plan in plans)
+        else:
+            numbers, teachers = _stack([plan.numbers for plan in plans]), _uncached_teachers(plans[0])
+            shared = plans[:1] if self.shares_batches and _same_teachers(plans) else plans
+            logits = [cached_logits(plan) for plan in shared]
+            cached = logits[0] if len(shared) == 1 else _stack(logits)
+            self.shares_batches &= len(shared) == 1  # with other teachers each member reads the batch for itself
+        placed = parallel.replicate((teachers, numbers, cached), self.devices)
+        return Fixed(placed[0], arrays, placed[1], placed[2])
+
+    def place(self, carries: Sequence[tuple[TrainState, Sums]]) -> Carry:
+        """Places the members' states and sums on the devices."""
+        states, sums = zip(*carries, strict=True)
+        return self.place_all(states), self.place_all(sums)
+
+    def place_all(self, trees: Sequence[Any]) -> Any:
+        """Places one tree of each member on the devices, laid out."""
+        return parallel.replicate(_stack(trees) if self.stacked else tuple(trees), self.devices)
+
+    def take(self, tree: Any, member: int) -> Any:
+        """Returns a member's part of something that is laid out as the states are."""
+        return jax.tree.map(lambda leaf: leaf[member], tree) if self.stacked else tree[member]
+
+    def keep(self, better: Sequence[bool], new: Any, old: Any) -> Any:
+        """Returns the new states of the members that are better and the old ones of all others, in their own buffers.
+
+        Args:
+          better: For each member, whether its new state is the better one.
+          new: States on the devices, laid out; they may be donated afterwards.
+          old: Likewise, or None before the first.
+        """
+        if not self.stacked:
+            before = old or (None,) * len(better)
+            pairs = zip(better, new, before, strict=True)
+            return tuple(jax.tree.map(jax.numpy.copy, state) if is_better else kept for is_better, state, kept in pairs)
+        if old is None:
+            return jax.tree.map(jax.numpy.copy, new)
+        return _select(np.array(better), new, old)
+
+    def batches(self, epoch: int, start: int, count: int) -> Batch:
+        """Returns `count` batches of an epoch from step `start` on, `[devices, steps, (members,) batch]`."""
+        parts = [loader.batches(epoch, start, count) for loader in self.loaders]
+        if self.shares_batches:
+            return parts[0]
+        axes = {name: [part[i] for part in parts] for i, name in enumerate(Batch._fields)}
+        return Batch(**{
+            name: leaves[0] if leaves[0] is None or name == "epoch" else np.stack(list(map(np.asarray, leaves)), axis=2)
+            for name, leaves in axes.items()
+        })  # fmt: skip
+
+    def score(self, states: Any, split: str) -> Any:
+        """Dispatches the evaluation of all members on a split and returns their sums, laid out, not fetched."""
+        plan, batch_size = self.plans[0], self.plans[0].config.eval_batch_size
+        if self.stacked and not plan.dataset.streamed:
+            datasets = [plan.dataset for plan in self.plans]
+            variables = states.variables
+            return evaluation.stacked_sums(plan.spec.model, variables, datasets, split, batch_size, self.devices)
+        found = [
+            evaluation.split_sums(plan.spec.model, self.take(states, m).variables, plan.dataset, split, batch_size,
+                                  self.devices)
+            for m, plan in enumerate(self.plans)
+        ]  # fmt: skip
+        return _stack(jax.device_get(found)) if self.stacked else tuple(found)
+
+    def close(self) -> None:
+        """Ends the processes that read images."""
+        for loader in self.loaders:
+            loader.close()
+
+    def describe(self) -> str:
+        """Returns a line about the population for the log."""
+        size = len(self.plans) * _member_bytes(self.plans[0]) / 1e6
+        return f"{len(self.plans)} runs are trained in one step ({self.layout}), about {size:.0f} MB on each device"
+
+
+@jax.jit
+def _select(better: Any, new: Any, old: Any) -> Any:
+    def choose(a: Any, b: Any) -> Any:
+        return jax.numpy.where(better.reshape(-1, *[1] * (a.ndim - 1)), a, b)
+
+    return jax.tree.map(choose, new, old)
+
+
+def _stack(trees: Sequence[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+
+
+def _uncached_teachers(plan: Plan) -> dict[str, Any]:
+    return {spec.name: plan.teachers[spec.name].variables for spec in plan.spec.teachers if not spec.cached}
+
+
+def _same_teachers(plans: Sequence[Plan]) -> bool:
+    first = list(map(id, plans[0].teachers.values()))
+    return all(list(map(id, plan.teachers.values())) == first for plan in plans)
+
+
+def _distinct_teachers(plans: Sequence[Plan]) -> tuple[tuple, tuple[tuple[str, ...], ...]]:
+    """Returns (member, its name there, spec) of each distinct teacher, and the names of each member's teachers.
+
+    Two teachers are one if network, checkpoint and view are the same; how a config reads the logits may differ.
+    """
+    found: dict[Hashable, tuple] = {}
+    readers = []
+    for member, plan in enumerate(plans):
+        names = []
+        for spec in plan.spec.teachers:
+            key = (id(plan.teachers[spec.name]), spec.view, spec.cached)
+            named = spec._replace(name=str(len(found)))
+            names.append(found.setdefault(key, (member, spec.name, named))[2].name)
+        readers.append(tuple(names))
+    return tuple(found.values()), tuple(readers)

@@ -1,0 +1,152 @@
+"""The step of a population: several members in one compiled program, laid out in one of three ways.
+
+Like `kdjax.training.steps`, these are pure per-device functions. What members share is computed once: the views of the
+batch, and one forward pass of each shared teacher.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+from jax import lax
+
+from kdjax.training import forward, metrics
+from kdjax.training.forward import Prepared
+from kdjax.training.metrics import Sums
+from kdjax.training.spec import Fixed, Spec, SpecTeacher, StepContext
+from kdjax.training.state import TrainState
+from kdjax.training.steps import make_context, train_step, update_student
+from kdjax.types import Batch
+
+# How the members of a population are laid out in one program.
+VMAP = "vmap"  # one program for stacked members; right for matrix products
+UNROLLED = "unrolled"  # one after another in one program; members may differ in losses and architecture
+MAPPED = "mapped"  # a loop over stacked members
+
+
+class PopulationSpec(NamedTuple):
+    """What shapes the compiled step of a population.
+
+    Attributes:
+      layout: VMAP, UNROLLED or MAPPED.
+      members: The spec of each member where they are unrolled, else the one spec of all.
+      shares_batches: Whether all members see the same batches, views and teachers.
+      networks: The distinct teachers of unrolled members, named '0', '1', ...; () in other layouts.
+      readers: For each unrolled member, the names in `networks` of its own teachers, in the order of its spec.
+    """
+
+    layout: str
+    members: tuple[Spec, ...]
+    shares_batches: bool
+    networks: tuple[SpecTeacher, ...] = ()
+    readers: tuple[tuple[str, ...], ...] = ()
+
+
+Carry = tuple[Any, Any]  # states and sums: tuples of members where they are unrolled, else stacked
+
+
+def population_step(states: Any, fixed: Fixed, batch: Batch, *, spec: PopulationSpec, axis_name: str) -> Carry:
+    """Makes one update of every member.
+
+    Args:
+      states: A tuple of states where members are unrolled, else one state with leaves [members, ...].
+      fixed: What the step only reads. Its numbers are laid out as the states are; so are teachers and cached logits
+        where members do not share them.
+      batch: One device's share of the batch; leaves [members, batch] where members have batches of their own.
+      spec: Static.
+      axis_name: The mapped axis of the devices.
+
+    Returns:
+      The states after the update and the step's sums, laid out as the states are.
+    """
+    return STEPS[spec.layout](states, fixed, batch, spec, axis_name)
+
+
+def _unrolled(
+    states: tuple[TrainState, ...], fixed: Fixed, batch: Batch, spec: PopulationSpec, axis_name: str
+) -> Carry:
+    shared = _context(fixed.numbers[0], batch, spec.members[0]._replace(teachers=spec.networks), axis_name)
+    prepared = forward.prepare(fixed, shared)
+    found = []
+    for state, numbers, member, readers in zip(states, fixed.numbers, spec.members, spec.readers, strict=True):
+        networks = {
+            teacher.name: prepared.networks[name] for teacher, name in zip(member.teachers, readers, strict=True)
+        }
+        context = _context(numbers, batch, member, axis_name)
+        found.append(update_student(state, Prepared(prepared.views, networks), context))
+    return tuple(state for state, _ in found), tuple(sums for _, sums in found)
+
+
+def _context(numbers: Mapping[str, Any], batch: Batch, spec: Spec, axis_name: str) -> StepContext:
+    return make_context(numbers, batch, spec, axis_name)
+
+
+def _vmap(states: TrainState, fixed: Fixed, batch: Batch, spec: PopulationSpec, axis_name: str) -> Carry:
+    (member,) = spec.members
+    if spec.shares_batches:
+        prepared = _prepare_shared(fixed, batch, member, axis_name)
+
+        def update(state: TrainState, numbers: Mapping[str, Any]) -> Carry:
+            return update_student(state, prepared, make_context(numbers, batch, member, axis_name))
+
+        return jax.vmap(update)(states, fixed.numbers)
+
+    def step(state: TrainState, fixed: Fixed, batch: Batch) -> Carry:
+        return train_step(state, fixed, batch, spec=member, axis_name=axis_name)
+
+    axes = Fixed(teachers=0, arrays=None, numbers=0, logits=0)  # type: ignore[arg-type]
+    return jax.vmap(step, in_axes=(0, axes, _batch_axes(batch)))(states, fixed, batch)
+
+
+def _prepare_shared(fixed: Fixed, batch: Batch, member: Spec, axis_name: str) -> Prepared:
+    """Prepares a step once for all stacked members, which agree in everything that this reads."""
+    first = jax.tree.map(lambda leaf: leaf[0], fixed.numbers)
+    return forward.prepare(fixed, make_context(first, batch, member, axis_name))
+
+
+def _batch_axes(batch: Batch) -> Batch:
+    """Returns which leaves of a batch have an axis of members: all but the epoch."""
+    return Batch(*(None if leaf is None or name == "epoch" else 0 for name, leaf in batch._asdict().items()))
+
+
+def _mapped(states: TrainState, fixed: Fixed, batch: Batch, spec: PopulationSpec, axis_name: str) -> Carry:
+    (member,) = spec.members
+    if spec.shares_batches:
+        prepared = _prepare_shared(fixed, batch, member, axis_name)
+
+        def update(one: tuple[TrainState, Mapping[str, Any]]) -> Carry:
+            state, numbers = one
+            return update_student(state, prepared, make_context(numbers, batch, member, axis_name))
+
+        return lax.map(update, (states, fixed.numbers))
+
+    def step(one: tuple[TrainState, Any, Any, Any, Batch]) -> Carry:
+        state, teachers, numbers, logits, own = one
+        own = own._replace(epoch=batch.epoch)
+        fixed_of_one = Fixed(teachers, fixed.arrays, numbers, logits)
+        return train_step(state, fixed_of_one, own, spec=member, axis_name=axis_name)
+
+    own = batch._replace(epoch=None)  # the one leaf that all members share
+    return lax.map(step, (states, fixed.teachers, fixed.numbers, fixed.logits, own))
+
+
+STEPS = {VMAP: _vmap, UNROLLED: _unrolled, MAPPED: _mapped}
+
+
+def population_steps(carry: Carry, fixed: Fixed, batches: Batch, *, spec: PopulationSpec, axis_name: str) -> Carry:
+    """Makes the `[steps, ...]` updates of `batches` in one dispatch and adds their sums to the carried ones."""
+
+    def body(carry: Carry, batch: Batch) -> tuple[Carry, None]:
+        states, sums = carry
+        states, step_sums = population_step(states, fixed, batch, spec=spec, axis_name=axis_name)
+        return (states, _merge(sums, step_sums)), None
+
+    if batches.index.shape[0] == 1:  # no loop: on CPU the gradient of a convolution inside a loop is 17 times slower
+        return body(carry, jax.tree.map(lambda leaf: leaf[0], batches))[0]
+    return lax.scan(body, carry, batches)[0]
+
+
+def _merge(a: Any, b: Any) -> Any:
+    if isinstance(a, Sums):
+        return metrics.merge(a, b)
+    return tuple(metrics.merge(x, y) for x, y in zip(a, b, strict=True))

@@ -4,6 +4,7 @@ python -m kdjax.bench step --config=configs/kd_student.py:cifar10,resnet20,resne
 python -m kdjax.bench models --config=configs/ce_teacher.py:smoke --only=resnet20,vgg8
 python -m kdjax.bench data --config=configs/kd_student.py:cifar10,resnet20,resnet8
 python -m kdjax.bench losses --config=configs/student.py --only=kd,crd
+python -m kdjax.bench population --config=configs/kd_student.py:cifar10,resnet20,resnet8 --members=4
 python -m kdjax.bench store --rounds=20
 """
 
@@ -15,7 +16,7 @@ from absl import flags
 from kdjax import cli
 from kdjax.errors import UserError, nearest
 
-BENCHMARKS = {name: f"kdjax.bench.{name}" for name in ("data", "losses", "models", "step", "store")}
+BENCHMARKS = {name: f"kdjax.bench.{name}" for name in ("data", "losses", "models", "population", "step", "store")}
 WITHOUT_CONFIG = ("store",)
 
 cli.define_common_flags()
@@ -23,8 +24,12 @@ if sys.argv[1:2] not in [[name] for name in WITHOUT_CONFIG]:
     cli.define_config_flag()
 cli.define(flags.DEFINE_integer, "rounds", 5, "Number of measurements, of which the median is shown.", lower_bound=1)
 cli.define(flags.DEFINE_integer, "steps", 20, "Number of train steps in one measurement.", lower_bound=1)
+cli.define(flags.DEFINE_integer, "members", 4, "Number of runs that are trained together.", lower_bound=1)
 cli.define(
-    flags.DEFINE_list, "only", [], "Networks, methods or views to measure, separated by commas. The default is all."
+    flags.DEFINE_list,
+    "only",
+    [],
+    "Networks, methods, views or layouts to measure, separated by commas; default: all.",
 )
 
 

@@ -144,8 +144,15 @@ class Population:
       loaders: The loader of the batches that all share, or one for each member.
     """
 
-    def __init__(self, plans: Sequence[Plan]):
-        self.plans, self.layout = tuple(plans), layout_of(plans[0]) if len(plans) > 1 else UNROLLED
+    def __init__(self, plans: Sequence[Plan], layout: str = ""):
+        """Places what the members' steps only read.
+
+        Args:
+          plans: Plans that `group_plans` puts together.
+          layout: How to lay them out; '' for the layout that LAYOUTS has, or for a run alone the plain one.
+        """
+        self.plans = tuple(plans)
+        self.layout = layout or (layout_of(plans[0]) if len(plans) > 1 else UNROLLED)
         first = _batches_key(plans[0])
         self.shares_batches = all(_batches_key(plan) == first for plan in plans)
         self.devices = plans[0].devices

@@ -414,6 +414,13 @@ def differences(old: Mapping, new: Mapping, where: str = "config") -> list[str]:
     return found
 
 
+def order_seed(config: ConfigDict) -> int:
+    """Returns the seed of the order of the examples, their views, their mixing and the choice among teachers."""
+    seed: Any = config["seed"]
+    data: Any = config["data"]
+    return seed if data["order_seed"] < 0 else data["order_seed"]
+
+
 def default_run_name(config: ConfigDict) -> str:
     """Returns the default name of a config's run, a function of the config: `<dataset>/<model>-<what>-s<seed>`.
 

@@ -13,6 +13,7 @@ cli.define(flags.DEFINE_integer, "visits", 6, "Number of epochs shown, one in ea
 
 def main() -> None:
     """Writes a contact sheet of the student's view and of the teachers' views where they differ."""
+    from kdjax.config import order_seed
     from kdjax.data import load_dataset, resolve_view
     from kdjax.reporting.contact_sheet import contact_sheet
     from kdjax.training.plan import resolve
@@ -24,7 +25,7 @@ def main() -> None:
         raise cli.UserError(f"data set '{dataset.name}' has vectors, not images; there is nothing to draw.")
     teachers = [teacher.view or config.data.teacher_view or config.data.view for teacher in config.teachers.values()]
     views = tuple(dict.fromkeys(resolve_view(dataset, view) for view in (config.data.view, *teachers)))
-    contact_sheet(dataset, views, config.seed, flag.images, flag.visits).save(flag.out)
+    contact_sheet(dataset, views, order_seed(config), flag.images, flag.visits).save(flag.out)
     print(f"{flag.out}: the image as it is tested, then {flag.visits} epochs of {' and of '.join(views)}.")
 
 

@@ -55,7 +55,6 @@ def _config(name: str, losses: dict, smoke: bool) -> ConfigDict:
     config.data.view = "crop_flip"
     config.data.protocols = {"subset": {"per_class": 20 if smoke else 250}}
     config.model.name = "resnet8"
-    config.score_train = True  # the distance on the training images is reported
     config.epochs = 1 if smoke else 25
     config.batch_size = 64
     config.eval_batch_size = 500

@@ -80,9 +80,12 @@ def _runner(population: Population, num_steps: int) -> Callable[[], Any]:
     carried = [population.place([initial_carry(plan) for plan in population.plans])]
 
     def run() -> Any:
-        for start in range(0, num_steps, chunk):
-            batches = population.batches(0, start, min(chunk, num_steps - start))
-            carried[0] = step(carried[0], population.fixed, batches)
+        made = 0
+        while made < num_steps:
+            epoch, first = divmod(made, plan.spec.steps_per_epoch)
+            count = min(chunk, num_steps - made, plan.spec.steps_per_epoch - first)
+            carried[0] = step(carried[0], population.fixed, population.batches(epoch, first, count))
+            made += count
         return carried[0]
 
     return run

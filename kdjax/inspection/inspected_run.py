@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
-from kdjax.config import with_defaults
+from kdjax.config import order_seed, with_defaults
 from kdjax.data import resolve_view
 from kdjax.errors import UserError
 from kdjax.inspection.maps import Head, find_head
@@ -63,7 +63,7 @@ class InspectedRun:
         key = (split or self.split, view)
         if key not in self._outputs:
             run = self.loaded
-            options = {"view": view, "seed": run.config.seed}
+            options = {"view": view, "seed": order_seed(run.config)}
             self._outputs[key] = predict(run.network, run.dataset, key[0], run.batch_size, run.devices, **options)
         return self._outputs[key]
 

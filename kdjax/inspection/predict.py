@@ -11,6 +11,7 @@ from jax import lax
 from ml_collections import ConfigDict
 
 from kdjax import models
+from kdjax.config import order_seed
 from kdjax.data import Dataset, Stored, eval_batches, load_dataset, resolve_view
 from kdjax.data.stream import eval_stream
 from kdjax.data.views import augment
@@ -230,7 +231,7 @@ def predict_run(
     run = load_run(store, name, checkpoint, data_dir, devices, data)
     check_split(name, run, split)
     view = resolve_view(run.dataset, run.config.data.view if view == "own" else view)
-    options = {"view": view, "seed": run.config.seed, "visit": visit, "features": features}
+    options = {"view": view, "seed": order_seed(run.config), "visit": visit, "features": features}
     return predict(run.network, run.dataset, split, run.batch_size, run.devices, **options)
 
 

@@ -90,9 +90,9 @@ def group_by_setting(records: Sequence[RunRecord]) -> list[list[RunRecord]]:
         if record.is_counted:
             setting = record.family + json.dumps(record.settings, sort_keys=True)
             first = found.setdefault(setting, {}).setdefault(record.key, record)
-            if first is not record and str(record.seed).startswith("order "):
+            if first is not record:
                 logging.warning(
-                    "run '%s' shares its order of examples with run '%s': they are one draw and count once.",
+                    "run '%s' has the seeds or the order of run '%s': they are one draw and count once.",
                     *(record.name, first.name),
                 )
     groups = [sorted(group.values(), key=lambda record: repr(record.key)) for group in found.values()]

@@ -15,7 +15,7 @@ SEEDS = ("seed", "data.split_seed", "data.order_seed")
 # setting. These are full paths, because 'checkpoint' of a teacher and 'seed' of a data set do change numbers.
 WITHOUT_EFFECT = (
     *(*OPERATIONAL, "eval_batch_size", "eval_every", "diagnostics"),
-    *("data.stream", "data.workers", "data.report_unshared"),
+    *("data.stream", "data.workers", "data.report_unshared", "score_train"),
 )
 IMPORTED = ("imported",)  # stands for the losses of imported weights
 GENERATION = re.compile(r"(.*)-gen(\d+)-")
@@ -201,10 +201,10 @@ def _losses_of(teacher: RunRecord | None) -> tuple[str, ...]:
     return () if teacher.losses == IMPORTED else teacher.losses
 
 
-def _draw(config: Mapping) -> int | str:
+def _draw(config: Mapping) -> int:
     """Returns what identifies a draw: runs of different seeds that share their order are one draw, not several."""
     order = config["data"]["order_seed"]
-    return config["seed"] if order < 0 else f"order {order}"
+    return config["seed"] if order < 0 else order
 
 
 def _seeds(run: str, teacher: RunRecord | None) -> int | str | tuple | None:

@@ -53,7 +53,8 @@ class HumanStudy(CrossFields):
         soft = _human_labels(self, runner.data_dir)
         rates = choose_settings(runner, _trials(self), range(self.seeds))
         teachers = {name: _with_rate(config, rates[name]) for name, config in self.teachers.items()}
-        runs = runner.run_stages(make_stages(dataclasses.replace(self, teachers=teachers)))
+        students = {name: _with_train_scores(config) for name, config in self.students.items()}
+        runs = runner.run_stages(make_stages(dataclasses.replace(self, teachers=teachers, students=students)))
         noise = {split: analysis.sampling_noise_estimate(jnp.asarray(p), self.raters) for split, p in soft.items()}
         floors = {split: float(np.mean(values)) for split, values in noise.items()}
         entropies = {split: float(analysis.distribution_entropy(p).mean()) for split, p in soft.items()}
@@ -102,6 +103,13 @@ def _trials(study: HumanStudy) -> list[Job[Trial[str]]]:
 def _with_rate(config: RunConfig, rate: float) -> RunConfig:
     config = RunConfig(config.to_dict())
     config.optimizer.learning_rate = rate
+    return _with_train_scores(config)
+
+
+def _with_train_scores(config: RunConfig) -> RunConfig:
+    """Returns a config whose run also has the distance on the training images, which the study reports."""
+    config = RunConfig(config.to_dict())
+    config.score_train = True
     return config
 
 

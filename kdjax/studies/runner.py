@@ -256,8 +256,15 @@ def seeded(config: RunConfig, seed: int, split_seed: int | None = None) -> RunCo
       config: Config of a run; it is not changed.
       seed: Seed of initial weights, order and augmentation.
       split_seed: Seed of the data split; None leaves the config's own.
+
+    Raises:
+      UserError: The config fixes the order of the examples for all seeds.
     """
     config = RunConfig(config.to_dict())
+    if config.data.get("order_seed", -1) >= 0:
+        raise UserError(
+            "config.data.order_seed must be -1 in the runs of a study: seeds that share their order are one draw."
+        )
     config.seed = seed
     if split_seed is not None:
         config.data.split_seed = split_seed

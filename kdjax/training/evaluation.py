@@ -117,12 +117,26 @@ def split_sums(
     return score(make_batches(index, mask, 0, devices))
 
 
+def stack_batches(datasets: Sequence[Dataset], split: str, batch_size: int, devices: Sequence[Device]) -> Batch:
+    """Returns the batches of a split of several data sets that `stacked_sums` takes, `[devices, members, steps, ...]`.
+
+    Args:
+      datasets: The data set of each member: the same arrays, with splits of the same sizes.
+      split: 'train', 'validation' or 'test'.
+      batch_size: Examples over all devices, a multiple of their number.
+      devices: Devices of this process.
+    """
+    parts = [make_batches(*_eval_rows(dataset, split, batch_size, devices), 0, devices) for dataset in datasets]
+    leaves = {name: [getattr(part, name) for part in parts] for name in Batch._fields}
+    return Batch(**{name: each[0] if each[0] is None else np.stack(each, axis=1) for name, each in leaves.items()})
+
+
 def stacked_sums(
     model: Model,
     variables: Mapping[str, Any],
-    datasets: Sequence[Dataset],
+    dataset: Dataset,
     split: str,
-    batch_size: int,
+    batches: Batch,
     devices: Sequence[Device],
 ) -> metrics.Sums:
     """Dispatches the evaluation of stacked networks, each on its own split, and returns stacked sums, not fetched.
@@ -130,16 +144,13 @@ def stacked_sums(
     Args:
       model: The network of all.
       variables: Their variables, leaves [members, ...] on the devices.
-      datasets: The data set of each: the same arrays, with splits of the same sizes.
+      dataset: The data set of any of them.
       split: 'train', 'validation' or 'test'.
-      batch_size: Examples over all devices, a multiple of their number.
+      batches: What `stack_batches` returned.
       devices: Devices of this process.
     """
-    parts = [make_batches(*_eval_rows(dataset, split, batch_size, devices), 0, devices) for dataset in datasets]
-    leaves = {name: [getattr(part, name) for part in parts] for name in Batch._fields}
-    stacked = {name: each[0] if each[0] is None else np.stack(each, axis=1) for name, each in leaves.items()}
-    run = _compiled_stacked(_eval_spec(model, datasets[0], split), tuple(devices))
-    return run(variables, resident(datasets[0], devices), Batch(**stacked))
+    run = _compiled_stacked(_eval_spec(model, dataset, split), tuple(devices))
+    return run(variables, resident(dataset, devices), batches)
 
 
 @functools.lru_cache(maxsize=64)

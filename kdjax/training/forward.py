@@ -123,7 +123,7 @@ def run_networks(fixed: Fixed, images: Mapping[str, Array], context: StepContext
             outputs[teacher.name] = NetworkOutput(ModelOutput(fixed.logits[teacher.name][context.batch.index]), {})
             continue
         variables = fixed.teachers[teacher.name]
-        output = run_teacher(teacher.name, teacher.model, variables, images[teacher.view], **options)
+        output = run_teacher(teacher.label, teacher.model, variables, images[teacher.view], **options)
         outputs[teacher.name] = NetworkOutput(_without_gradient(output), preact_norms(teacher.model, variables))
     return outputs
 

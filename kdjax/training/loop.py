@@ -27,6 +27,7 @@ from kdjax.training.population import Population, compiled_population, group_pla
 from kdjax.training.signals import StopSignals
 from kdjax.training.spec import Fixed, Spec
 from kdjax.training.state import TrainState
+from kdjax.training.structure import combine
 from kdjax.training.teacher_logits import cached_logits
 from kdjax.training.teachers import LoadedTeachers
 from kdjax.types import Config, Device
@@ -114,10 +115,12 @@ def train_together(
             jobs.append(_prepare(config, name, session, results))
     for name in results:
         finished(name)
-    new = [job for job in {job.run.name: job for job in jobs}.values() if job.plan is not None]
+    _refuse_other_configs_of_one_name(jobs)
     with contextlib.ExitStack() as stack:
+        new = [job for job in {job.run.name: job for job in jobs}.values() if job.plan is not None]
         for job in new:
             stack.enter_context(job.run.lock())
+        new = [job for job in new if not _finished_meanwhile(job, results)]
         members = [Member(job.plan, job.run) for job in new]
         carries = [member.restore() for member in members]
         progress = [(member.progress.epoch, member.progress.step_in_epoch) for member in members]
@@ -142,6 +145,23 @@ def _naming(name: str, *, several: bool) -> Iterator[None]:
         raise
 
 
+def _refuse_other_configs_of_one_name(jobs: Sequence["_Job"]) -> None:
+    first: dict[str, _Job] = {}
+    for job in jobs:
+        if first.setdefault(job.run.name, job).config.to_dict() != job.config.to_dict():
+            raise UserError(f"two of the runs have different configs and one name, '{job.run.name}'; rename one.")
+
+
+def _finished_meanwhile(job: "_Job", results: dict[str, dict]) -> bool:
+    """Whether another process has finished the run since it was planned; refuses one that it began otherwise."""
+    if job.run.manifest is not None:
+        job.run.begin({"config": job.config.to_dict()})
+    result = job.run.result
+    if result is not None:
+        results[job.run.name] = result
+    return result is not None
+
+
 class _Session(NamedTuple):
     """What all runs of one call share."""
 
@@ -154,9 +174,10 @@ class _Session(NamedTuple):
 
 
 class _Job(NamedTuple):
-    """A run that was asked for; its plan is None where it is finished."""
+    """A run that was asked for, with its resolved config; its plan is None where it is finished."""
 
     run: Run
+    config: Config
     plan: Plan | None
 
 
@@ -171,9 +192,9 @@ def _prepare(config: Config, name: str, session: _Session, results: dict[str, di
         run.begin({"config": config.to_dict()})  # refuses a changed config before anything is loaded
         if run.result is not None:
             results[run.name] = run.result
-            return _Job(run, None)
+            return _Job(run, config, None)
     plan = make_plan(config, session.store, session.data_dir, session.devices, loaded=session.teachers)
-    return _Job(run, plan)
+    return _Job(run, config, plan)
 
 
 def _train_population(members: list[Member], carries: list, session: _Session) -> list[dict]:
@@ -324,7 +345,8 @@ class Trainer:
                 **scores[i],
             }
         self._finish_epoch(scores)
-        return {i: {**row, "seconds": time.perf_counter() - began} for i, row in rows.items()}
+        seconds = (time.perf_counter() - began) / len(self.members)  # a member's share
+        return {i: {**row, "seconds": seconds} for i, row in rows.items()}
 
     def _alive(self) -> Iterator[tuple[int, Member]]:
         """Yields the members whose losses were finite so far."""
@@ -454,4 +476,5 @@ class Trainer:
 def _rate(plan: Plan, epoch: int) -> float:
     """Returns the learning rate of the last update of an epoch."""
     spec = plan.spec_at(epoch)
-    return float(steps.rate(np.int32((epoch + 1) * spec.steps_per_epoch - 1), traced(plan.config), spec))
+    config = combine(plan.spec.structure, plan.numbers)
+    return float(steps.rate(np.int32((epoch + 1) * spec.steps_per_epoch - 1), config, spec))

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from absl import logging
 
-from kdjax.errors import RunError
+from kdjax.errors import RunError, UserError
 from kdjax.store import Run
 from kdjax.training import forward, metrics
 from kdjax.training import state as train_state
@@ -158,12 +158,18 @@ class Member:
             `config.score_train` asks for them.
         """
         rows, best = self.run.metrics(), self.progress.best
-        last = {"epoch": self.plan.epochs, "step": self.step}
-        result: dict[str, Any] = {"last": {**last, **self._scores("last", rows[-1], score_train)}}
+        by_epoch, last = {row["epoch"]: row for row in rows}, {"epoch": self.plan.epochs, "step": self.step}
+        for epoch in (self.plan.epochs, *([best.epoch] if best else [])):
+            if epoch not in by_epoch:
+                raise UserError(
+                    f"{self.run.path / 'metrics.jsonl'} lacks the row of epoch {epoch}, which has the scores; "
+                    f"train the run again under another --run, or delete {self.run.path}."
+                )
+        result: dict[str, Any] = {"last": {**last, **self._scores("last", by_epoch[self.plan.epochs], score_train)}}
         if best:
-            (row,) = (row for row in rows if row["epoch"] == best.epoch)
-            result["best"] = {"epoch": best.epoch, "step": best.step, **self._scores("best", row, score_train)}
-        if "validation" not in rows[-1] and "test" in rows[-1]:
+            scores = self._scores("best", by_epoch[best.epoch], score_train)
+            result["best"] = {"epoch": best.epoch, "step": best.step, **scores}
+        if "validation" not in result["last"] and "test" in result["last"]:
             peak = max(row["test"]["accuracy"] for row in rows if "test" in row)
             note = "chosen on the test split: not to be reported"
             result["max_over_epochs_on_test"] = {"accuracy": peak, "note": note}

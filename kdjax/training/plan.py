@@ -163,7 +163,7 @@ def plan_with(
         terms=terms,
         freezing=make_freezing(config, terms, warming_up=False),
         first_epoch=config.warmup.epochs,
-        steps_per_epoch=make_order(dataset, config.batch_size, order_seed(config)).steps,
+        steps_per_epoch=make_order(dataset, config.batch_size, schema.order_seed(config)).steps,
         sync_batch_norm=config.model.batch_norm == "global",
         unbiased_variance=config.model.running_variance == "unbiased",
         diagnostics=config.diagnostics,
@@ -289,13 +289,8 @@ def traced(config: Config) -> dict[str, Any]:
     sections["warmup"] = {**sections["warmup"], "losses": weights, "learning_rate": rate}
     sections["optimizer"] = _floats_like_defaults(sections["optimizer"], schema.defaults().optimizer)
     sections["schedule"] = _floats_like_defaults(sections["schedule"], schema.defaults().schedule)
-    seeds = {"seed": np.uint32(config.seed), "order_seed": np.uint32(order_seed(config))}
+    seeds = {"seed": np.uint32(config.seed), "order_seed": np.uint32(schema.order_seed(config))}
     return {**sections, **seeds, "epochs": config.epochs}
-
-
-def order_seed(config: Config) -> int:
-    """Returns the seed of the order, the views, the mixing and the choice among teachers."""
-    return config.seed if config.data.order_seed < 0 else config.data.order_seed
 
 
 def _floats_like_defaults(section: Mapping[str, Any], defaults: Config) -> dict[str, Any]:

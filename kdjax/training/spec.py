@@ -52,6 +52,11 @@ class SpecTeacher(NamedTuple):
     classes: tuple[int, ...] = ()
 
     @property
+    def label(self) -> str:
+        """Its name in config.teachers; the teachers of a population are numbered before it."""
+        return self.name.rpartition(":")[2]
+
+    @property
     def cached(self) -> bool:
         """Whether its logits over the training set are computed once, before the first step."""
         return self.model is None

@@ -28,7 +28,7 @@ def cached_logits(plan: Plan) -> dict[str, np.ndarray]:
         teacher.name: _logits(
             teacher.name,
             ByIdentity(plan.teachers[teacher.name]),
-            ByIdentity(plan.dataset),
+            _TrainingSet(plan.dataset),
             plan.config.eval_batch_size,
             plan.devices,
         )
@@ -37,11 +37,25 @@ def cached_logits(plan: Plan) -> dict[str, np.ndarray]:
     }
 
 
-@functools.lru_cache(maxsize=256)  # students of one process that share a teacher and data share its logits
+class _TrainingSet:
+    """The training images of a data set as a key: two sets are one if they read the same rows of the same arrays."""
+
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+        self._key = (id(dataset.images), dataset.splits["train"].tobytes(), dataset.stored)
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _TrainingSet) and self._key == other._key
+
+
+@functools.lru_cache(maxsize=32)  # students of one process that share a teacher and its view share its logits
 def _logits(
-    name: str, teacher: ByIdentity, dataset: ByIdentity, batch_size: int, devices: tuple[Device, ...]
+    name: str, teacher: ByIdentity, training: _TrainingSet, batch_size: int, devices: tuple[Device, ...]
 ) -> np.ndarray:
-    return _compute(name, teacher.value, dataset.value, batch_size, devices)
+    return _compute(name, teacher.value, training.dataset, batch_size, devices)
 
 
 def _compute(name: str, teacher: Teacher, data: Dataset, batch_size: int, devices: tuple[Device, ...]) -> np.ndarray:

@@ -31,7 +31,7 @@ class PopulationSpec(NamedTuple):
       layout: VMAP, UNROLLED or MAPPED.
       members: The spec of each member where they are unrolled, else the one spec of all.
       shares_batches: Whether all members see the same batches, views and teachers.
-      networks: The distinct teachers of unrolled members, named '0', '1', ...; () in other layouts.
+      networks: The distinct teachers of unrolled members, named NUMBER:NAME; () in other layouts.
       readers: For each unrolled member, the names in `networks` of its own teachers, in the order of its spec.
     """
 

@@ -63,7 +63,7 @@ def stores(tmp_path):
 def test_stacked_members_with_seeds_splits_teachers_and_numbers_of_their_own_equal_runs_alone(
     stores, one_device, monkeypatch, layout
 ):
-    monkeypatch.setitem(population.LAYOUTS, ("cpu", False), layout)
+    monkeypatch.setitem(population.LAYOUTS, ("cpu", "narrow"), layout)
     teachers = [mlp(seed, split) for seed, split in ((0, 0), (1, 1))]
     students = [mlp(5, 0, "t0"), mlp(6, 1, "t1"), mlp(5, 1, "t1"), mlp(7, 1, "t1")]
     students[1].losses.kd.temperature, students[2].losses.kd.weight = 2.0, 0.0
@@ -108,10 +108,10 @@ def test_unrolled_members_differ_in_losses_and_architecture_and_share_one_pass_o
         monkeypatch.setattr(
             forward, "run_teacher", lambda name, *rest, **kw: calls.append(name) or run(name, *rest, **kw)
         )
-        monkeypatch.setitem(population.LAYOUTS, ("cpu", False), UNROLLED)
+        monkeypatch.setitem(population.LAYOUTS, ("cpu", "narrow"), UNROLLED)
         train_together(configs, stores[1], names=names, devices=one_device, show=False)
     assert stores[1].find("ttm").manifest["population"]["members"] == list(names)
-    assert calls == ["0"]  # traced once, for all members and both epochs
+    assert calls == ["a"]  # traced once, for all members and both epochs
     assert_equal_runs(*stores, names, 1e-9)
 
 
@@ -185,8 +185,43 @@ def test_logits_are_cached_where_nothing_else_of_a_teacher_is_read(stores, one_d
     assert plan.spec.teachers[0].cached == cached
 
 
+def test_wide_networks_are_trained_in_turn_on_cpu(stores, one_device):
+    configs = [mlp(seed) for seed in (1, 2)]
+    for config in configs:
+        config.model.args, config.epochs = {"hidden": (9000,)}, 1
+    train_together(configs, stores[0], names=("a", "b"), devices=one_device, show=False)
+    assert all("population" not in stores[0].find(name).manifest for name in ("a", "b"))
+
+
 def test_a_mistake_in_one_of_several_configs_names_its_run(stores, one_device):
     configs = [mlp(1), mlp(2, 0, "nobody")]
     with pytest.raises(UserError, match="run 'b': teacher 'a': .* has no run 'nobody'"):
         train_together(configs, stores[0], names=("a", "b"), devices=one_device, show=False)
     assert not stores[0].runs()
+
+
+def test_two_configs_of_one_name_are_refused_and_one_config_twice_is_one_run(stores, one_device):
+    configs = [mlp(1), mlp(1, epochs=2)]
+    with pytest.raises(UserError, match="two of the runs have different configs and one name, 'a'"):
+        train_together(configs, stores[0], names=("a", "a"), devices=one_device, show=False)
+    first, second = train_together([mlp(1), mlp(1)], stores[0], names=("a", "a"), devices=one_device, show=False)
+    assert first == second and stores[0].runs() == ["a"]
+
+
+def test_members_that_never_saw_different_classes_are_scored_for_their_own(stores, one_device):
+    configs = [mlp(1, epochs=2), mlp(1, epochs=2)]
+    for hidden, config in enumerate(configs):
+        config.data.protocols = {"drop_classes": {"classes": (hidden,)}}
+    alone = train_alone(configs, ("a", "b"), stores[0], one_device)
+    together = train_together(configs, stores[1], names=("a", "b"), devices=one_device, show=False)
+    for one, other in zip(alone, together, strict=True):
+        assert one["last"]["test"] == pytest.approx(other["last"]["test"], 1e-4)
+
+
+def test_a_seed_of_a_study_has_an_order_of_its_own():
+    from kdjax.studies.runner import seeded
+
+    config = mlp(1)
+    config.data.order_seed = 3
+    with pytest.raises(UserError, match="order_seed must be -1"):
+        seeded(config, 2)

@@ -11,6 +11,7 @@ from kdjax.arguments import check_arguments, signature_of
 from kdjax.errors import UserError, lookup
 from kdjax.models.apply import batch_norm_scope, batch_statistics, call, check_features, feature_shapes
 from kdjax.models.auxiliary import AuxiliaryResNet
+from kdjax.models.convolution import convolutions_for
 from kdjax.models.densenet import DenseNet
 from kdjax.models.describe import Description, describe
 from kdjax.models.feature_extraction import FeatureExtractor
@@ -42,6 +43,7 @@ __all__ = [
     "batch_statistics",
     "call",
     "check_features",
+    "convolutions_for",
     "count_parameters",
     "create_model",
     "describe",

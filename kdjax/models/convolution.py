@@ -1,15 +1,17 @@
-"""Convolutions whose gradients XLA's CPU backend runs fast, inside loops too; other backends use the plain ones.
+"""Convolutions in the forms that XLA's CPU backend runs fast, inside loops too; other backends keep the plain ones.
 
 XLA:CPU rewrites the gradients of `lax.conv_general_dilated` into forms that it can run in parallel in a program's entry
-computation only: inside `lax.scan` or `lax.map` the same gradients were measured 17 times slower. It also spends a third
-of a ResNet's step on transposing whole activations for the gradients of kernels. Here every derivative is spelled as a
-forward convolution in the layout that XLA:CPU is fast in (NHWC, HWIO), and the gradient of a kernel is split over slices
-of the batch, which run in parallel.
+computation only; inside `lax.scan` or `lax.map` they run 10 to 20 times slower. It is slow everywhere at grouped and
+depthwise convolutions. `python -m kdjax.bench convolutions` measures the forms of this file beside the plain ones.
 """
 
+import contextlib
 import functools
+import itertools
+import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -18,28 +20,36 @@ from jax import lax
 
 from kdjax.types import Array
 
-Pair = tuple[int, int]
-Padding = tuple[Pair, Pair]
-
-NHWC = ("NHWC", "HWIO", "NHWC")
-SLICES = 8  # Parts of a batch whose kernel gradients are computed side by side; 8 was the fastest of 1 to 16 measured.
+SLICE = 8  # Examples in a slice of the batch, for which a part of a kernel's gradient is computed.
+MOST_SLICES = 8  # More are not faster and take long to compile.
+LEAST_OUTPUTS = 32  # Narrower kernels take the whole batch in one slice, since slices are slower there.
 
 
-def fast_convolutions(module_call: bool) -> Callable | None:
-    """Returns an interceptor for `nn.intercept_methods` that gives every `nn.Conv` the fast gradients, or None.
+class Window(NamedTuple):
+    """How a kernel moves over the axes between batch and channels; hashable.
 
-    Args:
-      module_call: Whether the call is differentiated in reverse mode; forward calls and other backends need nothing.
+    Attributes:
+      strides: Distance between two positions of the kernel, for each axis.
+      padding: (low, high) zeros around the input, for each axis.
+      dilation: Distance between two elements of the kernel, for each axis.
+      precision: As in `lax.conv_general_dilated`.
     """
-    if not module_call or jax.default_backend() != "cpu":
-        return None
-    return _intercept
+
+    strides: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    dilation: tuple[int, ...]
+    precision: Any = None
+
+
+def convolutions_for(platform: str) -> AbstractContextManager:
+    """Returns a context in which every `nn.Conv` takes the form that is fast on a platform; 'cpu' has its own forms."""
+    return nn.intercept_methods(_intercept) if platform == "cpu" else contextlib.nullcontext()
 
 
 def _intercept(call_next: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
     module = context.module
-    is_conv = type(module) is nn.Conv and context.method_name == "__call__" and module.conv_general_dilated is None
-    if not is_conv:
+    is_conv = type(module) is nn.Conv and context.method_name == "__call__"
+    if not is_conv or module.conv_general_dilated or module.conv_general_dilated_cls:
         return call_next(*args, **kwargs)
     # A module is frozen: its twin, bound to the same variables, takes the call.
     return module.clone(parent=module.scope, conv_general_dilated=convolution)(*args, **kwargs)
@@ -49,142 +59,193 @@ def convolution(
     images: Array,
     kernel: Array,
     strides: Sequence[int],
-    padding: Any,
+    padding: str | Sequence[tuple[int, int]],
     lhs_dilation: Sequence[int] | None = None,
     rhs_dilation: Sequence[int] | None = None,
     dimension_numbers: Any = None,
     feature_group_count: int = 1,
     precision: Any = None,
-    preferred_element_type: Any = None,
 ) -> Array:
-    """Returns what `lax.conv_general_dilated` returns for the same arguments, with gradients that are fast on CPU.
+    """Returns what `lax.conv_general_dilated` returns for the same arguments, in the form that is fastest on CPU.
 
-    Reverse mode is exact, also of second order. Forward mode is not defined, as for every `jax.custom_vjp`.
+    Reverse mode is exact, also of second order. Forward mode is not defined for all forms.
 
     Args:
-      images: [batch, height, width, channels].
+      images: [batch, height, width, channels], or any other number of axes between batch and channels.
       kernel: [height, width, channels / groups, outputs].
-      strides: Of the window.
-      padding: ((low, high), (low, high)) or 'SAME' or 'VALID'.
-      lhs_dilation, rhs_dilation, dimension_numbers, feature_group_count, precision, preferred_element_type: The
-        arguments of `lax.conv_general_dilated`; what is not a plain two-dimensional convolution takes the plain form.
+      strides: Distance between two positions of the kernel, for each axis.
+      padding: (low, high) for each axis, or 'SAME' or 'VALID'.
+      lhs_dilation: Distance between two elements of the image, for each axis.
+      rhs_dilation: Distance between two elements of the kernel, for each axis.
+      dimension_numbers: Those of `nn.Conv`, which has the channels last.
+      feature_group_count: Number of groups.
+      precision: As in `lax.conv_general_dilated`.
+
+    Returns:
+      [batch, height, width, outputs].
     """
-    options: dict[str, Any] = {"precision": precision}
-    if preferred_element_type is not None:
-        options["preferred_element_type"] = preferred_element_type
-    plain = functools.partial(
-        lax.conv_general_dilated,
-        lhs_dilation=lhs_dilation,
-        rhs_dilation=rhs_dilation,
-        dimension_numbers=dimension_numbers,
-        feature_group_count=feature_group_count,
-        **options,
-    )
-    dilated = any(d != 1 for d in (*(lhs_dilation or ()), *(rhs_dilation or ())))
-    if images.ndim != 4 or dilated or precision is not None or preferred_element_type is not None:
-        return plain(images, kernel, strides, padding)
-    window = (int(strides[0]), int(strides[1]))
-    pads = _explicit(images, kernel, window, padding)
-    groups = feature_group_count
-    if groups == images.shape[-1] == kernel.shape[-1]:
-        return depthwise(images, kernel, window, pads)
-    if groups != 1:
-        return plain(images, kernel, strides, padding)
-    if kernel.shape[:2] == (1, 1) and pads == ((0, 0), (0, 0)):
-        return pointwise(images, kernel, window)
-    return dense(images, kernel, window, pads)
-
-
-def _explicit(images: Array, kernel: Array, strides: Pair, padding: Any) -> Padding:
+    del dimension_numbers
+    images = _spread(images, lhs_dilation)
+    size, groups = kernel.shape[:-2], feature_group_count
+    dilation = tuple(rhs_dilation or (1,) * len(size))
     if isinstance(padding, str):
-        padding = lax.padtype_to_pads(images.shape[1:3], kernel.shape[:2], strides, padding)
-    (top, bottom), (left, right) = padding
-    return (int(top), int(bottom)), (int(left), int(right))
+        reach = [(k - 1) * d + 1 for k, d in zip(size, dilation, strict=True)]
+        padding = lax.padtype_to_pads(images.shape[1:-1], reach, strides, padding)
+    window = Window(tuple(strides), tuple((int(low), int(high)) for low, high in padding), dilation, precision)
+    padded = any(low or high for low, high in window.padding)
+    if math.prod(size) == 1 and not padded:
+        return pointwise(images, kernel, window, groups)
+    if groups == images.shape[-1] == kernel.shape[-1]:
+        return depthwise(images, kernel, window)
+    if size == window.strides and not padded and groups == 1 and set(dilation) == {1}:
+        return patchwise(images, kernel, precision)
+    return dense(images, kernel if groups == 1 else block_diagonal(kernel, groups), window)
 
 
-def pointwise(images: Array, kernel: Array, strides: Pair) -> Array:
-    """Returns a 1x1 convolution as a matrix product, whose gradients are matrix products, too."""
-    images = images[:, :: strides[0], :: strides[1]]
-    return lax.dot_general(images, kernel[0, 0], (((3,), (0,)), ((), ())))
+def pointwise(images: Array, kernel: Array, window: Window, groups: int) -> Array:
+    """Returns a convolution whose kernel has one element: a matrix product for each group of channels."""
+    images = images[(slice(None), *(slice(None, None, stride) for stride in window.strides))]
+    inside, outputs = kernel.shape[-2:]
+    grouped = images.reshape(*images.shape[:-1], groups, inside)
+    product = jnp.einsum(
+        "...gi,igo->...go", grouped, kernel.reshape(inside, groups, outputs // groups), precision=window.precision
+    )
+    return product.reshape(*images.shape[:-1], outputs)
 
 
-def depthwise(images: Array, kernel: Array, strides: Pair, pads: Padding) -> Array:
-    """Returns a convolution of each channel by itself as a sum of shifted products, which XLA fuses into one pass."""
-    size = [(images.shape[1 + d] + sum(pads[d]) - kernel.shape[d]) // strides[d] + 1 for d in (0, 1)]
-    padded = _padded(images, pads)
+def patchwise(images: Array, kernel: Array, precision: Any) -> Array:
+    """Returns a convolution whose strides are its kernel's size: a matrix product over patches."""
+    size, rank = kernel.shape[:-2], kernel.ndim - 2
+    counts = [length // k for length, k in zip(images.shape[1:-1], size, strict=True)]
+    images = images[(slice(None), *(slice(n * k) for n, k in zip(counts, size, strict=True)))]
+    split = images.reshape(-1, *itertools.chain(*zip(counts, size, strict=True)), images.shape[-1])
+    inner = (*range(2, 2 * rank + 1, 2), 2 * rank + 1)
+    return lax.dot_general(split, kernel, ((inner, tuple(range(rank + 1))), ((), ())), precision=precision)
+
+
+def depthwise(images: Array, kernel: Array, window: Window) -> Array:
+    """Returns a convolution of each channel by itself: a sum of shifted products, which XLA fuses into one pass."""
+    padded = _pad(images, window.padding)
+    size, strides, dilation = kernel.shape[:-2], window.strides, window.dilation
+    steps = [(n - (k - 1) * d - 1) // s for n, k, s, d in zip(padded.shape[1:-1], size, strides, dilation, strict=True)]
     total = jnp.zeros((), images.dtype)
-    for i in range(kernel.shape[0]):
-        for j in range(kernel.shape[1]):
-            rows, columns = (slice(at, at + (n - 1) * s + 1, s) for at, n, s in zip((i, j), size, strides, strict=True))
-            total = total + padded[:, rows, columns] * kernel[i, j, 0]
+    for place in itertools.product(*map(range, size)):
+        starts = [i * d for i, d in zip(place, dilation, strict=True)]
+        rows = [slice(at, at + n * s + 1, s) for at, n, s in zip(starts, steps, strides, strict=True)]
+        total = total + padded[(slice(None), *rows)] * kernel[place][0]
     return total
 
 
-def _padded(images: Array, pads: Padding) -> Array:
-    return lax.pad(images, jnp.zeros((), images.dtype), [(0, 0, 0), (*pads[0], 0), (*pads[1], 0), (0, 0, 0)])
+def block_diagonal(kernel: Array, groups: int) -> Array:
+    """Returns the kernel over all channels that is a grouped kernel for each group, and 0 between groups.
+
+    A grouped convolution and its gradients are 10 to 60 times slower on CPU than those of this kernel.
+    """
+    *size, inside, outputs = kernel.shape
+    blocks = kernel.reshape(*size, 1, inside, groups, outputs // groups)
+    apart = jnp.eye(groups, dtype=kernel.dtype)[:, None, :, None]
+    return (apart * blocks).reshape(*size, groups * inside, outputs)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def dense(images: Array, kernel: Array, strides: Pair, pads: Padding) -> Array:
-    """Returns a convolution over all channels, with the gradients of `_backward`."""
-    return lax.conv_general_dilated(images, kernel, strides, pads, dimension_numbers=NHWC)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def dense(images: Array, kernel: Array, window: Window) -> Array:
+    """Returns a convolution over all channels. Its gradients are convolutions of the form that is fast inside loops."""
+    return _convolve(images, kernel, window)
 
 
-def _forward(images: Array, kernel: Array, strides: Pair, pads: Padding) -> tuple[Array, tuple[Array, Array]]:
-    return dense(images, kernel, strides, pads), (images, kernel)
+def _forward(images: Array, kernel: Array, window: Window) -> tuple[Array, tuple[Array, Array]]:
+    return dense(images, kernel, window), (images, kernel)
 
 
-def _backward(strides: Pair, pads: Padding, saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+def _backward(window: Window, saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
     images, kernel = saved
     return (
-        input_gradient(images.shape, kernel, cotangent, strides, pads),
-        kernel_gradient(images, kernel.shape, cotangent, strides, pads),
+        input_gradient(images.shape, kernel, cotangent, window),
+        kernel_gradient(images, kernel.shape, cotangent, window),
     )
 
 
 dense.defvjp(_forward, _backward)
 
 
-def input_gradient(shape: Sequence[int], kernel: Array, cotangent: Array, strides: Pair, pads: Padding) -> Array:
-    """Returns the gradient of a convolution's input: a convolution of stride 1 with the mirrored, transposed kernel.
+def input_gradient(shape: Sequence[int], kernel: Array, cotangent: Array, window: Window) -> Array:
+    """Returns the gradient of a convolution's input: a convolution with the mirrored, transposed kernel.
 
     Args:
-      shape: The input's, [batch, height, width, channels].
+      shape: Shape of the input, [batch, height, width, channels].
       kernel: [height, width, channels, outputs].
-      cotangent: The gradient of the output, [batch, out height, out width, outputs].
-      strides, pads: Those of the convolution.
+      cotangent: Gradient of the output, [batch, out height, out width, outputs].
+      window: The convolution's.
     """
-    mirrored = jnp.swapaxes(kernel[::-1, ::-1], 2, 3)
-    config = [(0, 0, 0)]
-    for axis in (0, 1):
-        spread = (cotangent.shape[1 + axis] - 1) * strides[axis] + 1  # with strides - 1 zeros between any two values
-        low = kernel.shape[axis] - 1 - pads[axis][0]
-        config.append((low, shape[1 + axis] + kernel.shape[axis] - 1 - spread - low, strides[axis] - 1))
-    spaced = lax.pad(cotangent, jnp.zeros((), cotangent.dtype), [*config, (0, 0, 0)])
-    return lax.conv_general_dilated(spaced, mirrored, (1, 1), ((0, 0), (0, 0)), dimension_numbers=NHWC)
+    axes = range(kernel.ndim - 2)
+    mirrored = jnp.swapaxes(jnp.flip(kernel, tuple(axes)), -1, -2)
+    padding = []
+    for i in axes:
+        reach = (kernel.shape[i] - 1) * window.dilation[i]
+        spread = (cotangent.shape[1 + i] - 1) * window.strides[i] + 1  # with strides - 1 zeros between two values
+        low = reach - window.padding[i][0]
+        padding.append((low, shape[1 + i] + reach - spread - low))
+    ones = (1,) * len(axes)
+    return _convolve(cotangent, mirrored, window._replace(strides=ones, padding=tuple(padding)), window.strides)
 
 
-def kernel_gradient(images: Array, shape: Sequence[int], cotangent: Array, strides: Pair, pads: Padding) -> Array:
-    """Returns the gradient of a convolution's kernel: a sum over slices of the batch, each a convolution.
+def kernel_gradient(images: Array, shape: Sequence[int], cotangent: Array, window: Window) -> Array:
+    """Returns the gradient of a convolution's kernel: a sum over slices of the batch, each of them a convolution.
 
     Args:
       images: [batch, height, width, channels].
-      shape: The kernel's, [height, width, channels, outputs].
-      cotangent: The gradient of the output, [batch, out height, out width, outputs].
-      strides, pads: Those of the convolution.
+      shape: Shape of the kernel, [height, width, channels, outputs].
+      cotangent: Gradient of the output, [batch, out height, out width, outputs].
+      window: The convolution's.
     """
-    batch = images.shape[0]
-    slices = max(n for n in range(1, SLICES + 1) if batch % n == 0)
-    size, high = batch // slices, []
-    for axis in (0, 1):
-        spread = (cotangent.shape[1 + axis] - 1) * strides[axis] + 1
-        high.append(spread + shape[axis] - 1 - images.shape[1 + axis] - pads[axis][0])
-    window = ((pads[0][0], high[0]), (pads[1][0], high[1]))
+    crop, padding = [], []
+    for i in range(len(shape) - 2):
+        spread = (cotangent.shape[1 + i] - 1) * window.strides[i] + 1
+        low = window.padding[i][0]
+        high = spread + (shape[i] - 1) * window.dilation[i] - images.shape[1 + i] - low
+        crop.append((0, min(high, 0)))  # pixels that no position of the kernel reaches
+        padding.append((low, max(high, 0)))
+    own = window._replace(strides=window.dilation, padding=tuple(padding), dilation=window.strides)
+    images, part = _pad(images, crop), images.shape[0] // _slices(images.shape[0], shape[-1])
     parts = []
-    for start in range(0, batch, size):
-        inputs = images[start : start + size].transpose(3, 1, 2, 0)  # channels take the place of the batch
-        kernels = cotangent[start : start + size].transpose(1, 2, 0, 3)
-        parts.append(
-            lax.conv_general_dilated(inputs, kernels, (1, 1), window, rhs_dilation=strides, dimension_numbers=NHWC)
-        )
-    return functools.reduce(jnp.add, parts).transpose(1, 2, 0, 3)
+    for start in range(0, images.shape[0], part):
+        inputs = jnp.swapaxes(images[start : start + part], 0, -1)  # channels take the place of the batch
+        parts.append(_convolve(inputs, jnp.moveaxis(cotangent[start : start + part], 0, -2), own))
+    return jnp.moveaxis(functools.reduce(jnp.add, parts), 0, -2)
+
+
+def _slices(batch: int, outputs: int) -> int:
+    """Returns into how many slices a batch is split for the gradient of a kernel; it divides the batch."""
+    most = min(MOST_SLICES, batch // SLICE) if outputs >= LEAST_OUTPUTS else 1
+    return max(n for n in range(1, max(most, 1) + 1) if batch % n == 0)
+
+
+def _convolve(images: Array, kernel: Array, window: Window, spread: Sequence[int] | None = None) -> Array:
+    """Convolves with the channels last, the layout that XLA:CPU is fast in; `spread` puts zeros between pixels."""
+    axes = "HWDTUV"[: kernel.ndim - 2]
+    return lax.conv_general_dilated(
+        images,
+        kernel,
+        window.strides,
+        window.padding,
+        lhs_dilation=spread,
+        rhs_dilation=window.dilation,
+        dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C"),
+        precision=window.precision,
+    )
+
+
+def _spread(images: Array, dilation: Sequence[int] | None) -> Array:
+    """Puts zeros between the elements of the axes between batch and channels."""
+    if not dilation or set(dilation) == {1}:
+        return images
+    config = [(0, 0, 0), *((0, 0, step - 1) for step in dilation), (0, 0, 0)]
+    return lax.pad(images, jnp.zeros((), images.dtype), config)
+
+
+def _pad(images: Array, padding: Sequence[tuple[int, int]]) -> Array:
+    """Pads the axes between batch and channels; a negative number cuts."""
+    if not any(low or high for low, high in padding):
+        return images
+    config = [(0, 0, 0), *((low, high, 0) for low, high in padding), (0, 0, 0)]
+    return lax.pad(images, jnp.zeros((), images.dtype), config)

@@ -167,6 +167,7 @@ def plan_with(
         sync_batch_norm=config.model.batch_norm == "global",
         unbiased_variance=config.model.running_variance == "unbiased",
         diagnostics=config.diagnostics,
+        platform=devices[0].platform,
     )
     distiller = _initial_distiller(config, dataset, spec, variables, teachers, numbers)
     warmup = _warmup_spec(config, spec)

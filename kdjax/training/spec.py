@@ -85,6 +85,7 @@ class Spec(NamedTuple):
       sync_batch_norm: Whether batch statistics are taken over the global batch.
       unbiased_variance: Whether the running variance of BatchNorm is the unbiased one, as in PyTorch.
       diagnostics: Whether to log the quantities in DIAGNOSTICS.
+      platform: Platform of the devices, 'cpu', 'gpu' or 'tpu', for which convolutions are written.
     """
 
     model: Model
@@ -106,6 +107,7 @@ class Spec(NamedTuple):
     sync_batch_norm: bool
     unbiased_variance: bool
     diagnostics: bool
+    platform: str
 
 
 class StepContext(NamedTuple):

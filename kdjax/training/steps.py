@@ -80,10 +80,11 @@ def update_student(state: TrainState, prepared: Prepared, context: StepContext) 
     distiller, images = make_distiller(spec.terms), views.images[spec.view]
 
     def objective(trainable: dict[str, Any]) -> tuple[Array, Objective]:
-        output, batch_stats = forward.run_student(trainable["model"], state, images, context)
-        inputs = forward.loss_inputs(output, views, teachers, ensemble, context)
-        carried = {"params": trainable["distiller"], "state": state.distiller["state"]}
-        values, distiller_state = distiller.apply(carried, inputs, config["losses"])
+        with models.convolutions_for(spec.platform):
+            output, batch_stats = forward.run_student(trainable["model"], state, images, context)
+            inputs = forward.loss_inputs(output, views, teachers, ensemble, context)
+            carried = {"params": trainable["distiller"], "state": state.distiller["state"]}
+            values, distiller_state = distiller.apply(carried, inputs, config["losses"])
         terms = {term.key: _mean(term, values[term.key], context) for term in spec.terms}
         total = sum(_weight(term, context) * terms[term.key] for term in spec.terms)
         return total, Objective(terms, output.logits, batch_stats, distiller_state)

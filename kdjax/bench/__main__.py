@@ -5,6 +5,7 @@ python -m kdjax.bench models --config=configs/ce_teacher.py:smoke --only=resnet2
 python -m kdjax.bench data --config=configs/kd_student.py:cifar10,resnet20,resnet8
 python -m kdjax.bench losses --config=configs/student.py --only=kd,crd
 python -m kdjax.bench population --config=configs/kd_student.py:cifar10,resnet20,resnet8 --members=4
+python -m kdjax.bench convolutions
 python -m kdjax.bench store --rounds=20
 """
 
@@ -16,8 +17,10 @@ from absl import flags
 from kdjax import cli
 from kdjax.errors import UserError, nearest
 
-BENCHMARKS = {name: f"kdjax.bench.{name}" for name in ("data", "losses", "models", "population", "step", "store")}
-WITHOUT_CONFIG = ("store",)
+BENCHMARKS = {
+    name: f"kdjax.bench.{name}" for name in ("convolutions", "data", "losses", "models", "population", "step", "store")
+}
+WITHOUT_CONFIG = ("convolutions", "store")
 
 cli.define_common_flags()
 if sys.argv[1:2] not in [[name] for name in WITHOUT_CONFIG]:

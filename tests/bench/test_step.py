@@ -35,3 +35,10 @@ def test_bench_store_prints_two_rows_for_each_network(door):
     rows = [[cell.strip() for cell in line.split("|")] for line in done.stdout.splitlines() if line.startswith("| MLP")]
     assert [row[2] for row in rows] == ["orbax", "packed"] * 2
     assert [row[3] for row in rows[1::2]] == ["2", "2"] and all(int(row[3]) >= 20 for row in rows[::2])
+
+
+def test_bench_convolutions_prints_a_row_for_each_kind(door):
+    from kdjax.bench.convolutions import KINDS
+
+    done = door("kdjax.bench", "convolutions", "--rounds=1", "--steps=1")
+    assert done.returncode == 0 and all(f"| {name} " in done.stdout for name in KINDS), done.stderr

@@ -248,7 +248,7 @@ def _kept(file: pathlib.Path, rows: int, info: pathlib.Path) -> tuple | None:
     try:
         if file.stat().st_mtime_ns < info.stat().st_mtime_ns:
             return None
-        with np.load(file, allow_pickle=False) as arrays:
+        with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as arrays:
             found = tuple(arrays[name] for name in ("labels", "digests", "order"))
     except Exception:  # the file is absent or damaged: the records are read again
         return None

@@ -65,4 +65,18 @@ class ModelOutput(NamedTuple):
     pooled: Array | None = None
 
 
+class TopK(NamedTuple):
+    """A teacher's output, of which only the k most probable classes were kept.
+
+    Attributes:
+      indices: [..., k] integer classes, each at most once in a row, in any order.
+      log_probs: [..., k] natural logarithms of the probabilities that the whole output gives them, so that they say
+        how much mass the other classes have. Logits become these by subtracting the logarithm of the sum of the
+        exponentials of all logits.
+    """
+
+    indices: Array
+    log_probs: Array
+
+
 Metrics = dict[str, tuple[Array, Array]]  # name -> (sum, count): adding them merges batches exactly

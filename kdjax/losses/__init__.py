@@ -3,20 +3,36 @@
     from kdjax import losses
     losses.wttm(student_logits, teacher_logits, gamma=0.1).mean()
 
-Losses on logits return one value an example [batch], computed in log space; the training step takes their masked,
-weighted mean. Losses on feature maps, embeddings and memories return the scalar of their papers' code. All compute in
-the precision of their inputs, float32 or wider. Labels are integers [batch]; a loss without a teacher also takes label
-probabilities [batch, classes]. Hyper-parameters are keyword-only, and RANGES has the values that they may take.
+Losses on logits take logits [..., classes] with any leading axes, such as [batch, classes] or
+[batch, time, vocabulary], and return one value an example [...], computed in log space. They reduce nothing: the caller
+takes the mean, such as `jnp.mean(loss, where=mask)`. A quantity of the whole batch runs over all leading axes together,
+and `where=` [...] says which examples count in it. Losses on feature maps, embeddings and memories return the scalar of
+their papers' code. All compute in the precision of their inputs, float32 or wider. Labels are integers [...]; a loss
+without a teacher also takes label probabilities [..., classes]. Hyper-parameters are keyword-only, and RANGES has the
+values that they may take.
 """
 
 from collections.abc import Callable
 
 from jax import Array
 
-from kdjax.losses._checks import RANGES, check_range
+from kdjax.losses._checks import RANGES, check_combination, check_range
 from kdjax.losses._maps import adaptive_avg_pool
 from kdjax.losses.contrastive import contrast_loss, contrast_scores, crd, first_normalizer
+from kdjax.losses.corrected import corrected_kd
 from kdjax.losses.decoupled import dist, dkd, nkd
+from kdjax.losses.divergences import (
+    DIVERGENCES,
+    alpha_beta,
+    divergence,
+    forward_kl,
+    jeffreys,
+    jensen_shannon,
+    reverse_kl,
+    skew_kl,
+    skew_reverse_kl,
+    total_variation,
+)
 from kdjax.losses.features import (
     activation_boundary,
     attention,
@@ -39,6 +55,7 @@ from kdjax.losses.logits import (
     ttm,
     wttm,
 )
+from kdjax.losses.refined import normkd, rld, wsl
 from kdjax.losses.relations import (
     correlation,
     itrd,
@@ -51,6 +68,19 @@ from kdjax.losses.relations import (
 from kdjax.losses.self_supervised import auxiliary_cross_entropy, hsakd
 from kdjax.losses.singular import svd
 from kdjax.losses.supervised import confidence_penalty, cross_entropy, softmax_mse, tolerant, top_score_difference
+from kdjax.losses.teaching import (
+    centroid_divergence,
+    centroid_sums,
+    class_centroids,
+    consistency,
+    gce,
+    lipschitz,
+    mcmi,
+    move_centroids,
+    normalize_centroids,
+    remembered_share,
+    student_branches,
+)
 
 # Name of a loss in configs -> its function.
 LOSSES: dict[str, Callable[..., Array]] = {
@@ -59,13 +89,30 @@ LOSSES: dict[str, Callable[..., Array]] = {
     "tolerant": tolerant,
     "top_score_difference": top_score_difference,
     "confidence_penalty": confidence_penalty,
+    "gce": gce,
+    "mcmi": mcmi,
+    "consistency": consistency,
+    "lipschitz": lipschitz,
+    "student_branches": student_branches,
     "kd": kd,
+    "corrected_kd": corrected_kd,
     "ttm": ttm,
     "wttm": wttm,
     "student_renyi": student_renyi,
+    "forward_kl": forward_kl,
+    "reverse_kl": reverse_kl,
+    "jeffreys": jeffreys,
+    "skew_kl": skew_kl,
+    "skew_reverse_kl": skew_reverse_kl,
+    "jensen_shannon": jensen_shannon,
+    "total_variation": total_variation,
+    "alpha_beta": alpha_beta,
     "dkd": dkd,
     "dist": dist,
     "nkd": nkd,
+    "wsl": wsl,
+    "normkd": normkd,
+    "rld": rld,
     "hint": hint,
     "attention": attention,
     "nst": nst,
@@ -88,17 +135,26 @@ LOSSES: dict[str, Callable[..., Array]] = {
 }
 
 __all__ = [
+    "DIVERGENCES",
     "LOSSES",
     "RANGES",
     "adaptive_avg_pool",
+    "centroid_divergence",
+    "centroid_sums",
+    "check_combination",
     "check_range",
+    "class_centroids",
     "contrast_loss",
     "contrast_scores",
+    "divergence",
     "first_normalizer",
     "itrd_correlation",
     "itrd_mutual",
+    "move_centroids",
+    "normalize_centroids",
     "ofd_margins",
     "power_transform",
+    "remembered_share",
     "renyi_entropy",
     "standardize_logits",
     *LOSSES,

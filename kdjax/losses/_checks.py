@@ -1,7 +1,7 @@
 """Checks that every loss makes on its arguments: shapes, ranges of hyper-parameters, floating-point precision."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +10,8 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
+
+from kdjax.types import TopK
 
 
 class Range(NamedTuple):
@@ -29,27 +31,51 @@ def _is_integer(value: Any) -> bool:
 
 
 POSITIVE = Range(lambda value: 0 < value < math.inf, "above 0")
+SHARE = Range(lambda value: 0 <= value <= 1, "in [0, 1]")
+FINITE = Range(lambda value: -math.inf < value < math.inf, "a finite number")
 
-# Hyper-parameter -> its range. A hyper-parameter without a row may take any value.
+# Hyper-parameter, or 'loss.hyper-parameter' where it is that loss's alone -> its range. One without a row may take any
+# value.
 RANGES = {
     "temperature": POSITIVE,
     "gamma": POSITIVE,
     "order": POSITIVE,
-    "eta": Range(lambda value: 0 <= value <= 1, "in [0, 1]"),
+    "eta": SHARE,
+    "skew": SHARE,
+    "jensen_shannon.beta": SHARE,
+    "alpha_beta.alpha": FINITE,
+    "alpha_beta.beta": FINITE,
     "label_smoothing": Range(lambda value: 0 <= value < 1, "in [0, 1)"),
     "num_top": Range(lambda value: _is_integer(value) and value >= 2, "an integer, at least 2"),
     "exponent": POSITIVE,
+    "scale": POSITIVE,
+    "label_temperature": POSITIVE,
     "p1": POSITIVE,
     "p2": POSITIVE,
     "margin": POSITIVE,
+    "q": SHARE,
+    "momentum": SHARE,
+    "floor": Range(lambda value: 0 <= value < 1, "in [0, 1)"),
+    "teacher_smoothing": SHARE,
+    "average": Range(lambda value: value in ("mean", "released"), "'mean' or 'released'"),
+    "direction": Range(lambda value: value in ("to_branch", "to_teacher"), "'to_branch' or 'to_teacher'"),
     "k": Range(lambda value: _is_integer(value) and value >= 1, "an integer, at least 1"),
     "space": Range(lambda value: value in ("probs", "logits"), "'probs' or 'logits'"),
     "reduction": Range(lambda value: value in ("class_sum", "class_mean"), "'class_sum' or 'class_mean'"),
     "normalize": Range(lambda value: value in ("none", "batch_mean"), "'none' or 'batch_mean'"),
+    "mode": Range(lambda value: value in ("tail", "renormalize", "zero"), "'tail', 'renormalize' or 'zero'"),
+}
+
+# Loss -> what its hyper-parameters must be together.
+COMBINATIONS = {
+    "alpha_beta": Range(
+        lambda values: (values["alpha"], values["beta"]) != (1, -1),
+        "other than alpha 1 with beta -1, where the divergence explodes",
+    ),
 }
 
 
-def check_range(name: str, value: Any) -> None:
+def check_range(name: str, value: Any, loss: str = "") -> None:
     """Refuses a hyper-parameter outside its range.
 
     A traced value is not checked, since it has no value while a function is compiled. A name without a range in RANGES
@@ -58,13 +84,15 @@ def check_range(name: str, value: Any) -> None:
     Args:
       name: Name of the hyper-parameter.
       value: Its value.
+      loss: Name of the loss, for ranges that are one loss's alone.
 
     Raises:
       ValueError: The value is out of range. The message has the name, the range and the value.
     """
-    if name not in RANGES or isinstance(value, Tracer):
+    key = f"{loss}.{name}" if f"{loss}.{name}" in RANGES else name
+    if key not in RANGES or isinstance(value, Tracer):
         return
-    holds, words = RANGES[name]
+    holds, words = RANGES[key]
     try:
         # bool is a subclass of int: True would pass as the number 1.
         allowed = bool(holds(value)) and not isinstance(value, bool)
@@ -74,6 +102,23 @@ def check_range(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be {words}, not {value!r}.")
 
 
+def check_combination(loss: str, values: Mapping[str, Any]) -> None:
+    """Refuses hyper-parameters of a loss that do not go together; traced values are not checked.
+
+    Args:
+      loss: Name of the loss.
+      values: Name -> value of at least the hyper-parameters in the loss's row of COMBINATIONS.
+
+    Raises:
+      ValueError: They are not what COMBINATIONS says. The message has the loss and the condition.
+    """
+    if loss not in COMBINATIONS or any(isinstance(value, Tracer) for value in values.values()):
+        return
+    holds, words = COMBINATIONS[loss]
+    if not holds(values):
+        raise ValueError(f"the hyper-parameters of '{loss}' must be {words}.")
+
+
 def as_float(array: ArrayLike) -> Array:
     """Returns the array in its own floating-point type, or in float32 if that type is coarser or an integer."""
     array = jnp.asarray(array)
@@ -81,73 +126,86 @@ def as_float(array: ArrayLike) -> Array:
 
 
 def as_logits(logits: ArrayLike, name: str = "logits") -> Array:
-    """Returns logits [batch, classes] in float32 or wider.
+    """Returns logits [..., classes] in float32 or wider.
 
     Args:
       logits: Array to check.
       name: Name of the argument, for the error message.
 
     Raises:
-      ValueError: The array does not have two axes, or has no class. The message has its shape.
+      ValueError: The array has no axis, or no class. The message has its shape.
     """
     logits = as_float(logits)
-    if logits.ndim != 2 or logits.shape[1] == 0:
-        raise ValueError(f"{name} must be [batch, classes], not {_show(logits)}.")
+    if logits.ndim == 0 or logits.shape[-1] == 0:
+        raise ValueError(f"{name} must be [..., classes], not {_show(logits)}.")
     return logits
 
 
-def as_logit_pair(student_logits: ArrayLike, teacher_logits: ArrayLike) -> tuple[Array, Array]:
-    """Returns the student's and the teacher's logits, both [batch, classes] and of one shape.
+def as_logit_pair(
+    student_logits: ArrayLike, teacher_logits: ArrayLike | TopK, loss: str = "this loss"
+) -> tuple[Array, Array]:
+    """Returns the student's and the teacher's logits, both [..., classes] and of one shape.
+
+    Args:
+      student_logits: Student logits.
+      teacher_logits: Teacher logits of all classes.
+      loss: Name of the loss, for the refusal of a top-k teacher.
 
     Raises:
-      ValueError: One of the two is not [batch, classes], or their shapes differ. The message has both shapes.
+      ValueError: One of the two is not [..., classes], or their shapes differ; the message has both shapes. Or the
+        teacher is known by its top classes alone.
     """
+    if isinstance(teacher_logits, TopK):
+        raise ValueError(
+            f"{loss} needs every class of the teacher, not its top classes alone; the divergences take them."
+        )
     student, teacher = as_logits(student_logits, "student_logits"), as_logits(teacher_logits, "teacher_logits")
     if student.shape != teacher.shape:
         raise ValueError(
-            f"student_logits {_show(student)} and teacher_logits {_show(teacher)} must have one shape [batch, classes]."
+            f"student_logits {_show(student)} and teacher_logits {_show(teacher)} must have one shape [..., classes]."
         )
     return student, teacher
 
 
 def as_targets(labels: ArrayLike, logits: Array) -> tuple[Array, Array]:
-    """Returns target probabilities [batch, classes], and whether each example's label is a valid class [batch].
+    """Returns target probabilities [..., classes], and whether each label is one of the classes [...].
 
     Args:
-      labels: Integer labels [batch] or label probabilities [batch, classes].
-      logits: Logits [batch, classes] that the targets belong to.
+      labels: Integer labels [...] or label probabilities [..., classes].
+      logits: Logits [..., classes] that the targets belong to.
 
     Raises:
       ValueError: The labels have another shape or type. The message has both shapes.
     """
     labels = jnp.asarray(labels)
-    batch, classes = logits.shape
-    if labels.shape == (batch,) and jnp.issubdtype(labels.dtype, jnp.integer):
+    *leading, classes = logits.shape
+    if labels.shape == (*leading,) and jnp.issubdtype(labels.dtype, jnp.integer):
         return jax.nn.one_hot(labels, classes, dtype=logits.dtype), (labels >= 0) & (labels < classes)
-    if labels.shape == (batch, classes):
-        return as_float(labels), jnp.ones(batch, bool)
+    if labels.shape == logits.shape:
+        return as_float(labels), jnp.ones(leading, bool)
     raise ValueError(
-        f"labels must be integers [batch] or probabilities [batch, classes], not {labels.dtype} {_show(labels)} "
-        f"beside logits {_show(logits)}."
+        f"labels must be integers {leading} or probabilities {_show(logits)} for logits {_show(logits)}, "
+        f"not {labels.dtype} {_show(labels)}."
     )
 
 
-def as_mask(mask: ArrayLike | None, logits: Array) -> Array:
-    """Returns a boolean mask [batch]; None becomes a mask that is true everywhere.
+def as_where(where: ArrayLike | None, logits: Array) -> Array:
+    """Returns a boolean array [...] of what counts; None counts everything.
 
     Args:
-      mask: Mask [batch], or None.
-      logits: Array [batch, ...] whose batch size the mask must have.
+      where: Boolean array [...], or None.
+      logits: Logits [..., classes] whose leading axes it must have.
 
     Raises:
-      ValueError: The mask has another shape. The message has both shapes.
+      ValueError: It has another shape. The message has both shapes.
     """
-    if mask is None:
-        return jnp.ones(logits.shape[0], bool)
-    mask = jnp.asarray(mask)
-    if mask.shape != logits.shape[:1]:
-        raise ValueError(f"mask must be [batch], not {_show(mask)} beside logits {_show(logits)}.")
-    return mask.astype(bool)
+    leading = logits.shape[:-1]
+    if where is None:
+        return jnp.ones(leading, bool)
+    where = jnp.asarray(where)
+    if where.shape != leading:
+        raise ValueError(f"where must be {list(leading)} for logits {_show(logits)}, not {_show(where)}.")
+    return where.astype(bool)
 
 
 def expectation(probs: Array, values: Array) -> Array:

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from kdjax.losses._checks import as_logit_pair, as_mask, check_range, expectation
+from kdjax.losses._checks import as_logit_pair, as_where, check_range, expectation
+from kdjax.losses._softmax import centred, kl, log_sum
 from kdjax.losses.logits import standardized
 
 
@@ -25,32 +26,34 @@ def dkd(
     is the KD loss.
 
     Args:
-      student_logits: Student logits [batch, classes], at least two classes.
-      teacher_logits: Teacher logits [batch, classes].
-      labels: Integer labels [batch] in [0, classes).
+      student_logits: Student logits [..., classes], at least two classes.
+      teacher_logits: Teacher logits [..., classes].
+      labels: Integer labels [...] in [0, classes).
       alpha: Weight of TCKD.
       beta: Weight of NCKD.
       temperature: Temperature T of both sides, above 0.
       standardize: Whether to z-score the logits of both sides first; see `kdjax.losses.standardize_logits`.
 
     Returns:
-      Loss of each example [batch] in nats; at least 0 for weights of at least 0.
+      Loss of each example [...] in nats; at least 0 for weights of at least 0. It is NaN for a label outside
+      [0, classes), since a compiled function cannot raise an error that depends on values. In float32 the label's term
+      keeps three digits at T = 1,000 for logits of size 1.
 
     Raises:
-      ValueError: The shapes differ, the labels are not integers [batch], or a hyper-parameter is out of range.
+      ValueError: The shapes differ, the labels are not integers [...], or a hyper-parameter is out of range.
 
     References:
       Zhao, Cui, Song, Qiu & Liang, 2022, "Decoupled Knowledge Distillation", eq. 7,
       https://arxiv.org/abs/2203.08679
     """
     check_range("temperature", temperature)
-    student, teacher = standardized(*as_logit_pair(student_logits, teacher_logits), standardize)
-    is_label = _is_label(labels, student)
-    sides = [_split_at_label(logits / temperature, is_label) for logits in (student, teacher)]
-    (s_label, s_rest, s_within), (t_label, t_rest, t_within) = sides
-    binary = jnp.exp(t_label) * (t_label - s_label) + jnp.exp(t_rest) * (t_rest - s_rest)
-    within = expectation(jnp.where(is_label, 0, jnp.exp(t_within)), t_within - s_within)
-    return temperature**2 * (alpha * binary + beta * within)
+    student, teacher = standardized(*as_logit_pair(student_logits, teacher_logits, "dkd"), standardize)
+    is_label, exists = _is_label(labels, student)
+    (s_two, s_others, s_good), (t_two, t_others, t_good) = (
+        _apart(logits, is_label, temperature) for logits in (student, teacher)
+    )
+    loss = temperature**2 * (alpha * kl(s_two, t_two) + beta * kl(s_others, t_others))
+    return jnp.where(exists & s_good & t_good, loss, jnp.nan)
 
 
 def nkd(
@@ -62,18 +65,18 @@ def nkd(
     of weight 1, which is a loss of its own here.
 
     Args:
-      student_logits: Student logits [batch, classes], at least two classes.
-      teacher_logits: Teacher logits [batch, classes].
-      labels: Integer labels y [batch] in [0, classes).
+      student_logits: Student logits [..., classes], at least two classes.
+      teacher_logits: Teacher logits [..., classes].
+      labels: Integer labels y [...] in [0, classes).
       gamma: Weight of the other classes' term, above 0.
       temperature: Temperature T of the other classes' term, above 0.
 
     Returns:
-      Loss of each example [batch] in nats, at least 0. Both terms are cross-entropies, so the loss is not 0 where the
-      student equals the teacher.
+      Loss of each example [...] in nats, at least 0. Both terms are cross-entropies, so the loss is not 0 where the
+      student equals the teacher. It is NaN for a label outside [0, classes).
 
     Raises:
-      ValueError: The shapes differ, the labels are not integers [batch], or a hyper-parameter is out of range.
+      ValueError: The shapes differ, the labels are not integers [...], or a hyper-parameter is out of range.
 
     References:
       Yang, Zeng, Li, Zhang, Yuan & Li, 2023, "From Knowledge Distillation to Self-Knowledge Distillation: A Unified
@@ -81,14 +84,14 @@ def nkd(
     """
     check_range("temperature", temperature)
     check_range("gamma", gamma)
-    student, teacher = as_logit_pair(student_logits, teacher_logits)
-    is_label = _is_label(labels, student)
+    student, teacher = as_logit_pair(student_logits, teacher_logits, "nkd")
+    is_label, exists = _is_label(labels, student)
     teacher_prob = jnp.sum(jnp.where(is_label, jax.nn.softmax(teacher), 0), axis=-1)
     label_term = -teacher_prob * jnp.sum(jnp.where(is_label, jax.nn.log_softmax(student), 0), axis=-1)
     _, _, s_within = _split_at_label(student / temperature, is_label)
     _, _, t_within = _split_at_label(teacher / temperature, is_label)
     others_term = -expectation(jnp.where(is_label, 0, jnp.exp(t_within)), s_within)
-    return label_term + gamma * temperature**2 * others_term
+    return jnp.where(exists, label_term + gamma * temperature**2 * others_term, jnp.nan)
 
 
 def dist(
@@ -98,7 +101,7 @@ def dist(
     inter_weight: float = 1.0,
     intra_weight: float = 1.0,
     temperature: float = 4.0,
-    mask: Array | None = None,
+    where: Array | None = None,
     axis_name: str | None = None,
 ) -> Array:
     """Computes the DIST loss T^2 (inter_weight (1 - r_rows) + intra_weight (1 - r_columns)), r a Pearson correlation.
@@ -107,16 +110,17 @@ def dist(
     student and teacher probabilities over the batch, averaged over classes.
 
     Args:
-      student_logits: Student logits [batch, classes].
-      teacher_logits: Teacher logits [batch, classes].
+      student_logits: Student logits [..., classes].
+      teacher_logits: Teacher logits [..., classes].
       inter_weight: Weight of the rows' term, which differs by example (the paper's beta).
       intra_weight: Weight of the columns' term, one number for the batch (the paper's gamma).
       temperature: Temperature T of both sides, above 0.
-      mask: Mask [batch] of the examples that count in the columns; None counts all.
+      where: Boolean array [...] of the examples that count in the columns; None counts all. The columns run over all
+        leading axes.
       axis_name: Name of the mapped axis of the devices that share the batch; columns then reach over all devices.
 
     Returns:
-      The rows' term of each example plus the columns' term of the batch [batch], so that the mean over the batch is
+      The rows' term of each example plus the one columns' term [...], so that the mean over the batch is
       the paper's loss; in [0, 2 T^2 (inter_weight + intra_weight)].
 
     Raises:
@@ -127,10 +131,11 @@ def dist(
       https://arxiv.org/abs/2205.10536
     """
     check_range("temperature", temperature)
-    student, teacher = as_logit_pair(student_logits, teacher_logits)
-    counted = as_mask(mask, student)
+    student, teacher = as_logit_pair(student_logits, teacher_logits, "dist")
+    counted = as_where(where, student).reshape(-1)
     q, p = (jax.nn.softmax(logits / temperature) for logits in (student, teacher))
     inter = 1 - _pearson(q, p, jnp.ones_like(q))
+    q, p = (probs.reshape(-1, probs.shape[-1]) for probs in (q, p))
     if axis_name is not None:
         q, p, counted = (lax.all_gather(part, axis_name, axis=0, tiled=True) for part in (q, p, counted))
     weights = jnp.broadcast_to(counted.astype(q.dtype), q.T.shape)
@@ -156,25 +161,44 @@ def _root(x: Array) -> Array:
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)
 
 
-def _is_label(labels: Array, logits: Array) -> Array:
-    """Returns a boolean array [batch, classes], true at each example's label."""
+def _is_label(labels: Array, logits: Array) -> tuple[Array, Array]:
+    """Returns a boolean array [..., classes], true at the label, and whether each label is one of the classes [...]."""
     labels = jnp.asarray(labels)
-    if labels.shape != logits.shape[:1] or not jnp.issubdtype(labels.dtype, jnp.integer):
+    leading = logits.shape[:-1]
+    if labels.shape != leading or not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ValueError(
-            f"labels must be integers [batch], not {labels.dtype} {list(labels.shape)} beside logits "
-            f"{list(logits.shape)}."
+            f"labels must be integers {list(leading)} for logits {list(logits.shape)}, not {labels.dtype} "
+            f"{list(labels.shape)}."
         )
-    if logits.shape[1] < 2:
+    if logits.shape[-1] < 2:
         raise ValueError(f"logits {list(logits.shape)} must have at least two classes.")
-    return jnp.arange(logits.shape[1]) == labels[:, None]
+    is_label = jnp.arange(logits.shape[-1]) == labels[..., None]
+    return is_label, (labels >= 0) & (labels < logits.shape[-1])
+
+
+def _apart(logits: Array, is_label: Array, temperature: float) -> tuple[Array, Array, Array]:
+    """Returns the two distributions into which a softmax at a temperature falls apart at the label.
+
+    Returns:
+      Centred logits of 'label' and 'any other class' [..., 2]; centred logits of the other classes [..., classes], -inf
+      at the label; whether both are distributions [...].
+    """
+    # The label is excluded before the softmax, as log(1 - p_label) would lose all precision where p_label is nearly 1.
+    top = lax.stop_gradient(jnp.max(jnp.where(is_label, -jnp.inf, logits), axis=-1, keepdims=True))
+    good = jnp.isfinite(top)
+    logits = jnp.where(good, logits - top, 0) / temperature
+    others = jnp.where(is_label, -jnp.inf, logits)
+    label = jnp.sum(jnp.where(is_label, logits, 0), axis=-1)
+    two, two_good = centred(jnp.stack([label, log_sum(others)], axis=-1))
+    return two, others, good[..., 0] & two_good
 
 
 def _split_at_label(logits: Array, is_label: Array) -> tuple[Array, Array, Array]:
     """Splits a softmax at the label's class, in log space.
 
     Returns:
-      Log-probability of the label [batch]; log of the sum of all others [batch]; log-probabilities of the softmax over
-      the other classes alone [batch, classes], 0 at the label.
+      Log-probability of the label [...]; log of the sum of all others [...]; log-probabilities of the softmax over
+      the other classes alone [..., classes], 0 at the label.
     """
     log_probs = jax.nn.log_softmax(logits)
     label = jnp.sum(jnp.where(is_label, log_probs, 0), axis=-1)

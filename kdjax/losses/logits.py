@@ -11,34 +11,47 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from kdjax.losses._checks import as_logit_pair, as_logits, as_mask, check_range, expectation
+from kdjax.losses._checks import as_logit_pair, as_logits, as_where, check_range
+from kdjax.losses._pairs import as_pair, values_of
+from kdjax.losses._softmax import centred, kl, log_sum
+from kdjax.types import TopK
 
 
-def kd(student_logits: Array, teacher_logits: Array, *, temperature: float = 4.0, standardize: bool = False) -> Array:
+def kd(
+    student_logits: Array,
+    teacher_logits: Array | TopK,
+    *,
+    temperature: float = 4.0,
+    standardize: bool = False,
+    mode: str = "tail",
+) -> Array:
     """Computes the knowledge-distillation loss T^2 KL(p_T || q_T), with both sides softened by the temperature T.
 
     The gradient with respect to the student's logits is T (q_T - p_T). The difference of the probabilities shrinks
-    like 1 / T, so the factor T^2 keeps the gradient's size as T grows.
+    like 1 / T, so the factor T^2 keeps the gradient's size as T grows. In float32 the value keeps its digits up to
+    T = 1e5 for logits of size 1.
 
     Args:
-      student_logits: Student logits [batch, classes].
-      teacher_logits: Teacher logits [batch, classes].
+      student_logits: Student logits [..., classes].
+      teacher_logits: Teacher logits [..., classes], or a TopK of [..., k].
       temperature: Temperature T of both softmaxes, above 0.
       standardize: Whether to z-score the logits of both sides first; see `standardize_logits`.
+      mode: How a top-k teacher's other classes are counted: 'tail', 'renormalize' or 'zero'; see `divergence`.
 
     Returns:
-      Loss of each example [batch] in nats, at least 0; 0 where q = p.
+      Loss of each example [...] in nats, at least 0; 0 where q = p.
 
     Raises:
-      ValueError: The shapes differ, or the temperature is out of range.
+      ValueError: The shapes differ, a hyper-parameter is out of range, or a top-k teacher shall be z-scored.
 
     References:
       Hinton, Vinyals & Dean, 2015, "Distilling the Knowledge in a Neural Network",
       https://arxiv.org/abs/1503.02531
     """
-    check_range("temperature", temperature)
-    student, teacher = standardized(*as_logit_pair(student_logits, teacher_logits), standardize)
-    return temperature**2 * _kl(jax.nn.log_softmax(teacher / temperature), jax.nn.log_softmax(student / temperature))
+    if standardize:
+        student_logits, teacher_logits = standardized(*as_logit_pair(student_logits, teacher_logits, "kd"), True)
+    pair = as_pair("kd", student_logits, teacher_logits, temperature=temperature, mode=mode)
+    return temperature**2 * values_of(pair, kl(pair.student, pair.teacher))
 
 
 def ttm(student_logits: Array, teacher_logits: Array, *, gamma: float, standardize: bool = False) -> Array:
@@ -49,13 +62,13 @@ def ttm(student_logits: Array, teacher_logits: Array, *, gamma: float, standardi
     student's logits is q - p_T, whose size does not depend on T, so there is no factor T^2.
 
     Args:
-      student_logits: Student logits [batch, classes].
-      teacher_logits: Teacher logits [batch, classes].
+      student_logits: Student logits [..., classes].
+      teacher_logits: Teacher logits [..., classes].
       gamma: Power of the transform, above 0; 1 / T of a temperature T.
       standardize: Whether to z-score the logits of both sides first; see `standardize_logits`.
 
     Returns:
-      Loss of each example [batch] in nats, at least 0; 0 where q = p^gamma / U.
+      Loss of each example [...] in nats, at least 0; 0 where q = p^gamma / U.
 
     Raises:
       ValueError: The shapes differ, or gamma is out of range.
@@ -64,8 +77,10 @@ def ttm(student_logits: Array, teacher_logits: Array, *, gamma: float, standardi
       Zheng & Yang, 2024, "Knowledge Distillation Based on Transformed Teacher Matching",
       https://arxiv.org/abs/2402.11148
     """
-    student, teacher = standardized(*as_logit_pair(student_logits, teacher_logits), standardize)
-    return _kl(power_transform(teacher, gamma), jax.nn.log_softmax(student))
+    check_range("gamma", gamma)
+    student, teacher = standardized(*as_logit_pair(student_logits, teacher_logits, "ttm"), standardize)
+    divergence, _, good = _matched(student, teacher, gamma)
+    return jnp.where(good, divergence, jnp.nan)
 
 
 def wttm(
@@ -75,7 +90,7 @@ def wttm(
     gamma: float,
     normalize: str = "none",
     standardize: bool = False,
-    mask: Array | None = None,
+    where: Array | None = None,
     axis_name: str | None = None,
 ) -> Array:
     """Computes the weighted transformed-teacher-matching loss U KL(p^gamma / U || q), U = sum_k p_k^gamma.
@@ -85,19 +100,19 @@ def wttm(
     logits is U q - p^gamma.
 
     Args:
-      student_logits: Student logits [batch, classes].
-      teacher_logits: Teacher logits [batch, classes].
+      student_logits: Student logits [..., classes].
+      teacher_logits: Teacher logits [..., classes].
       gamma: Power of the transform, above 0; 1 / T of a temperature T.
-      normalize: 'none' is the paper's loss. 'batch_mean' divides U by its mean over the batch, which keeps the
+      normalize: 'none' is the paper's loss. 'batch_mean' divides U by its mean over all examples, which keeps the
         weighting of the examples and removes the scale that U gives the loss.
       standardize: Whether to z-score the logits of both sides first; see `standardize_logits`.
-      mask: Mask [batch] of the examples that count in the mean of U; None counts all. The loss is returned for every
-        example, masked or not.
+      where: Boolean array [...] of the examples that count in the mean of U; None counts all. The mean runs over all
+        leading axes. The loss is returned for every example, whether it counts or not.
       axis_name: Name of the mapped axis of the devices that share the batch; the mean of U is then over all devices.
         Do not differentiate with respect to the teacher through it: the gradient of `psum` adds up over devices.
 
     Returns:
-      Loss of each example [batch] in nats, at least 0; 0 where q = p^gamma / U.
+      Loss of each example [...] in nats, at least 0; 0 where q = p^gamma / U.
 
     Raises:
       ValueError: The shapes do not match, or gamma or normalize is out of range.
@@ -106,15 +121,14 @@ def wttm(
       Zheng & Yang, 2024, "Knowledge Distillation Based on Transformed Teacher Matching",
       https://arxiv.org/abs/2402.11148
     """
+    check_range("gamma", gamma)
     check_range("normalize", normalize)
-    student, teacher = standardized(*as_logit_pair(student_logits, teacher_logits), standardize)
-    mask = as_mask(mask, student)
-    divergence = ttm(student, teacher, gamma=gamma)
-    # U in log space: p_k^gamma of a tiny p_k would underflow.
-    weight = jnp.exp(jax.nn.logsumexp(gamma * jax.nn.log_softmax(teacher), axis=-1))
+    student, teacher = standardized(*as_logit_pair(student_logits, teacher_logits, "wttm"), standardize)
+    counted = as_where(where, student)
+    divergence, weight, good = _matched(student, teacher, gamma)
     if normalize == "batch_mean":
-        weight = weight / _batch_mean(weight, mask, axis_name)
-    return weight * divergence
+        weight = weight / _batch_mean(weight, counted, axis_name)
+    return jnp.where(good, weight * divergence, jnp.nan)
 
 
 def student_renyi(student_logits: Array, *, order: float) -> Array:
@@ -124,14 +138,14 @@ def student_renyi(student_logits: Array, *, order: float) -> Array:
     entropy of order 1 / T with weight -(T - 1); weights between that and 0 interpolate between TTM and KD.
 
     Args:
-      student_logits: Student logits [batch, classes].
+      student_logits: Student logits [..., classes].
       order: Order of the entropy, above 0; 1 is Shannon's entropy.
 
     Returns:
-      Entropy of each example [batch] in nats, in [0, log(classes)].
+      Entropy of each example [...] in nats, in [0, log(classes)].
 
     Raises:
-      ValueError: The logits are not [batch, classes], or the order is out of range.
+      ValueError: The logits are not [..., classes], or the order is out of range.
 
     References:
       Zheng & Yang, 2024, "Knowledge Distillation Based on Transformed Teacher Matching",
@@ -147,14 +161,14 @@ def standardize_logits(logits: Array) -> Array:
     has the same effect on every example.
 
     Args:
-      logits: Logits [batch, classes], at least two classes.
+      logits: Logits [..., classes], at least two classes.
 
     Returns:
-      Standardised logits [batch, classes]. A row of equal logits becomes zeros; its derivative is that of the formula,
+      Standardised logits [..., classes]. A row of equal logits becomes zeros; its derivative is that of the formula,
       1e7 times the centring.
 
     Raises:
-      ValueError: The logits are not [batch, classes].
+      ValueError: The logits are not [..., classes].
 
     References:
       Sun, Ren, Li, Wang & Cao, 2024, "Logit Standardization in Knowledge Distillation", eq. 16,
@@ -163,7 +177,7 @@ def standardize_logits(logits: Array) -> Array:
     logits = as_logits(logits)
     # Subtracting one logit first makes a row of equal logits exactly 0. Its mean alone may be off by a rounding error,
     # which the division by 1e-7 would blow up.
-    logits = logits - lax.stop_gradient(logits[:, :1])
+    logits = logits - lax.stop_gradient(logits[..., :1])
     centred = logits - jnp.mean(logits, axis=-1, keepdims=True)
     variance = jnp.sum(centred**2, axis=-1, keepdims=True) / max(logits.shape[-1] - 1, 1)
     # Two wheres: the gradient of sqrt is infinite at 0, and 0 * inf from the branch not taken would be NaN.
@@ -183,14 +197,14 @@ def power_transform(logits: Array, gamma: float) -> Array:
     This is a softmax at temperature T = 1 / gamma, written as a transform of the probabilities.
 
     Args:
-      logits: Logits [batch, classes] of p = softmax(logits).
+      logits: Logits [..., classes] of p = softmax(logits).
       gamma: Power, above 0; below 1 it flattens p.
 
     Returns:
-      Log-probabilities [batch, classes], at most 0.
+      Log-probabilities [..., classes], at most 0.
 
     Raises:
-      ValueError: The logits are not [batch, classes], or gamma is out of range.
+      ValueError: The logits are not [..., classes], or gamma is out of range.
 
     References:
       Zheng & Yang, 2024, "Knowledge Distillation Based on Transformed Teacher Matching",
@@ -211,14 +225,14 @@ def renyi_entropy(logits: Array, order: float) -> Array:
     quotients have a limit at a = 0, and `_over_x` evaluates them with the right value and derivatives.
 
     Args:
-      logits: Logits [batch, classes].
+      logits: Logits [..., classes].
       order: Order of the entropy, above 0: a number or a traced scalar.
 
     Returns:
-      Entropy of each example [batch] in nats, from 0 for a one-hot output to log(classes) for a uniform one.
+      Entropy of each example [...] in nats, from 0 for a one-hot output to log(classes) for a uniform one.
 
     Raises:
-      ValueError: The logits are not [batch, classes], or the order is out of range.
+      ValueError: The logits are not [..., classes], or the order is out of range.
 
     References:
       Rényi, 1961, "On Measures of Entropy and Information".
@@ -262,14 +276,17 @@ def _over_x(function: Callable[[Array], Array], x: Array, coefficients: list[flo
     return jnp.where(small, series, function(away) / away)
 
 
-def _kl(log_p: Array, log_q: Array) -> Array:
-    """Returns KL(p || q) [batch] of log-probabilities [batch, classes]."""
-    return expectation(jnp.exp(log_p), log_p - log_q)
+def _matched(student: Array, teacher: Array, gamma: float) -> tuple[Array, Array, Array]:
+    """Returns KL(p^gamma / U || q), U = sum_k p_k^gamma and whether both sides are distributions, each [...]."""
+    (student, student_good), (teacher, teacher_good) = centred(student), centred(teacher)
+    # U in log space: p_k^gamma of a tiny p_k would underflow.
+    weight = jnp.exp(log_sum(gamma * teacher) - gamma * log_sum(teacher))
+    return kl(student, gamma * teacher), weight, student_good & teacher_good
 
 
-def _batch_mean(values: Array, mask: Array, axis_name: str | None) -> Array:
-    """Returns the mean [] of the unmasked values over the global batch, or 1 if every value is masked."""
-    total, count = jnp.sum(jnp.where(mask, values, 0)), jnp.sum(mask)
+def _batch_mean(values: Array, counted: Array, axis_name: str | None) -> Array:
+    """Returns the mean [] of the values that count over the global batch, or 1 if none counts."""
+    total, count = jnp.sum(jnp.where(counted, values, 0)), jnp.sum(counted)
     if axis_name is not None:
         total, count = lax.psum((total, count), axis_name)
     return jnp.where(count > 0, total / jnp.maximum(count, 1), 1)

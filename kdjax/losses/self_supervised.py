@@ -37,8 +37,7 @@ def auxiliary_cross_entropy(auxiliary: Sequence[Array], labels: Array) -> Array:
     for logits in _branches(auxiliary, "auxiliary"):
         rotations = logits.shape[1]
         joint = jnp.asarray(labels)[:, None] * rotations + jnp.arange(rotations)
-        values = cross_entropy(logits.reshape(-1, logits.shape[-1]), joint.reshape(-1))
-        terms.append(jnp.mean(values.reshape(-1, rotations), axis=1))
+        terms.append(jnp.mean(cross_entropy(logits, joint), axis=1))
     return add_up(terms)
 
 
@@ -69,11 +68,8 @@ def hsakd(student_auxiliary: Sequence[Array], teacher_auxiliary: Sequence[Array]
     shapes = [[list(branch.shape) for branch in side] for side in (students, teachers)]
     if shapes[0] != shapes[1]:
         raise ValueError(f"student_auxiliary {shapes[0]} and teacher_auxiliary {shapes[1]} must have one shape each.")
-    terms = []
-    for student, teacher in zip(students, teachers, strict=True):
-        values = kd(*(x.reshape(-1, x.shape[-1]) for x in (student, teacher)), temperature=temperature)
-        terms.append(jnp.mean(values.reshape(student.shape[:2]), axis=1))
-    return add_up(terms)
+    pairs = zip(students, teachers, strict=True)
+    return add_up([jnp.mean(kd(*pair, temperature=temperature), axis=1) for pair in pairs])
 
 
 def _branches(branches: Sequence[Array], name: str) -> list[Array]:

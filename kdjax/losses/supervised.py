@@ -11,13 +11,13 @@ def cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0)
     """Computes the cross-entropy -sum_k y_k log q_k between the labels y and q = softmax(logits).
 
     Args:
-      logits: Logits [batch, classes].
-      labels: Integer labels [batch] in [0, classes), or label probabilities [batch, classes].
+      logits: Logits [..., classes].
+      labels: Integer labels [...] in [0, classes), or label probabilities [..., classes].
       label_smoothing: Share s of the target that is spread evenly over all classes, in [0, 1):
         y <- (1 - s) y + s / classes.
 
     Returns:
-      Loss of each example [batch] in nats, at least 0. It is NaN for an integer label outside [0, classes), since a
+      Loss of each example [...] in nats, at least 0. It is NaN for an integer label outside [0, classes), since a
       compiled function cannot raise an error that depends on values.
 
     Raises:
@@ -30,7 +30,7 @@ def cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0)
     check_range("label_smoothing", label_smoothing)
     logits = as_logits(logits)
     targets, exists = as_targets(labels, logits)
-    targets = (1 - label_smoothing) * targets + label_smoothing / logits.shape[1]
+    targets = (1 - label_smoothing) * targets + label_smoothing / logits.shape[-1]
     return jnp.where(exists, -expectation(targets, jax.nn.log_softmax(logits)), jnp.nan)
 
 
@@ -45,13 +45,13 @@ def softmax_mse(logits: Array, labels: Array, *, space: str = "probs", reduction
     gives a teacher whose softmax is nearly uniform.
 
     Args:
-      logits: Logits [batch, classes].
-      labels: Integer labels [batch] in [0, classes), or label probabilities [batch, classes].
+      logits: Logits [..., classes].
+      labels: Integer labels [...] in [0, classes), or label probabilities [..., classes].
       space: What is compared with the labels: 'probs' is softmax(logits), 'logits' the logits themselves.
       reduction: Reduction over classes, 'class_sum' or 'class_mean'.
 
     Returns:
-      Loss of each example [batch], in [0, 2] for 'probs' and 'class_sum'. It is NaN for an integer label outside
+      Loss of each example [...], in [0, 2] for 'probs' and 'class_sum'. It is NaN for an integer label outside
       [0, classes).
 
     Raises:
@@ -78,14 +78,14 @@ def top_score_difference(logits: Array, *, num_top: int = 5) -> Array:
     label. A tolerant teacher is trained to keep this gap small.
 
     Args:
-      logits: Logits [batch, classes].
+      logits: Logits [..., classes].
       num_top: Number K of top classes in the gap, the first included; at least 2, at most `classes`.
 
     Returns:
-      Gap of each example [batch] in [0, 1]: 1 for a one-hot output, 0 for a uniform one.
+      Gap of each example [...] in [0, 1]: 1 for a one-hot output, 0 for a uniform one.
 
     Raises:
-      ValueError: The logits are not [batch, classes], or num_top is out of range.
+      ValueError: The logits are not [..., classes], or num_top is out of range.
 
     References:
       Yang, Xie, Qiao & Yuille, 2018, "Training Deep Neural Networks in Generations: A More Tolerant Teacher Educates
@@ -93,25 +93,25 @@ def top_score_difference(logits: Array, *, num_top: int = 5) -> Array:
     """
     check_range("num_top", num_top)
     logits = as_logits(logits)
-    if num_top > logits.shape[1]:
-        raise ValueError(f"num_top={num_top} is above the {logits.shape[1]} classes of logits {list(logits.shape)}.")
+    if num_top > logits.shape[-1]:
+        raise ValueError(f"num_top={num_top} is above the {logits.shape[-1]} classes of logits {list(logits.shape)}.")
     # Classes are ranked by log-probability: probabilities that underflow to 0 would all be tied.
     top = jnp.exp(lax.top_k(jax.nn.log_softmax(logits), num_top)[0])
-    return top[:, 0] - jnp.mean(top[:, 1:], axis=-1)
+    return top[..., 0] - jnp.mean(top[..., 1:], axis=-1)
 
 
 def tolerant(logits: Array, labels: Array, *, num_top: int = 5, eta: float = 0.6) -> Array:
     """Computes the tolerant teacher's loss, -eta log f_y + (1 - eta) TSD, TSD being the `top_score_difference`.
 
     Args:
-      logits: Logits [batch, classes]; f is their softmax.
-      labels: Integer labels y [batch] in [0, classes), or label probabilities [batch, classes].
+      logits: Logits [..., classes]; f is their softmax.
+      labels: Integer labels y [...] in [0, classes), or label probabilities [..., classes].
       num_top: Number of top classes in the gap, the first included; at least 2, at most `classes`.
       eta: Weight of the cross-entropy, in [0, 1]; 1 is the cross-entropy alone. The paper's value was not recovered;
         0.6 is kdjax's choice.
 
     Returns:
-      Loss of each example [batch], at least 0. It is NaN for an integer label outside [0, classes).
+      Loss of each example [...], at least 0. It is NaN for an integer label outside [0, classes).
 
     Raises:
       ValueError: The shapes do not match, or num_top or eta is out of range.
@@ -129,13 +129,13 @@ def confidence_penalty(logits: Array) -> Array:
     """Computes the negative Shannon entropy sum_k q_k log q_k of q = softmax(logits), which penalises confidence.
 
     Args:
-      logits: Logits [batch, classes].
+      logits: Logits [..., classes].
 
     Returns:
-      Penalty of each example [batch] in nats, from -log(classes) for a uniform output to 0 for a one-hot one.
+      Penalty of each example [...] in nats, from -log(classes) for a uniform output to 0 for a one-hot one.
 
     Raises:
-      ValueError: The logits are not [batch, classes].
+      ValueError: The logits are not [..., classes].
 
     References:
       Pereyra, Tucker, Chorowski, Kaiser & Hinton, 2017, "Regularizing Neural Networks by Penalizing Confident Output

@@ -51,6 +51,57 @@ def kd(student_logits, teacher_logits, *, temperature=4.0):
     return temperature**2 * kl(softmax(teacher_logits / temperature), softmax(student_logits / temperature))
 
 
+def sides(student_logits, teacher_logits, temperature):
+    return softmax(teacher_logits / temperature), softmax(student_logits / temperature)
+
+
+def forward_kl(student_logits, teacher_logits, *, temperature=1.0):
+    return kl(*sides(student_logits, teacher_logits, temperature))
+
+
+def reverse_kl(student_logits, teacher_logits, *, temperature=1.0):
+    return kl(*sides(teacher_logits, student_logits, temperature))
+
+
+def jeffreys(student_logits, teacher_logits, *, temperature=1.0):
+    p, q = sides(student_logits, teacher_logits, temperature)
+    return kl(p, q) + kl(q, p)
+
+
+def skew_kl(student_logits, teacher_logits, *, skew=0.1, temperature=1.0):
+    p, q = sides(student_logits, teacher_logits, temperature)
+    return kl(p, skew * p + (1 - skew) * q)
+
+
+def skew_reverse_kl(student_logits, teacher_logits, *, skew=0.1, temperature=1.0):
+    return skew_kl(teacher_logits, student_logits, skew=skew, temperature=temperature)
+
+
+def jensen_shannon(student_logits, teacher_logits, *, beta=0.5, scaled=False, temperature=1.0):
+    p, q = sides(student_logits, teacher_logits, temperature)
+    m = beta * p + (1 - beta) * q
+    return (beta * kl(p, m) + (1 - beta) * kl(q, m)) / (beta * (1 - beta) if scaled else 1)
+
+
+def total_variation(student_logits, teacher_logits, *, temperature=1.0):
+    p, q = sides(student_logits, teacher_logits, temperature)
+    return np.abs(p - q).sum(axis=-1) / 2
+
+
+def alpha_beta(student_logits, teacher_logits, *, alpha=0.8, beta=0.3, temperature=1.0):
+    p, q = sides(student_logits, teacher_logits, temperature)
+    if alpha == beta == 0:
+        return np.sum(np.log(p / q) ** 2, axis=-1) / 2
+    if alpha == 0:
+        return np.sum(q**beta * np.log(q**beta / p**beta) - q**beta + p**beta, axis=-1) / beta**2
+    if beta == 0:
+        return np.sum(p**alpha * np.log(p**alpha / q**alpha) - p**alpha + q**alpha, axis=-1) / alpha**2
+    if alpha == -beta:
+        return np.sum(np.log(q**alpha / p**alpha) + (p / q) ** alpha - 1, axis=-1) / alpha**2
+    s = alpha + beta
+    return -np.sum(p**alpha * q**beta - alpha / s * p**s - beta / s * q**s, axis=-1) / (alpha * beta)
+
+
 def power(p, gamma):
     return p**gamma / np.sum(p**gamma, axis=-1, keepdims=True)
 
@@ -68,3 +119,18 @@ def wttm(student_logits, teacher_logits, *, gamma, normalize="none"):
 
 def student_renyi(student_logits, *, order):
     return renyi(softmax(student_logits), order)
+
+
+def gce(logits, labels, *, q=0.7):
+    p = softmax(logits)
+    by_class = -np.log(p) if q == 0 else (1 - p**q) / q
+    return np.sum(probabilities(labels, logits.shape[-1]) * by_class, axis=-1)
+
+
+def corrected_kd(student_logits, teacher_logits, labels, *, temperature=4.0, floor=0.01, teacher_smoothing=0.0):
+    classes = student_logits.shape[-1]
+    p = (1 - teacher_smoothing) * softmax(teacher_logits) + teacher_smoothing / classes
+    r = probabilities(labels, classes) / np.maximum(p, floor) - 1
+    w, log_q = softmax(teacher_logits / temperature), np.log(softmax(student_logits / temperature))
+    correction = np.sum(r * w, axis=-1) * np.sum(w * log_q, axis=-1) - np.sum(r * w * log_q, axis=-1)
+    return temperature**2 * (np.sum(w * (np.log(w) - log_q), axis=-1) + correction / temperature)

@@ -20,7 +20,7 @@ from kdjax.losses import RANGES
 
 BATCH, CLASSES = 6, 7
 LOSSES = {name: loss for name, loss in losses.LOSSES.items() if hasattr(numpy_losses, name)}
-INPUTS = ("logits", "student_logits", "teacher_logits", "labels", "mask", "axis_name")
+INPUTS = ("logits", "student_logits", "teacher_logits", "labels", "where", "axis_name")
 REQUIRED = {"gamma": 0.3, "order": 0.25}  # values for hyper-parameters without a default
 # Values of hyper-parameters to test besides the defaults.
 VARIANTS = {
@@ -32,6 +32,10 @@ VARIANTS = {
     "ttm": [{"gamma": 1.0}, {"gamma": 2.0}],
     "wttm": [{"gamma": 0.1}, {"gamma": 0.5, "normalize": "batch_mean"}],
     "student_renyi": [{"order": 1.0}, {"order": 3.0}],
+    "gce": [{"q": 0.0}, {"q": 1.0}],
+    "corrected_kd": [{"temperature": 1.0, "floor": 0.2}, {"floor": 0.0, "teacher_smoothing": 0.1}],
+    "jensen_shannon": [{"beta": 0.1}, {"beta": 0.9, "scaled": True, "temperature": 2.0}],
+    "alpha_beta": [{"alpha": 0.0, "beta": 0.5}],
 }
 CASES = [(name, hyper) for name in LOSSES for hyper in [{}, *VARIANTS.get(name, [])]]
 every_loss = pytest.mark.parametrize("name", LOSSES)
@@ -155,9 +159,10 @@ def test_label_of_no_class_is_nan_and_can_be_masked(name):
     assert np.isnan(value[:2]).all() and np.isfinite(value[2:]).all()
 
     def masked(logits):
-        return jnp.where(labels >= 0, LOSSES[name](logits, labels), 0)[jnp.array([0, 2, 3])].sum()
+        values = LOSSES[name](**inputs | {"labels": labels, logit_names(name)[0]: logits})
+        return jnp.where(labels >= 0, values, 0)[jnp.array([0, 2, 3])].sum()
 
-    chex.assert_tree_all_finite(jax.grad(masked)(jnp.asarray(inputs["logits"], jnp.float32)))
+    chex.assert_tree_all_finite(jax.grad(masked)(jnp.asarray(inputs[logit_names(name)[0]], jnp.float32)))
 
 
 def extremes():
@@ -230,11 +235,33 @@ def test_floats_may_be_traced(name, hyper):
     np.testing.assert_allclose(traced, evaluate(name, inputs, hyper), rtol=1e-5, atol=1e-6)
 
 
+@every_case
+def test_leading_axes_are_one_long_batch(name, hyper):
+    """Logits [batch, time, classes], [classes] and [0, classes] give values [batch, time], [] and [0]."""
+    inputs, hyper = arguments(name), hyper_parameters(name, hyper)
+    split = {key: x.reshape(2, 3, *x.shape[1:]) for key, x in inputs.items()}
+    flat = evaluate(name, inputs, hyper)
+    np.testing.assert_allclose(evaluate(name, split, hyper), flat.reshape(2, 3), rtol=1e-6, atol=1e-7)
+    total = jax.tree.map(lambda x: x.reshape(BATCH, CLASSES), gradients(name, split, hyper))
+    chex.assert_trees_all_close(total, gradients(name, inputs, hyper), rtol=1e-5, atol=1e-6)
+    chex.assert_shape(LOSSES[name](**{key: x[0] for key, x in inputs.items()}, **hyper), ())
+    chex.assert_shape(LOSSES[name](**{key: x[:0] for key, x in inputs.items()}, **hyper), (0,))
+
+
+@every_loss
+def test_scan_is_a_loop(name):
+    stacked = {key: np.stack([x, x[::-1]]) for key, x in arguments(name).items()}
+    hyper = hyper_parameters(name)
+    scanned = jax.lax.scan(lambda _, inputs: (None, LOSSES[name](**inputs, **hyper)), None, stacked)[1]
+    forth = evaluate(name, arguments(name))
+    np.testing.assert_allclose(scanned, np.stack([forth, forth[::-1]]), rtol=1e-6, atol=1e-6)
+
+
 @every_loss
 def test_wrong_shapes_are_refused_with_the_shapes(name):
     inputs, hyper = arguments(name), hyper_parameters(name)
     for key, x in inputs.items():
-        for wrong in [x[None], x[:-1], x[0]] if len(inputs) > 1 else [x[None], x[0]]:
+        for wrong in [x[None], x[:-1], x[0]] if len(inputs) > 1 else [x[0, 0], x[:, :0]]:
             shape = re.escape(str(list(np.shape(wrong))))
             with pytest.raises(ValueError, match=shape):
                 LOSSES[name](**(inputs | {key: wrong}), **hyper)
@@ -244,7 +271,7 @@ def test_wrong_shapes_are_refused_with_the_shapes(name):
 def test_out_of_range_is_refused_at_the_door(name):
     wrong = {float: float("nan"), int: 0, str: "neither"}
     for key, parameter in parameters(name).items():
-        if key in RANGES:
+        if key in RANGES or f"{name}.{key}" in RANGES:
             with pytest.raises(ValueError, match=f"{key} must be "):
                 LOSSES[name](**arguments(name), **hyper_parameters(name, {key: wrong[parameter.annotation]}))
 
@@ -252,9 +279,10 @@ def test_out_of_range_is_refused_at_the_door(name):
 @every_loss
 def test_signature_and_docstring(name):
     for key, parameter in parameters(name).items():
-        assert key in (*INPUTS, "standardize") or (parameter.annotation in (float, int, str) and key in RANGES), key
+        if key not in (*INPUTS, "standardize", "scaled"):
+            assert parameter.annotation in (float, int, str) and (key in RANGES or f"{name}.{key}" in RANGES), key
         assert (parameter.kind is parameter.KEYWORD_ONLY) == (key not in INPUTS[:4]), key
     doc = inspect.getdoc(LOSSES[name])
     assert doc.split("\n")[0].endswith((".", ":", ",")) and re.search(r"(19|20)\d\d", doc)
-    for part in ("Args:", "Returns:", "Raises:", "[batch]", "[batch, classes]"):
+    for part in ("Args:", "Returns:", "Raises:", "[...]", "[..., classes]"):
         assert part in doc, part

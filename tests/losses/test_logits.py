@@ -43,7 +43,7 @@ def test_student_that_excludes_a_teachers_class_is_infinitely_far():
 
 @pytest.mark.parametrize("normalize", ["none", "batch_mean"])
 def test_mask_is_a_slice(normalize):
-    masked = losses.wttm(STUDENT, TEACHER, gamma=0.2, normalize=normalize, mask=MASK)
+    masked = losses.wttm(STUDENT, TEACHER, gamma=0.2, normalize=normalize, where=MASK)
     sliced = losses.wttm(STUDENT[MASK], TEACHER[MASK], gamma=0.2, normalize=normalize)
     np.testing.assert_allclose(masked[MASK], sliced, rtol=1e-6)
 
@@ -60,28 +60,35 @@ def test_batch_mean_is_over_all_devices():
     mask = np.array([1, 1, 1, 0, 0, 0, 1, 0], bool)
 
     def body(student, teacher, mask):
-        return losses.wttm(student, teacher, gamma=0.2, normalize="batch_mean", mask=mask, axis_name="devices")
+        return losses.wttm(student, teacher, gamma=0.2, normalize="batch_mean", where=mask, axis_name="devices")
 
     split = [x.reshape(4, 2, *x.shape[1:]) for x in (STUDENT, TEACHER, mask)]
     by_device = jax.vmap(body, axis_name="devices")(*split).reshape(-1)
-    whole = losses.wttm(STUDENT, TEACHER, gamma=0.2, normalize="batch_mean", mask=mask)
+    whole = losses.wttm(STUDENT, TEACHER, gamma=0.2, normalize="batch_mean", where=mask)
     np.testing.assert_allclose(by_device, whole, rtol=1e-6)
 
 
+def test_batch_mean_runs_over_all_leading_axes():
+    tokens = [x.reshape(2, 4, CLASSES) for x in (STUDENT, TEACHER)]
+    together = losses.wttm(*tokens, gamma=0.2, normalize="batch_mean", where=MASK.reshape(2, 4))
+    flat = losses.wttm(STUDENT, TEACHER, gamma=0.2, normalize="batch_mean", where=MASK)
+    np.testing.assert_allclose(together.reshape(-1), flat, rtol=1e-6)
+
+
 def test_batch_mean_of_an_empty_mask_is_finite():
-    function = lambda z: losses.wttm(z, TEACHER, gamma=0.2, normalize="batch_mean", mask=np.zeros(BATCH, bool)).sum()
+    function = lambda z: losses.wttm(z, TEACHER, gamma=0.2, normalize="batch_mean", where=np.zeros(BATCH, bool)).sum()
     chex.assert_tree_all_finite(jax.value_and_grad(function)(jnp.asarray(STUDENT)))
 
 
 def test_masked_teacher_may_be_anything():
     teacher = np.where(MASK[:, None], TEACHER, np.nan)
-    value = losses.wttm(STUDENT, teacher, gamma=0.2, normalize="batch_mean", mask=MASK)
+    value = losses.wttm(STUDENT, teacher, gamma=0.2, normalize="batch_mean", where=MASK)
     assert np.isfinite(value[MASK]).all()
 
 
 def test_mask_of_another_length_is_refused():
-    with pytest.raises(ValueError, match=r"mask must be \[batch\], not \[3\] beside logits \[8, 6\]"):
-        losses.wttm(STUDENT, TEACHER, gamma=0.2, mask=MASK[:3])
+    with pytest.raises(ValueError, match=r"where must be \[8\] for logits \[8, 6\], not \[3\]"):
+        losses.wttm(STUDENT, TEACHER, gamma=0.2, where=MASK[:3])
 
 
 def test_unequal_class_counts_are_refused_with_both_shapes():

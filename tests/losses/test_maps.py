@@ -71,7 +71,9 @@ CASES = {
         numpy_maps.dist(LOGITS[0], LOGITS[1], 2.0)),
 }  # fmt: skip
 ELSEWHERE = {"cross_entropy", "softmax_mse", "tolerant", "top_score_difference", "confidence_penalty", "student_renyi"}
-ELSEWHERE |= {"kd", "ttm", "wttm"}
+ELSEWHERE |= {"kd", "ttm", "wttm", "gce", "corrected_kd", *losses.DIVERGENCES}
+ELSEWHERE |= {"mcmi", "consistency", "lipschitz", "student_branches"}  # in test_teaching.py
+ELSEWHERE |= {"wsl", "normkd", "rld"}  # in test_refined.py
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -204,10 +206,12 @@ def test_dist_masks_the_columns_and_gathers_them_over_devices():
     student, teacher = (2 * rng.normal(size=(8, 6)) for _ in range(2))
     mask = np.array([1, 1, 0, 1, 1, 1, 0, 1], bool)
     dist = jax.jit(losses.dist)
-    sliced, whole = dist(student[mask], teacher[mask]), dist(student, teacher, mask=mask)
+    sliced, whole = dist(student[mask], teacher[mask]), dist(student, teacher, where=mask)
     np.testing.assert_allclose(whole[mask], sliced, rtol=1e-9)
+    tokens = dist(*(x.reshape(2, 4, 6) for x in (student, teacher)), where=mask.reshape(2, 4))
+    np.testing.assert_allclose(tokens.reshape(8), whole, rtol=1e-9)  # the columns run over all leading axes
     shards = [x.reshape(4, 2, *x.shape[1:]) for x in (student, teacher, mask)]
-    spread = jax.jit(jax.vmap(lambda s, t, m: losses.dist(s, t, mask=m, axis_name="d"), axis_name="d"))(*shards)
+    spread = jax.jit(jax.vmap(lambda s, t, m: losses.dist(s, t, where=m, axis_name="d"), axis_name="d"))(*shards)
     np.testing.assert_allclose(np.reshape(spread, 8), whole, rtol=1e-9)
 
 
@@ -237,7 +241,8 @@ def test_differences_of_zero_have_no_gradient():
     teacher = VECTORS[1].copy()
     teacher[1, 2] = VECTORS[0][1, 2]
     assert np.asarray(jax.jit(jax.grad(losses.correlation))(VECTORS[0], teacher))[1, 2] == 0
-    np.testing.assert_array_equal(jax.jit(jax.grad(losses.factor_transfer))(S3[2], S3[2]), 0)
+    # Not compiled: a compiler may round the two sides in different ways, and then their difference is not 0.
+    np.testing.assert_array_equal(jax.grad(losses.factor_transfer)(S3[2], S3[2]), 0)
 
 
 @pytest.mark.parametrize("name", ["dkd", "nkd"])
@@ -342,7 +347,7 @@ def test_scores_by_one_product_equal_scores_by_gathering():
             r"\[5, 7\] and teacher_embeddings \[5, 9\] must have one shape",
         ),
         (lambda: losses.rkd(VECTORS[0], WIDER[:3]), "of one batch"),
-        (lambda: losses.dkd(*LOGITS, np.ones(3, int)), r"integers \[batch\], not int64 \[3\] beside logits \[5, 6\]"),
+        (lambda: losses.dkd(*LOGITS, np.ones(3, int)), r"integers \[5\] for logits \[5, 6\], not int64 \[3\]"),
         (lambda: losses.hsakd(BRANCHES[0], BRANCHES[1][:2]), "must have one shape each"),
         (lambda: losses.hsakd((), ()), "must be branches of"),
         (lambda: losses.contrast_loss(np.zeros(3), 1.0, examples=3), r"\[batch, 1 \+ negatives\], not \[3\]"),

@@ -9,6 +9,7 @@ import struct
 import zipfile
 from typing import Any
 
+from kdjax.bounded import BoundedUnpickler, read_member
 from kdjax.interop.torch_objects import MEANINGS, Storage, Storages, StorageType, naturals
 
 MAGIC = 0x1950A86A20F9469CFC6C
@@ -39,14 +40,19 @@ def load_zip(archive: zipfile.ZipFile, root: str, limit: int) -> Any:
       Refused: The pickle names something that weights do not need.
       Exception: The bytes are damaged; the exception may have any type.
     """
-    order = archive.read(f"{root}byteorder") if f"{root}byteorder" in archive.namelist() else b"little"
+    order = read_member(archive, f"{root}byteorder", 16) if f"{root}byteorder" in archive.namelist() else b"little"
     if order not in (b"little", b"big"):
         raise ValueError(f"byte order {order!r}")
-    raw = archive.read(f"{root}data.pkl")
+    raw = read_member(archive, f"{root}data.pkl", limit)
+    left = limit
 
     def fetch(key: str, size: int) -> bytes:
-        member = archive.getinfo(f"{root}data/{key}")
-        return archive.read(member) if member.file_size >= size else b""
+        nonlocal left
+        left -= size
+        if left < 0:
+            raise ValueError("its storages are far larger than the file")
+        with archive.open(f"{root}data/{key}") as member:  # no more is unpacked than the storage has
+            return member.read(size)
 
     return _unpickle(_Unpickler(io.BytesIO(raw), Storages(fetch, limit, order == b"big")), raw)
 
@@ -102,7 +108,7 @@ class _Unknown(Exception):
     """A pickle names something that MEANINGS lacks."""
 
 
-class _Unpickler(pickle._Unpickler):  # the one in C allocates as much memory as a hostile pickle's memo asks for
+class _Unpickler(BoundedUnpickler):
     """Unpickles containers, numbers, strings and the objects of MEANINGS."""
 
     def __init__(self, file: io.BytesIO, source: Storages | None = None):

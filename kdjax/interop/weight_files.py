@@ -3,7 +3,6 @@
 A weight file is untrusted: no code in it is run, and no memory is allocated for data that it only claims to have.
 """
 
-import contextlib
 import hashlib
 import io
 import json
@@ -11,17 +10,18 @@ import math
 import os
 import pathlib
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
 from numpy.lib import format as npy
 
+from kdjax.bounded import open_regular, parse_npy
 from kdjax.errors import UserError
 from kdjax.interop.state_dict import unwrap
 from kdjax.interop.torch_pickle import MAGIC_BYTES, Refused, allowance, load_legacy, load_zip
-from kdjax.store.files import first_line
+from kdjax.store.files import first_line, write_atomic
 
 METADATA = "__metadata__"  # the name that safetensors reserves; it is also used in .npz files
 SAFETENSORS = {
@@ -56,7 +56,7 @@ def read_weights(path: os.PathLike | str) -> dict[str, np.ndarray]:
     """
     path = pathlib.Path(path)
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             return _read(path, file)
     except OSError as error:
         raise UserError(f"Cannot read {path}: {error.strerror or error}; give a weight file: {KNOWN}.") from error
@@ -91,6 +91,7 @@ def _load_archive(file: BinaryIO) -> dict[str, np.ndarray]:
     limit = allowance(file.seek(0, os.SEEK_END))
     with zipfile.ZipFile(file) as archive:
         names = archive.namelist()
+        _forget_absent_checksums(archive)
         if any(member.flag_bits & 1 for member in archive.infolist()):
             raise Refused("is encrypted: unpack it with its password and give the weight file in it.")
         if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
@@ -99,24 +100,28 @@ def _load_archive(file: BinaryIO) -> dict[str, np.ndarray]:
         if len(roots) == 1:
             return unwrap(load_zip(archive, roots[0], limit))
         if any(name.endswith(".npy") for name in names):
-            return unwrap(_parse_npz(archive))
+            return unwrap(_parse_npz(archive, limit))
     raise Refused(f"is a zip file without weights: give {KNOWN}.")
 
 
-def _parse_npz(archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
-    members = {name.removesuffix(".npy"): name for name in archive.namelist() if name.endswith(".npy")}
-    return {name: _parse_npy(archive.read(member)) for name, member in members.items() if name != METADATA}
+def _forget_absent_checksums(archive: zipfile.ZipFile) -> None:
+    """Lets an archive without any checksum be read, as torch.save writes it after set_crc32_options(False)."""
+    if not any(member.CRC for member in archive.infolist()):
+        for member in archive.infolist():
+            del member.CRC  # zipfile compares a checksum only where there is one
 
 
-def _parse_npy(content: bytes) -> np.ndarray:
-    """Reads an array without allocating memory for the shape that its header claims."""
-    file = io.BytesIO(content)
-    read_header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[npy.read_magic(file)]
-    shape, fortran, dtype = read_header(file)
-    if dtype.kind not in "biufc":
-        raise Refused(f"has an array of {dtype}, which is not a type of numbers: save only arrays of numbers.")
-    flat = np.frombuffer(file.read(), dtype)
-    return flat.reshape(shape, order="F" if fortran else "C").astype(dtype.newbyteorder("="), order="C")
+def _parse_npz(archive: zipfile.ZipFile, limit: int) -> dict[str, np.ndarray]:
+    found = {}
+    for member in archive.namelist():
+        name = member.removesuffix(".npy")
+        if member.endswith(".npy") and name != METADATA:
+            with archive.open(member) as file:
+                found[name] = array = parse_npy(file, limit)
+            if array.dtype.kind in "SU":
+                raise Refused(f"has an array of {array.dtype}, which is not a type of numbers: save only numbers.")
+            limit -= array.nbytes
+    return found
 
 
 def _parse_safetensors(content: bytes) -> dict[str, np.ndarray]:
@@ -173,7 +178,7 @@ def write_weights(
     make = {".safetensors": _make_safetensors, ".npz": _make_npz}.get(path.suffix)
     if make is None:
         raise UserError(f"Cannot write {path}: the suffix '{path.suffix}' is not known; use .safetensors or .npz.")
-    _replace(path, make(_checked(path, arrays), {key: str(metadata[key]) for key in sorted(metadata)}))
+    write_atomic(path, make(_checked(path, arrays), {key: str(metadata[key]) for key in sorted(metadata)}), "--out")
 
 
 def _checked(path: pathlib.Path, arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -216,22 +221,6 @@ def _make_npz(arrays: Mapping[str, np.ndarray], metadata: dict[str, str]) -> lis
     return [buffer.getbuffer()]
 
 
-def _replace(path: pathlib.Path, parts: Sequence[bytes | memoryview]) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.writelines(parts)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        advice = "free some space, change its permissions, or choose another path"
-        raise UserError(f"Cannot write {path}: {error.strerror or error}; {advice}.") from error
-
-
 def file_sha256(path: os.PathLike | str) -> str:
     """Returns the sha256 of a file in hexadecimal.
 
@@ -239,7 +228,7 @@ def file_sha256(path: os.PathLike | str) -> str:
       UserError: The file cannot be read.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"Cannot read {path}: {error.strerror or error}; check the path.") from error

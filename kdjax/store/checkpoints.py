@@ -17,8 +17,9 @@ from flax import traverse_util
 
 from kdjax.errors import UserError
 from kdjax.store import packed, tree
-from kdjax.store.files import disk_errors, write_error
+from kdjax.store.files import disk_errors, make_folder, sync, write_error
 from kdjax.store.reading import (
+    ONE_PROCESS,
     PROGRESS,
     STATE,
     VARIABLES_ONLY,
@@ -73,7 +74,8 @@ class Checkpoints:
           step: Number of updates made so far.
           state: Pytree of jax or NumPy arrays and numbers; they are stored with their exact dtypes.
           progress: Mapping that JSON can represent; floats are restored exactly.
-          keep_best: Step of the best checkpoint, which is kept besides the newest one; None to keep the newest only.
+          keep_best: Step of the best checkpoint, which is kept besides the newest one. Where it is None, or the newest,
+            the one before the newest is kept, so that damage to one checkpoint never loses the run.
 
         Raises:
           UserError: This write or the one before it failed, because the disk is full or read-only, for example.
@@ -156,6 +158,7 @@ class Checkpoints:
         if self._manager is not None:
             with self._write_errors():
                 self._manager.wait_until_finished()
+                sync(self._folder)
 
     def close(self) -> None:
         """Waits, and ends the threads of orbax; another save starts new ones."""
@@ -166,12 +169,14 @@ class Checkpoints:
 
     def _open(self) -> ocp.CheckpointManager:
         if self._manager is None:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self._folder)
             options = ocp.CheckpointManagerOptions(
                 preservation_policy=_LatestAndBest(lambda: self._best),
                 cleanup_tmp_directories=True,  # deletes checkpoints that a killed process left unfinished
                 lightweight_initialize=True,  # otherwise a damaged step prevents the manager from opening
                 save_root_metadata=False,
+                create=False,
+                multiprocessing_options=ONE_PROCESS,
                 # Otherwise writers wait for minutes for a folder that could not be made, even after main has ended.
                 async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
             )
@@ -289,7 +294,7 @@ class Checkpoints:
 
 
 class _LatestAndBest:
-    """Tells orbax to keep the newest step and the best one.
+    """Tells orbax to keep the newest step and the best one, or the two newest ones if these are the same.
 
     orbax's own `best_fn` would delete the newest checkpoint.
 
@@ -302,5 +307,8 @@ class _LatestAndBest:
 
     def should_preserve(self, checkpoints, *, context) -> list[bool]:
         del context
-        newest = max((info.step for info in checkpoints), default=None)
-        return [info.step in (newest, self._best()) for info in checkpoints]
+        steps = sorted(info.step for info in checkpoints)
+        keep = {*steps[-1:], self._best()}
+        if len(keep & {*steps}) < 2:
+            keep |= {*steps[-2:]}
+        return [info.step in keep for info in checkpoints]

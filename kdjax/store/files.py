@@ -2,14 +2,17 @@
 
 import contextlib
 import errno
+import glob
 import json
 import math
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from kdjax.errors import UserError
+
+_HOST = os.uname().nodename
 
 ADVICE = {
     errno.ENOSPC: "free some space, or choose another --store",
@@ -67,30 +70,95 @@ def disk_errors(path: os.PathLike | str, doing: str = "write", flag: str = "--st
         raise disk_error(path, error, doing, flag) from error
 
 
-def write_atomic(path: pathlib.Path, content: str | bytes, flag: str = "--store") -> None:
+def write_atomic(
+    path: pathlib.Path, content: str | bytes | Iterable[bytes | memoryview], flag: str = "--store"
+) -> None:
     """Writes a file atomically: other processes see the old content or the new one, even if this one is killed.
+
+    When it returns, the file is on disk under its name. What a killed process left of the same file is removed.
 
     Args:
       path: Path of the file. Its folder is made if necessary.
-      content: New content of the file; text is encoded as UTF-8.
+      content: New content of the file, or its parts; text is encoded as UTF-8.
       flag: Command-line flag that chose the path, for messages.
 
     Raises:
       UserError: The file cannot be written.
     """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{path.name}.{_HOST}.{os.getpid()}.tmp")
+    content = content.encode() if isinstance(content, str) else content
     with disk_errors(path, flag=flag):
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(temporary, "wb") as file:
-                file.write(content.encode() if isinstance(content, str) else content)
-                file.flush()
-                os.fsync(file.fileno())
+            make_folder(path.parent)
+            remove_leftovers(path.parent, path.name)
+            write_parts(temporary, [content] if isinstance(content, bytes) else content)
             os.replace(temporary, path)
+            sync(path.parent)
         except OSError:
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise
+
+
+def write_parts(path: pathlib.Path, parts: Iterable[bytes | memoryview]) -> None:
+    """Writes a file and waits until its content is on disk."""
+    with open(path, "wb") as file:
+        file.writelines(parts)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def append_line(path: pathlib.Path, line: str) -> None:
+    """Adds a line to a file, which may be only in the memory of the system when this returns."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(f"{line}\n")
+
+
+def make_folder(folder: pathlib.Path) -> None:
+    """Makes a folder and those above it, and waits until they are on disk."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync(folder.parent)
+
+
+def sync(path: pathlib.Path) -> None:
+    """Waits until a file, or the names in a folder, are on disk. Some file systems cannot do this for a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def remove_leftovers(folder: pathlib.Path, name: str = "") -> None:
+    """Removes what killed processes left of files that they were writing atomically.
+
+    Args:
+      folder: Folder of the files; it need not exist.
+      name: Name of one file, of which only leftovers of this machine's processes are removed; '' for all files of a
+        folder that this process has locked.
+    """
+    for path in folder.glob(f"{glob.escape(name)}.{glob.escape(_HOST)}.*.tmp" if name else "*.tmp"):
+        pid = path.name.removesuffix(".tmp").rpartition(".")[2]
+        if not name or (pid.isdecimal() and not is_alive(int(pid))):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of this machine exists."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass  # another user's process
+    return True
 
 
 def write_json(path: pathlib.Path, value: Mapping, flag: str = "--store") -> None:
@@ -115,8 +183,9 @@ def read_json(path: pathlib.Path) -> dict | None:
             value = json.loads(path.read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except ValueError as error:
-            raise UserError(f"{path} is damaged ({error}); delete its folder and train the run again.") from error
+        except (ValueError, RecursionError) as error:
+            what = first_line(error)
+            raise UserError(f"{path} is damaged ({what}); delete its folder and train the run again.") from error
     if not isinstance(value, dict):
         raise UserError(f"{path} is damaged (not a mapping); delete its folder and train the run again.")
     return value

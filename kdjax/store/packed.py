@@ -19,7 +19,7 @@ from safetensors.numpy import save
 
 from kdjax.store import tree
 from kdjax.store.files import first_line, write_atomic
-from kdjax.store.record import Damaged, check_leaves, check_record, make_record
+from kdjax.store.record import as_damage, check_leaves, check_record, make_record
 
 SUFFIX = ".safetensors"
 _ENTRY = "kdjax"
@@ -76,7 +76,7 @@ def read_record(path: pathlib.Path) -> dict:
         leaves = {name: [*mark, crc] for (name, mark), crc in zip(marks.items(), entry["crc32"], strict=True)}
         record = {"leaves": leaves, "progress": entry["progress"], "crc": entry["record"]}
     except Exception as error:  # changed bytes can make any entry missing or of another type
-        raise Damaged(f"its header cannot be read ({first_line(error)})") from error
+        raise as_damage(path, error, f"its header cannot be read ({first_line(error)})") from error
     check_record(record, "its header")
     return record
 
@@ -104,7 +104,7 @@ def read_leaves(path: pathlib.Path, table: Mapping[str, list]) -> dict[str, np.n
         with safe_open(path, framework="np") as file:
             leaves = {name: _leaf(file.get_tensor(name), *mark[:2]) for name, mark in table.items()}
     except Exception as error:
-        raise Damaged(first_line(error)) from error
+        raise as_damage(path, error, first_line(error)) from error
     check_leaves(leaves, table)
     return leaves
 

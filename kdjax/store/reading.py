@@ -13,12 +13,16 @@ from flax import traverse_util
 from kdjax.errors import UserError
 from kdjax.store import packed, tree
 from kdjax.store.files import disk_errors, first_line
-from kdjax.store.record import Damaged, check_leaves, check_record
+from kdjax.store.record import Damaged, as_damage, check_leaves, check_record
 
 STATE, PROGRESS = "state", "progress"  # the two items of a checkpoint that orbax wrote
 VARIABLES_ONLY = ".variables" + packed.SUFFIX  # end of the name of a packed checkpoint without optimizer state
 
 T = TypeVar("T")
+
+# Of several processes that train one run, the first alone reads and writes its store; orbax must not wait for the
+# others.
+ONE_PROCESS = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}, barrier_sync_key_prefix="kdjax")
 
 
 class Found(NamedTuple):
@@ -80,13 +84,14 @@ def read_record(path: pathlib.Path) -> dict:
     if path.suffix == packed.SUFFIX:
         return packed.read_record(path)
     try:
-        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+        handler = ocp.JsonCheckpointHandler(multiprocessing_options=ONE_PROCESS)
+        with ocp.Checkpointer(handler, multiprocessing_options=ONE_PROCESS) as reader:
             record = reader.restore(path.absolute() / PROGRESS)
         check_record(record, "its progress")
     except Damaged:
         raise
     except Exception as error:
-        raise Damaged(f"its progress cannot be read ({first_line(error)})") from error
+        raise as_damage(path, error, f"its progress cannot be read ({first_line(error)})") from error
     return record
 
 
@@ -120,10 +125,11 @@ def _read_filled(folder: pathlib.Path, table: Mapping[str, list]) -> dict[str, n
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
     args = ocp.args.PyTreeRestore(item=item, restore_args=as_numpy, partial_restore=True)
     try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=ONE_PROCESS)
+        with ocp.Checkpointer(handler, multiprocessing_options=ONE_PROCESS) as reader:
             leaves = traverse_util.flatten_dict(reader.restore(folder.absolute() / STATE, args=args))
     except Exception as error:  # orbax raises plain Exceptions with pages of text
-        raise Damaged(_blame(error, table)) from error
+        raise as_damage(folder, error, _blame(error, table)) from error
     # orbax returns a ShapeDtypeStruct for a missing leaf, without an error.
     return {name: leaf for name, path in paths.items() if isinstance(leaf := leaves.get(path), np.ndarray)}
 

@@ -1,17 +1,51 @@
 """The record of a checkpoint: shape, dtype and checksum of every leaf, and the caller's progress."""
 
+import errno
 import json
+import os
+import pathlib
 import zlib
 from collections.abc import Mapping
 
 import numpy as np
 
+from kdjax.errors import UserError
 from kdjax.store import tree
-from kdjax.store.files import plain
+from kdjax.store.files import disk_error, first_line, plain
 
 
 class Damaged(Exception):
     """A checkpoint is damaged; the text is one line that says why."""
+
+
+# Errors of the system that say nothing about the content of a file.
+_SYSTEM = (
+    *(errno.EACCES, errno.EPERM, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE),
+    *(errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.ENOLCK, errno.EBUSY, errno.EROFS),
+)
+_OTHER_SYSTEM = ("unable to initialize backend", "resource_exhausted", "permission_denied", "deadline_exceeded")
+
+
+def as_damage(path: pathlib.Path, error: Exception, text: str) -> Exception:
+    """Returns what to raise for an exception of a reader: damage, or an error of the system that is not damage.
+
+    An older checkpoint takes the place of a damaged one, which must not happen because a file may not be read now.
+
+    Args:
+      path: Path of the checkpoint.
+      error: The exception.
+      text: What is damaged, in one line.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        for code in _SYSTEM:
+            if getattr(cause, "errno", None) == code or os.strerror(code) in str(cause):
+                return disk_error(path, OSError(code, os.strerror(code)), "read")
+        if isinstance(cause, MemoryError) or any(word in str(cause).lower() for word in _OTHER_SYSTEM):
+            reason = first_line(Exception(str(cause) or "there is not enough memory"))
+            return UserError(f"Cannot read {path}: {reason}. The checkpoint may be whole: mend this, then try again.")
+        cause = cause.__cause__ or cause.__context__
+    return Damaged(text)
 
 
 def make_record(leaves: tree.Leaves, progress: Mapping) -> dict:

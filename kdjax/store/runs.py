@@ -3,8 +3,10 @@
 import os
 import pathlib
 import re
+from collections.abc import Iterable
 
 from kdjax.errors import UserError, nearest
+from kdjax.own_code import Trust
 from kdjax.store.files import disk_errors, write_atomic
 from kdjax.store.run import MANIFEST, Run
 
@@ -16,10 +18,13 @@ class Store:
 
     Args:
       root: Path of the folder; it is made when the first run begins.
+      trust: Packages, modules and 'package.module:attribute' that are imported if a manifest in the store names them.
+        Besides these, only what a config of the user's names in this process is imported.
     """
 
-    def __init__(self, root: os.PathLike | str):
+    def __init__(self, root: os.PathLike | str, trust: Iterable[str] = ()):
         self.root = pathlib.Path(root)
+        self.trust = Trust(frozenset(trust))
 
     def run(self, name: str) -> Run:
         """Returns the run of that name, which does not have to exist yet.
@@ -38,7 +43,7 @@ class Store:
         inside = [] if (path / MANIFEST).is_file() else self._walk(path)
         if inside:
             raise UserError(f"Run '{name}' would contain the run '{inside[0]}'; choose another --run.")
-        return Run(name, path)
+        return Run(name, path, self.trust)
 
     def write_text(self, name: str, text: str) -> pathlib.Path:
         """Writes a text file into the store, beside the runs, and returns its path."""
@@ -64,7 +69,7 @@ class Store:
             hint = nearest(name, names) if names else " It has no runs yet."
             hint = hint if len(hint) < 200 else f" It has {len(names)} runs."
             raise UserError(f"The store {self.root} has no run '{name}'.{hint}")
-        return Run(name, self.root / name)
+        return Run(name, self.root / name, self.trust)
 
     def _check_name(self, name: str) -> None:
         if not all(PART.fullmatch(part) for part in name.split("/")):

@@ -5,6 +5,7 @@ import collections
 import json
 import os
 import pickle
+import re
 import resource
 import struct
 import zipfile
@@ -661,3 +662,24 @@ def test_a_program_that_torchscript_wrote(torch, tmp_path):
 def test_pytorch_reads_what_it_wrote_as_this_does(torch, save):
     path = save({"model": network(torch).state_dict()})
     same(read_weights(path), arrays_of(torch, torch.load(path, weights_only=True)["model"]))
+
+
+def test_scripts_of_earlier_versions_find_the_reader():
+    from kdjax.store import read_weights as former
+
+    assert former is read_weights
+
+
+def test_an_archive_without_checksums_is_read_and_one_with_a_wrong_checksum_is_damaged(tmp_path):
+    values = np.arange(6, dtype="<f4")
+    path = zip_form(tmp_path / "w.pth", {"fc.weight": tensor()}, {"0": values})
+    raw, places = bytearray(path.read_bytes()), []
+    for sign, offset in ((b"PK\3\4", 14), (b"PK\1\2", 16)):
+        places += [found.start() + offset for found in re.finditer(re.escape(sign), raw)]
+    for place in places[1:]:
+        raw[place : place + 4] = bytes(4)
+    path.write_bytes(raw)  # the first local header has a checksum left, but it is the directory that counts
+    np.testing.assert_array_equal(read_weights(path)["fc.weight"], values.reshape(2, 3))
+    raw[places[-1]] = 1
+    path.write_bytes(raw)
+    refused(path, "is damaged")

@@ -2,7 +2,7 @@
 
 Paper:    Hamidi et al., How to Train the Teacher Model for Effective Knowledge Distillation, ECCV 2024.
 Command:  python -m kdjax.train_teacher --config=configs/mse_teacher.py
-Expect:   97.1 ± 0.7 % test accuracy on digits (50 runs: the table of the quickstart).
+Expect:   97.1 ± 0.7 % test accuracy on digits (50 runs: configs/studies/quickstart_full.py).
 Hardware: 2 CPU cores, a few seconds. `:cifar100` needs a GPU or TPU.
 
 The paper's learning rate for CIFAR-100 is not known, so kdjax has its own. At a uniform output the gradient of this

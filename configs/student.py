@@ -70,6 +70,17 @@ METHODS = {
     ),
     "dist": Method({"dist": {"weight": 1.0, "inter_weight": 1.0, "intra_weight": 1.0, "temperature": 4.0}}),
     "nkd": Method({"nkd": {"weight": 1.0, "gamma": 1.5, "temperature": 1.0}}),
+    "wsl": Method({"wsl": {"weight": 2.25, "temperature": 4.0}}, imagenet={"wsl": {"weight": 2.5, "temperature": 2.0}}),
+    "normkd": Method(
+        {"normkd": {"weight": 0.9, "scale": 2.0}},
+        imagenet={"normkd": {"weight": 0.5, "scale": 1.0}},
+        labels=0.1,
+        imagenet_labels=0.5,
+    ),
+    "rld": Method(
+        {"rld": {"weight": 1.0, "alpha": 1.0, "beta": 8.0, "temperature": 4.0, "ramp_epochs": 20}},
+        imagenet={"rld": {"beta": 0.5, "temperature": 1.0, "ramp_epochs": 1}},
+    ),
     "hint": Method({"hint": {"weight": 100.0}}),
     "attention": Method({"attention": {"weight": 1000.0}}),
     "nst": Method({"nst": {"weight": 50.0}}),

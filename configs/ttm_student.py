@@ -3,7 +3,7 @@
 Paper:    Zheng & Yang, Knowledge Distillation Based on Transformed Teacher Matching, ICLR 2024.
 Command:  python -m kdjax.train_student --config=configs/ttm_student.py
           after python -m kdjax.train_teacher --config=configs/mse_teacher.py
-Expect:   96.2 ± 1.0 % test accuracy on digits (50 runs: the table of the quickstart).
+Expect:   96.2 ± 1.0 % test accuracy on digits (50 runs: configs/studies/quickstart_full.py).
 Weights:  1 for the labels, the paper's beta and gamma for each pair (configs/published.py); on digits those of
           `use_digits_weights` in configs/common.py.
 Hardware: 2 CPU cores, a few seconds. `:cifar100` needs a GPU or TPU; from a CE teacher the paper's resnet8x4 reaches

@@ -11,17 +11,19 @@ from kdjax.config import with_defaults
 from kdjax.errors import UserError
 from kdjax.reporting.run_record import RunRecord, make_record
 from kdjax.store import Run, Store
+from kdjax.store.run import check_scores
 
 
-def collect(store: Store, patterns: Sequence[str] = ()) -> list[RunRecord]:
-    """Returns the records of the runs whose names match one of some patterns.
+def collect(store: Store, patterns: Sequence[str] = (), damaged: list[str] | None = None) -> list[RunRecord]:
+    """Returns the records of the runs whose names match one of some patterns; damaged runs are left out with a warning.
 
     Args:
       store: Store that holds the runs, and their teachers, whose names need not match.
       patterns: Shell patterns, in which '*' also matches '/'; none for all runs.
+      damaged: Gets a sentence for each damaged run.
 
     Raises:
-      UserError: There are no such runs, or a manifest or a result is damaged.
+      UserError: There are no such runs, or all of them are damaged.
     """
     every = store.runs()
     names = [name for name in every if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns or ("*",))]
@@ -32,7 +34,17 @@ def collect(store: Store, patterns: Sequence[str] = ()) -> list[RunRecord]:
             f"None of the {len(every)} runs of {store.root} matches --runs={','.join(patterns)}; '*' matches all."
         )
     known: dict[str, RunRecord | None] = {}
-    records = [read_record(store, name, known) for name in names]
+    records, faults = [], []
+    for name in names:
+        try:
+            records.append(read_record(store, name, known))
+        except UserError as error:
+            faults.append(str(error))
+            logging.warning("run '%s' is left out: %s", name, error)
+    if faults and not records:
+        raise UserError(faults[0])
+    if damaged is not None:
+        damaged += faults
     return [record for record in records if record is not None]
 
 
@@ -50,14 +62,35 @@ def read_record(store: Store, name: str, known: dict[str, RunRecord | None]) -> 
     if name not in known:
         known[name] = None  # ends the recursion if a damaged store has a ring of teachers
         run = store.run(name)
-        manifest = run.manifest
+        with _forgetting(name, known):
+            manifest = run.manifest
         if manifest is not None:
-            with _damage(run):
+            with _forgetting(name, known), _damage(run):
                 config = with_defaults(manifest["config"])
-                teachers = {key: read_record(store, use["run"], known) for key, use in config["teachers"].items()}
-                origin = read_record(store, config["init_from"], known) if config["init_from"] else None
-                known[name] = make_record(name, manifest, config, run.result, teachers, origin)
+                teachers = {key: _other(store, use["run"], known) for key, use in config["teachers"].items()}
+                origin = _other(store, config["init_from"], known) if config["init_from"] else None
+                result = run.result
+                check_scores(result or {}, run.path / "result.json")
+                known[name] = make_record(name, manifest, config, result, teachers, origin)
     return known[name]
+
+
+def _other(store: Store, name: str, known: dict[str, RunRecord | None]) -> RunRecord | None:
+    """Returns the record of a teacher or of an origin; a damaged one counts as one that the store lacks."""
+    try:
+        return read_record(store, name, known)
+    except UserError:
+        return None
+
+
+@contextlib.contextmanager
+def _forgetting(name: str, known: dict[str, RunRecord | None]) -> Iterator[None]:
+    """Forgets a run that turns out to be damaged, so that all who ask for it hear of the damage."""
+    try:
+        yield
+    except UserError:
+        known.pop(name, None)
+        raise
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Tables of a crossed study: accuracies over seeds and splits, and paired differences with their intervals."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -34,7 +35,16 @@ class Score(NamedTuple):
 Groups = dict[Row, list[Score]]  # row -> its runs
 
 
-def study_report(title: str, baseline: str, contrasts: Sequence[tuple[Row, Row]], scores: Sequence[Score]) -> str:
+def study_report(
+    title: str, baseline: str, contrasts: Sequence[tuple[Row, Row]], scores: Sequence[Score], overlap: float = 0.0
+) -> str:
+    """Returns `study_tables` below a title, in Markdown."""
+    return f"# {title}\n\n{study_tables(baseline, contrasts, scores, overlap)}\n"
+
+
+def study_tables(
+    baseline: str, contrasts: Sequence[tuple[Row, Row]], scores: Sequence[Score], overlap: float = 0.0
+) -> str:
     """Returns the tables of a crossed study in Markdown.
 
     A row of the first table has the test accuracy of the last and of the best checkpoint by validation, mean ± standard
@@ -43,28 +53,55 @@ def study_report(title: str, baseline: str, contrasts: Sequence[tuple[Row, Row]]
     Differences are between runs of the same seed and split.
 
     Args:
-      title: Title of the study.
       baseline: Name of the student without a teacher that the first table's differences are from.
       contrasts: Pairs of rows, the first minus the second.
       scores: Results of all runs.
+      overlap: Test examples per training example where splits redraw the same examples, for which the intervals are
+        corrected (see `statistics.difference_interval`); 0 where they do not.
     """
+    groups = _grouped(scores)
+    tables = [_rows_table(groups, baseline, overlap)]
+    if contrasts:
+        tables.append(_contrasts_table(groups, contrasts, overlap))
+    means = "the splits' means" if len({score.split for score in scores}) > 1 else "seeds, for one test set"
+    note = f"Test accuracy in %; ± is the standard deviation over runs, [ ] a 95 % t interval over {means}."
+    if overlap:
+        note += (
+            f" It is corrected for splits that redraw the same images (Nadeau & Bengio 2003; overlap {overlap:.2f})."
+        )
+    return "\n\n".join([note, *tables])
+
+
+def gains(baseline: str, scores: Sequence[Score], overlap: float = 0.0) -> dict[str, statistics.Interval]:
+    """Returns name of a row -> what its students gain over the baseline (points of the last test accuracy).
+
+    Args:
+      baseline: Name of the student without a teacher.
+      scores: Results of all runs.
+      overlap: See `study_tables`.
+    """
+    groups, found = _grouped(scores), {}
+    for (student, teacher), group in groups.items():
+        reference = _baseline(groups, student, baseline)
+        if student not in ("", reference):
+            values = differences(group, groups[reference, ""])
+            found[row_name((student, teacher))] = statistics.widened(statistics.t_interval(values), overlap)
+    return found
+
+
+def _grouped(scores: Sequence[Score]) -> Groups:
     groups: Groups = {}
     for score in scores:
         groups.setdefault((score.student, score.teacher), []).append(score)
-    tables = [_rows_table(groups, baseline)]
-    if contrasts:
-        tables.append(_contrasts_table(groups, contrasts))
-    means = "the splits' means" if len({score.split for score in scores}) > 1 else "seeds, for one test set"
-    note = f"Test accuracy in %; ± is the standard deviation over runs, [ ] a 95 % t interval over {means}."
-    return f"# {title}\n\n{note}\n\n" + "\n\n".join(tables) + "\n"
+    return groups
 
 
-def _rows_table(groups: Groups, baseline: str) -> str:
+def _rows_table(groups: Groups, baseline: str, overlap: float) -> str:
     rows, published = [], any(score.published is not None for group in groups.values() for score in group)
     for (student, teacher), group in groups.items():
         reference = _baseline(groups, student, baseline)
         plain = student in ("", reference)
-        difference = "" if plain else _difference(group, groups[reference, ""])
+        difference = "" if plain else interval(differences(group, groups[reference, ""]), overlap=overlap)
         spreads = [_spread(group, checkpoint) for checkpoint in ("last", "best")]
         printed = (("-" if group[0].published is None else f"{group[0].published:.2f}"),) if published else ()
         name, losses = student or "(teacher)", " + ".join(group[0].losses)
@@ -80,10 +117,10 @@ def _baseline(groups: Groups, student: str, baseline: str) -> str:
     return own if separator and (own, "") in groups else baseline
 
 
-def _contrasts_table(groups: Groups, contrasts: Sequence[tuple[Row, Row]]) -> str:
+def _contrasts_table(groups: Groups, contrasts: Sequence[tuple[Row, Row]], overlap: float) -> str:
     rows = []
     for first, second in contrasts:
-        difference = _difference(groups[first], groups[second])
+        difference = interval(differences(groups[first], groups[second]), overlap=overlap)
         rows.append((f"{row_name(first)} − {row_name(second)}", difference, len(groups[first])))
     return markdown(("difference", "last", "n"), rows)
 
@@ -106,27 +143,36 @@ def _spread(group: Sequence[Score], checkpoint: str) -> str:
     return spread([_test(score, checkpoint) for score in group])
 
 
-def _difference(group: Sequence[Score], other: Sequence[Score]) -> str:
-    """Returns the mean paired difference with its interval, marked where the interval contains zero.
+def differences(group: Sequence[Score], other: Sequence[Score]) -> list[float]:
+    """Returns the differences (points of the last test accuracy) between two rows, one for each independent unit.
 
-    Runs on one split share their test images and are not independent: the interval is over the means of splits. With
-    one split it is over seeds, and says nothing about other test images.
+    Runs on one split share their test images and are not independent: the units are the means of splits. With one
+    split they are seeds, and say nothing about other test images.
+
+    Args:
+      group: Runs of a row.
+      other: Runs whose accuracy is subtracted, with the same seeds and splits.
     """
     base = {(score.split, score.seed): _test(score, "last") for score in other}
     own = {(score.split, score.seed): _test(score, "last") for score in group}
     units, _ = statistics.nested_units({place: value - base[place] for place, value in own.items()})
-    return interval(units)
+    return units
 
 
-def interval(values: Sequence[float], digits: int = 2) -> str:
+def interval(values: Sequence[float], digits: int = 2, overlap: float = 0.0) -> str:
     """Returns a mean with its 95 % t interval in words, marked as noise where the interval contains zero.
+
+    Equal values have an interval without width, which is not evidence but a test set too small to show a difference.
 
     Args:
       values: Independent values, at least one; a single value has no interval.
       digits: Digits after the decimal point.
+      overlap: Test examples per training example where the values are of splits that redraw the same examples.
     """
-    mean, low, high, units = statistics.t_interval(values)
+    mean, low, high, units = statistics.widened(statistics.t_interval(values), overlap)
     if units < 2:
         return f"{mean:+.{digits}f} (one draw)"
+    if math.isclose(low, high, abs_tol=1e-9):
+        return f"{mean:+.{digits}f} (cannot tell: all {units} differences are equal)"
     noise = " (noise)" if low <= 0 <= high else ""
     return f"{mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]{noise}"

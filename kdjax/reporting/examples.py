@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SHADES = ("#ffffff", "#bbbbbb", "#666666")
+WIDTH = 70  # number of letters that fit over the bars
 
 
 class Example(NamedTuple):
@@ -57,8 +58,15 @@ def example_sheet(
         for axis, network in zip(draw.axes[0], shown):
             axis.set_title(f"map of {network.split()[0]}" if network else "image", fontsize=8)  # only '#3' fits
         draw.axes[-1, -1].set_xlabel("class")
-        draw.axes[0, -1].legend(fontsize=7, ncols=3, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0)
+        columns = max(1, min(3, WIDTH // max(len(_short(label)) for label in first.distributions)))
+        draw.axes[0, -1].legend(fontsize=7, ncols=columns, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0)
     return Figure(name, title, draw.svg, caption)
+
+
+def _short(label: str) -> str:
+    """Returns a label that fits over the bars, without the middle of a long one."""
+    half = WIDTH // 2 - 2
+    return label if len(label) <= WIDTH else f"{label[:half]} … {label[-half:]}"
 
 
 def _picture(axis: "Axes", image: np.ndarray, activation: np.ndarray | None) -> None:
@@ -80,7 +88,7 @@ def _bars(axis: "Axes", example: Example, classes: Sequence[str], most: int) -> 
     for i, (name, values) in enumerate(example.distributions.items()):
         places = np.arange(len(likely)) + (i - (len(table) - 1) / 2) * width
         shade, hatch = SHADES[i % len(SHADES)], HATCHES[i % len(HATCHES)]
-        bars = {"label": name, "facecolor": shade, "hatch": hatch, "edgecolor": "#000000", "linewidth": 0.7}
+        bars = {"label": _short(name), "facecolor": shade, "hatch": hatch, "edgecolor": "#000000", "linewidth": 0.7}
         axis.bar(places, values[likely], width, **bars)
     axis.set_xticks(range(len(likely)), [classes[k] for k in likely], fontsize=7)
     axis.set(ylim=(0, 1), ylabel="probability" if example.image is not None else f"label {example.label}\nprobability")

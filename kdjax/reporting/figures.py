@@ -8,6 +8,7 @@ import numpy as np
 
 from kdjax import analysis
 from kdjax.reporting.canvas import COLOURS, LINES, MARKERS, MOST, drawing
+from kdjax.reporting.statistics import Interval
 from kdjax.store.files import write_atomic
 
 if TYPE_CHECKING:
@@ -139,6 +140,28 @@ def scatter(
             axis.axhline(level, label=label, color=COLOURS[0], linestyle=LINES[1 + i], linewidth=1.0)
         axis.set(xlabel=labels[0], ylabel=labels[1])
         draw.figure.legend(loc="outside lower center", ncols=min(2, len(series) + len(levels)))
+    return Figure(name, title, draw.svg, caption)
+
+
+def forest(name: str, title: str, caption: str, label: str, rows: Mapping[str, Interval]) -> Figure:
+    """Draws one interval below another, with a line at zero.
+
+    Args:
+      name: Short name of the figure.
+      title: Title of its section.
+      caption: Caption.
+      label: Label of the x axis.
+      rows: Label -> interval, from top to bottom.
+    """
+    with drawing(name, (6.4, 0.9 + 0.32 * len(rows))) as draw:
+        axis = draw.axes[0, 0]
+        axis.axvline(0, color=COLOURS[0], linestyle=LINES[1], linewidth=1.0)
+        for place, (mean, low, high, _) in enumerate(rows.values()):
+            outside = low > 0 or high < 0
+            axis.plot([low, high], [place, place], color=COLOURS[2], linewidth=1.3)
+            axis.plot(mean, place, MARKERS[0], color=COLOURS[2], fillstyle="full" if outside else "none", markersize=6)
+        axis.set_yticks(range(len(rows)), list(rows))
+        axis.set(xlabel=label, ylim=(len(rows) - 0.5, -0.5))
     return Figure(name, title, draw.svg, caption)
 
 

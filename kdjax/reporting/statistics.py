@@ -47,6 +47,45 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> Interval:
     return Interval(mean, mean - half, mean + half, len(values))
 
 
+def difference_interval(
+    values: Sequence[float], level: float = 0.95, *, test_error: float = 0.0, overlap: float = 0.0
+) -> Interval:
+    """Returns Student's t interval of the mean of paired differences that share test images.
+
+    Args:
+      values: A difference of each seed, at least one.
+      level: Confidence level, in (0, 1).
+      test_error: Standard error of the mean difference due to the test images that all seeds share, see
+        `bootstrap_error`. It is added in quadrature at the same level.
+      overlap: Test examples per training example where each seed draws both anew from the same examples; 0 where the
+        test examples of two seeds are independent, or the same. Drawn so, seeds share most of their training examples,
+        and the variance of their mean is (1 / n + overlap) times that of a value in place of 1 / n (Nadeau & Bengio
+        2003, "Inference for the Generalization Error").
+    """
+    mean, std = mean_std(values)
+    if std is None:
+        return Interval(mean, -math.inf, math.inf, 1)
+    from scipy.stats import norm, t
+
+    own = float(t.ppf(0.5 + level / 2, len(values) - 1)) * std * math.sqrt(1 / len(values) + overlap)
+    half = math.hypot(own, float(norm.ppf(0.5 + level / 2)) * test_error)
+    return Interval(mean, mean - half, mean + half, len(values))
+
+
+def widened(interval: Interval, overlap: float) -> Interval:
+    """Returns an interval over splits that redraw the same examples, with the width that their overlap asks for.
+
+    Args:
+      interval: Interval of the mean of values of independent splits.
+      overlap: Test examples per training example; 0 leaves the interval as it is. See `difference_interval`.
+    """
+    mean, low, high, units = interval
+    if not overlap or units < 2:
+        return interval
+    factor = math.sqrt(1 + units * overlap)
+    return Interval(mean, mean - factor * (mean - low), mean + factor * (high - mean), units)
+
+
 def bootstrap_interval(values: Sequence[float], level: float = 0.95, *, draws: int = 10_000, seed: int = 0) -> Interval:
     """Returns the percentile bootstrap interval of the mean (Efron 1979), expanded for few values (Hesterberg 2015).
 

@@ -25,7 +25,7 @@ from kdjax.reporting.figures import Figure, Series, scatter
 from kdjax.reporting.statistics import spearman
 from kdjax.reporting.tables import markdown, spread
 from kdjax.studies.fields import RunConfig, check_known
-from kdjax.studies.runner import FinishedRun, Job, Runner, seeded
+from kdjax.studies.runner import FinishedRun, Job, Runner, redrawn_overlap, seeded
 
 
 class AttentionKey(NamedTuple):
@@ -55,12 +55,14 @@ class AttentionStudent(NamedTuple):
         over teachers; students with several teachers 'teachers_agreement', 'teachers_iou' and 'teachers_grad_cam_iou',
         means over pairs. Agreements and information are on clean images, and as NAME_in_view on images under the
         student's view.
+      overlap: Test examples per training example where the seeds' splits redraw the same examples, else 0.
     """
 
     team: str
     view: str
     seed: int
     scores: dict[str, float]
+    overlap: float = 0.0
 
 
 class Measure(NamedTuple):
@@ -135,7 +137,8 @@ class AttentionStudy:
             own = {key.team: _load(runner, name) for key, name in teachers.items() if key.seed == seed}
             of_seed = [run for run in runs if run.key.view and run.key.seed == seed]
             students += [_measure(run, [own[label] for label in members(run.key.team)], runner) for run in of_seed]
-        return students
+        overlap = redrawn_overlap(runs)
+        return [student._replace(overlap=overlap) for student in students]
 
     def report(self, outcome: Sequence[AttentionStudent]) -> str:
         """Returns the tables of students, contrasts and correlations in Markdown."""
@@ -291,7 +294,7 @@ def _spread(values: Sequence[float | None], measure: Measure) -> str:
 def _gain(students: Sequence[AttentionStudent], team: str, view: str) -> str:
     at = {(s.team, s.view, s.seed): 100 * s.scores["accuracy"] for s in students}
     seeds = [seed for t, v, seed in at if (t, v) == (team, view)]
-    return interval([at[team, view, seed] - at["", view, seed] for seed in seeds])
+    return interval([at[team, view, seed] - at["", view, seed] for seed in seeds], overlap=students[0].overlap)
 
 
 def _contrasts_table(students: Sequence[AttentionStudent]) -> str:
@@ -303,13 +306,16 @@ def _contrasts_table(students: Sequence[AttentionStudent]) -> str:
     }
     rows = []
     for name, measure in {**OUTCOMES, **TEACHERS, **FIDELITY}.items():
-        cells = [_contrast(at, partner, measure) for partner in partners.values()]
+        cells = [_contrast(at, partner, measure, students[0].overlap) for partner in partners.values()]
         rows.append((name, *cells, measure.claim))
     return markdown(("strong − weak", *partners, "paper"), rows)
 
 
 def _contrast(
-    at: Mapping[AttentionKey, Mapping[str, float]], partner: Callable[[str, str], Setting | None], measure: Measure
+    at: Mapping[AttentionKey, Mapping[str, float]],
+    partner: Callable[[str, str], Setting | None],
+    measure: Measure,
+    overlap: float,
 ) -> str:
     """Returns the mean difference over all settings that have a stronger partner, with its interval over seeds.
 
@@ -324,7 +330,7 @@ def _contrast(
             difference = measure.scale * (stronger[measure.key] - scores[measure.key])
             differences.setdefault(seed, []).append(difference)
     means = [float(np.mean(values)) for values in differences.values()]
-    return interval(means, measure.digits) if np.any(means) else "-"
+    return interval(means, measure.digits, overlap) if np.any(means) else "-"
 
 
 def _correlations_table(students: Sequence[AttentionStudent]) -> str:
@@ -350,4 +356,6 @@ def _correlation(students: Sequence[AttentionStudent], key: str) -> tuple[str, s
         own = [s.scores for s in having if s.seed == seed]
         within.append(spearman([scores[key] for scores in own], [scores["accuracy"] for scores in own]))
     within = [value for value in within if not np.isnan(value)]
-    return ("-" if np.isnan(of_means) else f"{of_means:+.2f}"), (interval(within) if within else "-")
+    return ("-" if np.isnan(of_means) else f"{of_means:+.2f}"), (
+        interval(within, overlap=students[0].overlap) if within else "-"
+    )

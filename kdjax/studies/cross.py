@@ -2,14 +2,19 @@
 
 import dataclasses
 import itertools
-from typing import NamedTuple
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from kdjax.config import default_run_name, printed
 from kdjax.errors import UserError, nearest
-from kdjax.reporting.contrasts import Row, Score, row_name, study_report
-from kdjax.reporting.figures import Figure
+from kdjax.reporting.contrasts import Row, Score, gains, row_name, study_report, study_tables
+from kdjax.reporting.figures import Figure, forest
+from kdjax.store.files import plain, read_json
 from kdjax.studies.fields import RunConfig, check_at_least
-from kdjax.studies.runner import FinishedRun, Job, Runner, seeded
+from kdjax.studies.results import design_of
+from kdjax.studies.runner import FinishedRun, Job, Runner, redrawn_overlap, seeded
 
 
 class Cell(NamedTuple):
@@ -42,6 +47,7 @@ class CrossFields:
       students: Name -> config of each student; one whose config has a teacher learns from each of `teachers` in turn.
       baseline: Name of the student without a teacher that others are compared with, without its group.
       contrasts: Pairs of rows (student, teacher) whose difference is reported, the first minus the second.
+      results: File of the project to which `kdjax.publish` copies the results; '' for none.
     """
 
     title: str
@@ -51,6 +57,7 @@ class CrossFields:
     students: dict[str, RunConfig]
     baseline: str
     contrasts: tuple[tuple[Row, Row], ...] = ()
+    results: str = ""
 
     def __post_init__(self) -> None:
         check_at_least(1, seeds=self.seeds)
@@ -66,20 +73,104 @@ class CrossFields:
                 raise UserError(f"config.contrasts: there is no row '{row_name(row)}'.{nearest(row_name(row), rows)}")
 
 
+class CrossResults(NamedTuple):
+    """The results of a crossed study, which outlive the store of its runs.
+
+    Attributes:
+      rows: The score of every run.
+      overlap: Test examples per training example where splits redraw the same examples; 0 where they do not.
+    """
+
+    rows: tuple[Score, ...] = ()
+    overlap: float = 0.0
+
+
 class CrossStudy(CrossFields):
     """A crossed study, reported by its accuracies."""
 
-    def run(self, runner: Runner) -> list[FinishedRun[Cell]]:
-        """Trains all teachers, then all students, and returns the finished runs."""
-        return runner.run_stages(make_stages(self))
+    def run(self, runner: Runner) -> CrossResults:
+        """Trains all teachers, then all students, and returns their scores, which are also written to the store."""
+        results = results_of(self, runner.run_stages(make_stages(self)))
+        runner.store.write_text("results.json", self.dumps(results))
+        return results
 
-    def report(self, outcome: list[FinishedRun[Cell]]) -> str:
+    @property
+    def hash(self) -> str:
+        """Hash of everything that decides the study's numbers."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return design_of({name: value for name, value in fields.items() if name not in ("title", "results")})
+
+    def report(self, outcome: CrossResults) -> str:
         """Returns the tables of accuracies and of paired differences in Markdown."""
-        return accuracy_report(self, outcome)
+        return study_report(self.title, self.baseline, self.contrasts, outcome.rows, outcome.overlap)
 
-    def figures(self, outcome: list[FinishedRun[Cell]]) -> list[Figure]:
-        """Returns no figures."""
-        return []
+    def tables(self, outcome: CrossResults) -> str:
+        """Returns the report without its title, as a README has it."""
+        return study_tables(self.baseline, self.contrasts, outcome.rows, outcome.overlap)
+
+    def figures(self, outcome: CrossResults) -> list[Figure]:
+        """Returns what each student gains over the baseline, with intervals; nothing where a row has one draw."""
+        found = gains(self.baseline, outcome.rows, outcome.overlap)
+        if not found or any(interval.units < 2 for interval in found.values()):
+            return []
+        caption = (
+            f"Test accuracy of the last epoch minus that of '{self.baseline}' with the same seed and split: means and "
+            "95 % intervals. Filled points lie outside the noise."
+        )
+        title = f"What students gain over '{self.baseline}'"
+        return [forest("gains", title, caption, f"points above '{self.baseline}'", found)]
+
+    def stored(self, path: pathlib.Path, published: pathlib.Path) -> CrossResults:
+        """Reads the results from the store or, where it has none, from the project's file.
+
+        Args:
+          path: File in the store.
+          published: File in the project.
+
+        Raises:
+          UserError: A file is damaged or has the results of another design.
+        """
+        found = path if path.is_file() else published
+        record = read_json(found)
+        return CrossResults() if record is None else _read_results(record, found, self.hash)
+
+    def dumps(self, results: CrossResults) -> str:
+        """Returns the text of a file of results: JSON with one row a line."""
+        head = json.dumps({"design": self.hash, "overlap": results.overlap})
+        rows = [json.dumps(plain({**row._asdict(), "result": _accuracies(row.result)})) for row in results.rows]
+        return head[:-1] + ',\n"runs": [\n' + ",\n".join(rows) + "\n]}\n"
+
+
+def _accuracies(result: Mapping) -> dict[str, Any]:
+    """Returns what a file of results keeps of a run's result: its test accuracies."""
+    kept = {name: result[name]["test"]["accuracy"] for name in ("last", "best") if name in result}
+    return {name: {"test": {"accuracy": accuracy}} for name, accuracy in kept.items()}
+
+
+def _read_results(record: Any, path: pathlib.Path, design: str) -> CrossResults:
+    try:
+        if record["design"] != design:
+            raise UserError(
+                f"{path} has the results of another design of this study; restore the study's config, or move the "
+                "file away to begin anew."
+            )
+        rows = tuple(Score(**{**row, "losses": tuple(row["losses"])}) for row in record["runs"])
+        return CrossResults(rows, float(record["overlap"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({type(error).__name__}: {error}); restore it.") from error
+
+
+def results_of(study: CrossFields, runs: list[FinishedRun[Cell]]) -> CrossResults:
+    """Returns the scores of a study's finished runs.
+
+    Args:
+      study: The study.
+      runs: Its finished runs.
+    """
+    rows = tuple(
+        Score(*run.key, tuple(run.job.config.losses), run.result, published_accuracy(study, run.job)) for run in runs
+    )
+    return CrossResults(rows, redrawn_overlap(runs))
 
 
 def accuracy_report(study: CrossFields, runs: list[FinishedRun[Cell]]) -> str:
@@ -89,10 +180,8 @@ def accuracy_report(study: CrossFields, runs: list[FinishedRun[Cell]]) -> str:
       study: The study.
       runs: Its finished runs.
     """
-    scores = [
-        Score(*run.key, tuple(run.job.config.losses), run.result, published_accuracy(study, run.job)) for run in runs
-    ]
-    return study_report(study.title, study.baseline, study.contrasts, scores)
+    results = results_of(study, runs)
+    return study_report(study.title, study.baseline, study.contrasts, results.rows, results.overlap)
 
 
 def published_accuracy(study: CrossFields, job: Job[Cell]) -> float | None:
@@ -122,7 +211,7 @@ def make_stages(study: CrossFields) -> list[list[Job[Cell]]]:
             if student:
                 config = seeded(study.students[student], seed, split)
                 for name, field in config.teachers.items():
-                    config.teachers[name] = RunConfig({"run": runs[teacher], "weight": field.get("weight", 1.0)})
+                    config.teachers[name] = RunConfig({**field.to_dict(), "run": runs[teacher], "made_by": ""})
                 students.append(Job(Cell(student, teacher, seed, split), default_run_name(config), config))
     return [teachers, students]
 

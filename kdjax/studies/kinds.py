@@ -7,11 +7,13 @@ and `figures`. Name it in KINDS, or in a config of your own by `study.kind = "pa
 import dataclasses
 from typing import Protocol, TypeVar, cast
 
+from kdjax import own_code
 from kdjax.errors import UserError, lookup
 from kdjax.reporting.figures import Figure, write
 from kdjax.store import Store
 from kdjax.studies.fields import RunConfig, read_fields
 from kdjax.studies.runner import Runner
+from kdjax.training import processes
 
 Outcome = TypeVar("Outcome")
 
@@ -24,6 +26,7 @@ KINDS = {
     "attention_fidelity": "kdjax.studies.attention_fidelity:AttentionStudy",
     "renyi": "kdjax.studies.renyi:RenyiStudy",
     "generations": "kdjax.studies.generations:GenerationsStudy",
+    "which_teacher": "kdjax.studies.which_teacher:WhichTeacherStudy",
 }
 
 
@@ -54,6 +57,7 @@ def run_study(config: RunConfig, runner: Runner) -> str:
       UserError: A mistake in the study, its runs or its data.
     """
     study = read_study(config)
+    own_code.note_named(config.to_dict())
     return write_report(study, study.run(runner), runner.store)
 
 
@@ -84,6 +88,7 @@ def write_report(study: Study[Outcome], outcome: Outcome, store: Store) -> str:
       store: Store of its runs.
     """
     tables, drawn = study.report(outcome), study.figures(outcome)
-    shown = write(drawn, store.root / "figures")
+    shown = processes.by_writer(lambda: write(drawn, store.root / "figures"))
     path = store.write_text("report.md", f"{tables}\n{shown}\n" if shown else tables)
-    return f"\n{tables}\nThis is in {path}{f', with {len(drawn)} figures' if drawn else ''}."
+    figures = {0: "", 1: ", with a figure"}.get(len(drawn), f", with {len(drawn)} figures")
+    return f"\n{tables}\nThis is in {path}{figures}."

@@ -18,7 +18,7 @@ from kdjax.reporting.contrasts import interval
 from kdjax.reporting.figures import Figure, Series, curves
 from kdjax.reporting.tables import markdown, spread
 from kdjax.studies.fields import RunConfig, Terms, check_known
-from kdjax.studies.runner import FinishedRun, Job, Runner, seeded
+from kdjax.studies.runner import FinishedRun, Job, Runner, redrawn_overlap, seeded
 
 LEVELS = ("CE", "CE, smoothed 10 %", "TTM")  # losses that figures show as horizontal lines
 Panels = dict[tuple[str, str], list[Series]]  # (x label, y label) -> its lines
@@ -48,6 +48,7 @@ class RenyiStudent(NamedTuple):
       train_entropy: Mean entropy of its outputs on training batches, by epoch.
       train_to_transformed: Mean KL(p_T || q) on training batches, by epoch; () where the losses have another
         temperature, or no teacher.
+      overlap: Test examples per training example where the seeds' splits redraw the same examples, else 0.
     """
 
     label: str
@@ -57,6 +58,7 @@ class RenyiStudent(NamedTuple):
     to_transformed: float
     train_entropy: tuple[float, ...]
     train_to_transformed: tuple[float, ...]
+    overlap: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,7 +93,9 @@ class RenyiStudy:
         """Trains all teachers, then all students, and measures the students."""
         runs = runner.run_stages(make_stages(self))
         teachers = {run.key.seed: _logits(run, runner) for run in runs if not run.key.label}
-        return [_measure(self, run, teachers[run.key.seed], runner) for run in runs if run.key.label]
+        overlap = redrawn_overlap(runs)
+        measured = [_measure(self, run, teachers[run.key.seed], runner) for run in runs if run.key.label]
+        return [student._replace(overlap=overlap) for student in measured]
 
     def report(self, outcome: Sequence[RenyiStudent]) -> str:
         """Returns the tables of students, differences and curves in Markdown."""
@@ -260,4 +264,4 @@ def _difference(
     students: Sequence[RenyiStudent], first: str, second: str, value: Callable[[RenyiStudent], float], digits: int
 ) -> str:
     own, base = ({s.seed: value(s) for s in students if s.label == label} for label in (first, second))
-    return interval([own[seed] - base[seed] for seed in own], digits)
+    return interval([own[seed] - base[seed] for seed in own], digits, students[0].overlap)

@@ -7,11 +7,11 @@ from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from kdjax.errors import RunError, UserError
+from kdjax.errors import DivergedError, RunError, UserError
 from kdjax.store import Store
 from kdjax.studies.fields import RunConfig
 from kdjax.training.loop import train_together
-from kdjax.training.plan import resolve
+from kdjax.training.plan import completed, resolve
 
 Key = TypeVar("Key", bound=Hashable)
 Row = TypeVar("Row", bound=Hashable)
@@ -37,10 +37,12 @@ class FinishedRun(NamedTuple, Generic[Key]):
     Attributes:
       job: The job.
       result: What the run's `result.json` holds.
+      splits: Split -> {'size', 'sha256'} of its examples, from the run's manifest.
     """
 
     job: Job[Key]
     result: Mapping
+    splits: Mapping[str, Mapping] = {}
 
     @property
     def key(self) -> Key:
@@ -61,6 +63,23 @@ class FinishedRun(NamedTuple, Generic[Key]):
           name: Name of the score.
         """
         return self.result[checkpoint][split][name]
+
+
+def redrawn_overlap(runs: Sequence[FinishedRun]) -> float:
+    """Returns the test examples per training example where the runs' splits redraw the same examples, else 0.
+
+    Args:
+      runs: Finished runs; the largest training split counts, since a protocol may leave out a part of the others'. Of
+        several data sets, that with the largest overlap counts.
+    """
+    names = {run.job.config.data.name for run in runs}
+    return max((_overlap([run for run in runs if run.job.config.data.name == name]) for name in names), default=0.0)
+
+
+def _overlap(runs: Sequence[FinishedRun]) -> float:
+    tests = {run.splits["test"]["sha256"]: run.splits["test"]["size"] for run in runs if "test" in run.splits}
+    sizes = [run.splits["train"]["size"] for run in runs if run.splits.get("train", {}).get("size")]
+    return max(tests.values()) / max(sizes) if len(tests) > 1 and sizes else 0.0
 
 
 class RunCounter:
@@ -106,6 +125,13 @@ class RunCounter:
             self._bar.update()
         elif self._show:
             print(f"[{len(self.finished)}/{self.total}] {name}", file=sys.stderr, flush=True)
+
+    def say(self, line: str) -> None:
+        """Shows a line about how the runs are trained."""
+        if self._bar is not None:
+            self._bar.write(line, file=sys.stderr)
+        elif self._show:
+            print(line, file=sys.stderr, flush=True)
 
 
 class Runner:
@@ -159,12 +185,50 @@ class Runner:
         for stage in stages:
             new = {job.name: job for job in stage if job.name not in results}
             results |= self._train_stage(list(new.values()))
-        return [FinishedRun(job, results[job.name]) for stage in stages for job in stage]
+        return [self._finished(job, results[job.name]) for stage in stages for job in stage]
+
+    def run_all(self, jobs: Sequence[Job[Key]]) -> list[FinishedRun[Key]]:
+        """Trains one stage in which a run whose loss is not finite counts at what it reached.
+
+        Args:
+          jobs: As `run_jobs` takes them.
+
+        Returns:
+          The runs in the order of the jobs. The result of one that diverged has 'diverged': True, and as 'last' the
+          scores of its last epoch that was evaluated; without one, the accuracy of chance.
+
+        Raises:
+          UserError, RunError, Interrupted: See `run_jobs`; no RunError is raised for a run that diverged.
+        """
+        diverged: dict[str, Mapping] = {}
+        while True:
+            left = [job for job in jobs if job.name not in diverged]
+            try:
+                results = {run.name: run.result for run in self.run_jobs(left)} if left else {}
+            except DivergedError as error:
+                diverged |= {name: self._reached(name) for name in error.runs}
+                continue
+            return [self._finished(job, (results | diverged)[job.name]) for job in jobs]
+
+    def _finished(self, job: Job[Key], result: Mapping) -> FinishedRun[Key]:
+        return FinishedRun(job, result, (self.store.find(job.name).manifest or {}).get("splits", {}))
+
+    def _reached(self, name: str) -> dict:
+        """Returns what a run that diverged had reached, in the form of a result."""
+        run = self.store.find(name)
+        scored = [row for row in run.metrics() if "test" in row]
+        if scored:
+            last = {key: scored[-1][key] for key in ("epoch", "step", "validation", "test") if key in scored[-1]}
+        else:
+            chance = {"accuracy": 1 / (run.manifest or {})["model"]["num_classes"]}
+            last = {"epoch": 0, "step": 0, "validation": chance, "test": chance}
+        return {"diverged": True, "last": last}
 
     def _train_stage(self, jobs: Sequence[Job]) -> dict[str, dict]:
         """Trains jobs of different names that do not depend on one another, and returns name -> result."""
         names, finished = [job.name for job in jobs], self.counter.finish
         options = {"names": names, "data_dir": self.data_dir, "show": False, "finished": finished}
+        options["say"] = self.counter.say
         with located(f"run '{names[0]}'") if len(jobs) == 1 else contextlib.nullcontext():  # of several it names each
             results = train_together([job.config for job in jobs], self.store, **options)
         return dict(zip(names, results, strict=True))
@@ -183,7 +247,7 @@ class Runner:
             with located(f"run '{job.name}'"):
                 config = resolve(job.config)
                 if stored.manifest is not None:
-                    stored.begin({"config": config.to_dict()})  # compares the configs
+                    stored.begin({"config": config.to_dict()}, completed)  # compares the configs
 
 
 def _check_names(jobs: Sequence[Job]) -> None:
@@ -283,4 +347,7 @@ def located(where: str) -> Iterator[None]:
     except (UserError, RunError) as error:
         if where.lower() in str(error).lower():
             raise
-        raise type(error)(f"{where}: {error}") from error
+        message = f"{where}: {error}"
+        raise (
+            DivergedError(message, error.runs) if isinstance(error, DivergedError) else type(error)(message)
+        ) from error

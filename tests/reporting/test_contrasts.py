@@ -53,3 +53,23 @@ def test_markdown_refuses_ragged_rows():
 
 def test_one_draw_has_no_interval():
     assert interval([0.5]) == "+0.50 (one draw)"
+
+
+def test_equal_differences_cannot_tell():
+    assert interval([-4.69, -4.69]) == "-4.69 (cannot tell: all 2 differences are equal)"
+    assert "[" not in interval([0.0, 0.0, 0.0])
+
+
+def test_splits_that_redraw_the_same_examples_widen_the_interval():
+    values, overlap = [1.0, 2.0, 4.0, 5.0], 0.3
+    half = 3.182446 * np.std(values, ddof=1) * np.sqrt(1 / 4 + overlap)  # Nadeau & Bengio 2003, equation 3
+    assert interval(values, overlap=overlap).startswith(f"+3.00 [{3 - half:+.2f}, {3 + half:+.2f}]")
+    runs = [
+        score(name, "", 0, split, 0.8 + gain * split / 100)
+        for name, gain in (("alone", 0), ("KD", 1))
+        for split in range(3)
+    ]
+    own = [one._replace(teacher="CE") if one.student == "KD" else one for one in runs]
+    assert "Nadeau" in study_report("T", "alone", (), own, overlap) and "Nadeau" not in study_report(
+        "T", "alone", (), own
+    )

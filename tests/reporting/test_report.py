@@ -468,10 +468,15 @@ def test_a_folder_in_place_of_a_file_is_refused_before_anything_is_written(store
 
 @pytest.mark.parametrize("file", ["result.json", "manifest.json"])
 @pytest.mark.parametrize("own", [{}, {"last": None, "config": None}, {"last": {"step": 1, "test": {"accuracy": "1"}}}])
-def test_a_damaged_file_is_reported_with_its_run(nested, file, own):
+def test_a_damaged_run_is_told_and_left_out(nested, file, own, caplog):
+    names = [record.name for record in collect(nested)]
     (nested.run("ce-s1").path / file).write_text(json.dumps({"format": 1, **own}))
-    with pytest.raises(UserError, match=r"ce-s1 is damaged: manifest.json or result.json .* leave the run out"):
-        collect(nested)
+    damaged = []
+    assert [record.name for record in collect(nested, (), damaged)] == [name for name in names if name != "ce-s1"]
+    assert len(damaged) == 1 and "ce-s1" in damaged[0] and "is damaged" in damaged[0]
+    assert "run 'ce-s1' is left out" in caplog.text
+    with pytest.raises(UserError, match="is damaged"):
+        collect(nested, ["ce-s1"])
 
 
 def test_a_loss_that_was_not_finite_leaves_a_gap_in_the_curve(store):

@@ -19,12 +19,12 @@ import warnings
 from kdjax.reporting import figures
 from kdjax.store import Run, Store
 from kdjax.studies import generations
-from kdjax.training import loop
+from kdjax.training import trainer
 
 # Functions after whose return a process may be stopped -> the name of such a place, from the function's arguments.
 PLACES = {
     (Run, "begin"): lambda run, manifest: run.name,
-    (loop.Trainer, "_dispatch"): lambda trainer, spec, epoch, start, end: f"{trainer.run.name} {epoch} {start}",
+    (trainer.Trainer, "_dispatch"): lambda own, epoch, start, end: f"{own.first.run.name} {epoch} {start}",
     (Run, "append_metrics"): lambda run, row: f"{run.name} {row['epoch']}",
     (Run, "save"): lambda run, step, *_, **__: f"{run.name} {step}",
     (Run, "write_result"): lambda run, result: run.name,
@@ -93,7 +93,7 @@ def main() -> None:
     config, store, names = sys.argv[1:]
     warnings.filterwarnings("ignore", message=".*fork")  # no thread has been started yet
     signals = [getattr(signal, name) for name in names.split(",") if name]
-    loop.MOST_STEPS_A_DISPATCH = 2  # so that a process may also be stopped inside an epoch
+    trainer.MOST_STEPS_A_DISPATCH = 2  # so that a process may also be stopped inside an epoch
     ended = []
     with tempfile.TemporaryDirectory() as folder:
         reached = pathlib.Path(folder, "reached")

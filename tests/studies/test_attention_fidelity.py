@@ -98,13 +98,13 @@ def test_the_contrasts_are_paired_and_their_intervals_students():
     _, low, high, _ = t_interval([2.0, 2.1, 2.2])
     assert student == both == f"+2.10 [{low:+.2f}, {high:+.2f}]" and claim == "+"
     assert teachers == "-"  # they change nothing
-    assert cells(table, "teachers' agreement")[1].startswith("-10.00 [")
+    assert cells(table, "teachers' agreement")[1].startswith("-10.00 (cannot tell: all 3")
     assert cells(table, "IoU")[1:] == ["-", "-", "-", ""]
 
 
 def test_a_measure_that_falls_as_accuracy_rises_has_rank_correlation_minus_one():
     table = study._correlations_table(made_up())
-    assert cells(table, "agreement")[1:3] == ["-1.00", "-1.00 [-1.00, -1.00]"]
+    assert cells(table, "agreement")[1:3] == ["-1.00", "-1.00 (cannot tell: all 3 differences are equal)"]
     assert cells(table, "over-fitting gap")[1:3] == ["-", "-"]  # it does not vary
     assert cells(table, "teachers' agreement")[1] != "-1.00"
 
@@ -113,7 +113,7 @@ def test_the_report_shows_every_setting_and_what_it_gains():
     chosen = read_study(config.get_config("smoke"))
     text = chosen.report(made_up())
     gain = cells(text, "ww", "strong")[-2]
-    assert gain.startswith("+1.00 [") and "| alone" in text and "nan" not in text
+    assert gain.startswith("+1.00 (cannot tell: all 3") and "| alone" in text and "nan" not in text
     assert all("student on the weak view" in figure.svg for figure in chosen.figures(made_up()))
     one = chosen.report(made_up(seeds=(0,)))
     assert "nan" not in one

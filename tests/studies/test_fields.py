@@ -15,6 +15,7 @@ from configs.studies import (
     renyi,
     semi_supervised,
     teacher_loss_table,
+    which_teacher,
 )
 from kdjax.errors import UserError
 from kdjax.studies.fields import RunConfig, read_fields
@@ -100,6 +101,6 @@ def test_every_config_of_a_study_can_be_read_and_no_kind_takes_another_field(con
 
 
 def test_every_kind_has_a_config():
-    assert {config.get_config("smoke").get("kind", "cross") for config in CONFIGS} == set(KINDS)
+    assert {config.get_config("smoke").get("kind", "cross") for config in (*CONFIGS, which_teacher)} == set(KINDS)
     for config in (semi_supervised, teacher_loss_table):
         assert read_study(config.get_config("smoke")).title

@@ -9,6 +9,7 @@ from kdjax.config import defaults
 from kdjax.data import load_dataset
 from kdjax.data.sources import gaussian_oracle
 from kdjax.errors import UserError
+from kdjax.reporting.statistics import t_interval
 from kdjax.store import Store
 from kdjax.studies import posterior
 from kdjax.studies.kinds import read_study
@@ -50,7 +51,7 @@ def test_every_teacher_has_its_students_and_choosing_seeds_are_not_reported(outc
 
 def test_the_same_study_again_trains_nothing_and_says_the_same(outcome, monkeypatch):
     study, found, _, store = outcome
-    monkeypatch.setattr("kdjax.training.loop.Trainer.fit", None)
+    monkeypatch.setattr("kdjax.training.trainer.Trainer.fit", None)
     assert study.run(Runner(store, "")) == found
     text = study.report(found)
     assert f"| (Bayes accuracy) | {100 * found.bayes:.2f}" in " ".join(text.split())
@@ -62,15 +63,18 @@ def test_the_same_study_again_trains_nothing_and_says_the_same(outcome, monkeypa
 
 def test_differences_pair_teachers_of_one_seed():
     first, second = "MSE, stopped", "CE, stopped"
-    teachers = [posterior.PosteriorTeacher(kind, seed, "", "last", 1.0, 0.5, 0.1 * seed + shift, 1.0)
+    teachers = [posterior.PosteriorTeacher(kind, seed, "", "last", 1.0, 0.5, 0.1 * seed + shift * (1 + 0.1 * seed), 1.0)
                 for kind, shift in ((second, 0.0), (first, 0.05)) for seed in range(3)]  # fmt: skip
-    students = [posterior.PosteriorStudent("KD", kind, seed, s, 0.5 + 0.1 * seed + shift + 0.01 * s)
+    students = [posterior.PosteriorStudent("KD", kind, seed, s, 0.5 + 0.1 * seed + shift * (1 + 0.1 * seed) + 0.01 * s)
                 for kind, shift in ((second, 0.0), (first, 0.02)) for seed in range(3) for s in range(2)]  # fmt: skip
     study = gaussian_posterior.get_config("smoke")
     study.contrasts, study.methods = ((first, second),), {"KD": {}}
     study.alone = ()
     text = read_study(study).report(posterior.PosteriorOutcome(0.9, {}, {}, teachers, students))
-    assert f"| {first} − {second} | +0.0500 [+0.0500, +0.0500] | +2.00 [+2.00, +2.00] |" in text
+    mean, low, high, _ = t_interval([2.0, 2.2, 2.4])
+    gain = f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
+    nearer = "{:+.4f} [{:+.4f}, {:+.4f}]".format(*(0.025 * value for value in (mean, low, high)))
+    assert f"| {first} − {second} | {nearer} | {gain} |" in text
 
 
 @pytest.mark.parametrize(

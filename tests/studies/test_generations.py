@@ -18,6 +18,7 @@ from kdjax.errors import UserError
 from kdjax.inspection import linear_probe as transfer
 from kdjax.inspection.linear_probe import STRENGTHS, probe
 from kdjax.inspection.predict import predict_run
+from kdjax.reporting.statistics import t_interval
 from kdjax.store import Store
 from kdjax.studies import generations
 from kdjax.studies.kinds import read_study
@@ -132,14 +133,17 @@ def test_the_reported_generation_is_fixed_or_chosen_on_validation_alone(trained)
 
 def test_what_features_gain_is_paired_by_seed(trained):
     study, outcome, _ = trained
-    probes = {("other", chain, m, seed): 0.1 * seed + 0.02 * m + (0.01 if chain == "born_again" else 0.0)
+    probes = {("other", chain, m, seed): 0.1 * seed + (0.02 + 0.001 * seed) * m + (0.01 if chain == "born_again" else 0)
               for chain in ("tolerant", "born_again") for m in range(3) for seed in range(3)}  # fmt: skip
     changed = outcome._replace(transfer=probes, chosen={"tolerant": 2, "born_again": 1}, accuracy={})
     text = read_study(study).report(changed)
     lines = [" ".join(line.split()) for line in text.splitlines()]
-    assert "| tolerant, m = 2 | generation 0 of tolerant | +4.00 [+4.00, +4.00] |" in lines
-    assert "| tolerant, m = 2 | generation 2 of born_again | -1.00 [-1.00, -1.00] |" in lines
-    assert "| born_again, m = 1 | generation 0 of born_again | +2.00 [+2.00, +2.00] |" in lines
+    for chain, m in (("tolerant", 2), ("born_again", 1)):
+        mean, low, high, _ = t_interval([2.0 * m, 2.1 * m, 2.2 * m])
+        gain = f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
+        assert f"| {chain}, m = {m} | generation 0 of {chain} | {gain} |" in lines
+    equal = "-1.00 (cannot tell: all 3 differences are equal)"
+    assert f"| tolerant, m = 2 | generation 2 of born_again | {equal} |" in lines
 
 
 def test_a_probe_is_logistic_regression_on_pooled_features(trained):
@@ -418,7 +422,7 @@ def test_killed_at_any_boundary_the_same_command_ends_as_an_unbroken_one(tmp_pat
     # Inside an epoch, between epochs, between runs, and while they are scored.
     for place in ("begin", "_dispatch", "predict_run", "probe", "write_atomic", "write_text"):
         assert any(reached.startswith(f"{place} ") for reached in places), place
-    assert signals != "SIGKILL" or sum(reached.startswith(("save ", "write_result ")) for reached in places) == 6
+    assert signals != "SIGKILL" or sum(reached.startswith(("save ", "write_result ")) for reached in places) == 4
     assert (store.root / "report.md").read_text() == (unbroken.root / "report.md").read_text()
     assert store.runs() == unbroken.runs() and len(store.runs()) == 2
     for name in store.runs():

@@ -69,7 +69,7 @@ def test_one_file_is_a_study(tmp_path, door):
     assert done.returncode == 0, done.stderr
     report = (tmp_path / "runs" / "report.md").read_text()
     assert report.startswith("# Length of training") and "| 2 " in report and "(figures/length.svg)" in report
-    assert report.partition("\n##")[0] in done.stdout and "with 1 figure" in done.stdout
+    assert report.partition("\n##")[0] in done.stdout and "with a figure" in done.stdout
     assert "[4/4] length/2-s1" in done.stderr
     again = door("kdjax.train_generations", *line, cwd=tmp_path)  # the same door by another name
     assert again.returncode == 0 and again.stdout == done.stdout

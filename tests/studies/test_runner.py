@@ -3,7 +3,7 @@
 import pytest
 
 from configs import ce_teacher, kd_student
-from kdjax.errors import RunError, UserError
+from kdjax.errors import DivergedError, RunError, UserError
 from kdjax.store import Store
 from kdjax.studies.fields import RunConfig
 from kdjax.studies.runner import Job, RunCounter, Runner, Trial, choose_settings, located, seeded
@@ -40,6 +40,22 @@ def test_stages_are_trained_in_turn_and_results_are_in_the_jobs_order(tmp_path):
     stored = Store(tmp_path)
     assert all(run.result == stored.run(run.name).result for run in runs)
     assert runs[2].score("last", "test") == runs[2].result["last"]["test"]["accuracy"]
+
+
+def test_runs_that_diverge_count_at_what_they_reached(tmp_path):
+    """The rest of the stage is finished, and what is left of a run is that of its last epoch that was evaluated."""
+    late = small(3)
+    late.epochs, late.schedule.name, late.schedule.milestones, late.schedule.factor = 4, "step", (2,), 1e30
+    jobs = [Job("a", "a", small()), Job("b", "b", small(1, 1e30)), Job("c", "c", late), Job("d", "d", small(2, 1e30))]
+    jobs += [Job("e", "e", small(4))]
+    found = {run.key: run.result for run in Runner(Store(tmp_path)).run_all(jobs)}
+    assert list(found) == list("abcde") and {key for key in found if found[key].get("diverged")} == set("bcd")
+    assert found["b"]["last"]["test"]["accuracy"] == 1 / 6  # chance, for six classes
+    rows = Store(tmp_path).run("c").metrics()
+    assert found["c"]["last"]["epoch"] == 2 == len(rows) and found["c"]["last"]["test"] == rows[-1]["test"]
+    with pytest.raises(DivergedError, match="run 'b'") as error:
+        Runner(Store(tmp_path)).run_jobs([job for job in jobs if job.key in "bd"])
+    assert set(error.value.runs) == {"b", "d"}
 
 
 def test_jobs_of_one_name_share_a_run(tmp_path):

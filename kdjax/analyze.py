@@ -8,6 +8,8 @@ from kdjax import cli
 from kdjax.errors import UserError
 
 cli.define_common_flags()
+cli.define_trust_flag()
+cli.define_process_flags()
 cli.define(flags.DEFINE_list, "runs", [], "Names of the runs, separated by commas.")
 KINDS = "Analyses, separated by commas: posterior, fidelity, attention, calibration, affinity."
 cli.define(flags.DEFINE_list, "what", ["fidelity", "calibration"], KINDS)
@@ -25,12 +27,13 @@ def main() -> None:
     from kdjax.reporting.analysis import report
     from kdjax.store import Store
     from kdjax.store.files import write_json
+    from kdjax.training.processes import by_writer
 
     options = {"split": flag.split, "checkpoint": flag.checkpoint, "data_dir": flag.data_dir}
-    found = analyze(Store(flag.store), flag.runs, flag.what, **options)
+    found = analyze(Store(flag.store, flag.trust), flag.runs, flag.what, **options)
     print(report(found))
     if flag.out:
-        write_json(pathlib.Path(flag.out), found, "--out")
+        by_writer(lambda: write_json(pathlib.Path(flag.out), found, "--out"))
 
 
 if __name__ == "__main__":

@@ -1,23 +1,23 @@
 """What all commands share: flags, one-line errors and exit codes. Flags are parsed before jax is imported."""
 
+import importlib.util
 import itertools
 import json
 import os
 import pathlib
-import signal
 import sys
 import traceback
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
 
 from absl import flags, logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
+from kdjax import config_files, signals
 from kdjax.errors import Interrupted, RunError, UserError, nearest
 
 FLAGS = flags.FLAGS
 _OWN = []  # names of the flags that kdjax defines; --help lists these and not absl's
-_STOPPED = "stopped at once, without saving; everything that was saved before is complete."
 
 
 def define(definition: Callable, name: str, *args, **kwargs) -> None:
@@ -39,13 +39,33 @@ def define_common_flags() -> None:
 def define_config_flag() -> None:
     """Defines --config, a file, and the overrides of its fields."""
     words = "Config file, as FILE or FILE:ARGUMENT. --config.any.field=value overrides a field of it."
-    define(config_flags.DEFINE_config_file, "config", None, words)
+    # No arguments for absl: it would look for overrides itself, and cannot add a field or say what is wrong with one.
+    define(config_flags.DEFINE_config_file, "config", None, words, sys_argv=[])
+
+
+def define_trust_flag() -> None:
+    """Defines --trust, of the commands that rebuild what a store names."""
+    words = "Packages that are imported if a run in the store names them; what --config names is trusted already."
+    define(flags.DEFINE_list, "trust", [], words)
+
+
+def define_process_flags() -> None:
+    """Defines the flags of the commands that several processes can run together, on one host or on many."""
+    words = "HOST:PORT of process 0 of several. Found out on Cloud TPU, and under Slurm and Kubernetes."
+    define(flags.DEFINE_string, "coordinator", "", words)
+    words = "Number of processes; 1 for a process of its own also where several were started."
+    define(flags.DEFINE_integer, "processes", 0, words, lower_bound=0)
+    define(flags.DEFINE_integer, "process", -1, "Number of this process, from 0.", lower_bound=-1)
+    words = "Seconds without a sign of life after which a process counts as lost and the run ends."
+    define(flags.DEFINE_integer, "heartbeat", 60, words, lower_bound=2)
 
 
 def define_training_flags() -> None:
     """Defines the flags of the commands that train one run."""
     define_common_flags()
+    define_process_flags()
     define_config_flag()
+    define_trust_flag()
     define(flags.DEFINE_string, "run", "", "Name of the run. The default is made from the config and its seed.")
     tensorboard = "Also write TensorBoard files (needs: pip install 'kdjax[tensorboard]')."
     define(flags.DEFINE_boolean, "tensorboard", False, tensorboard)
@@ -58,39 +78,42 @@ def run(main: Callable[..., None], argv: list[str] | None = None, takes: str = "
     or SIGTERM stopped.
 
     Args:
-      main: Function of the command. It receives the command's positional argument, if it takes one.
+      main: Function of the command. It receives the command's positional arguments, if it takes any.
       argv: Command line; the default is sys.argv.
-      takes: Name of the positional argument, for messages; '' if the command takes none.
+      takes: Names of the positional arguments, for messages; '' if the command takes none.
     """
-    # During training the loop handles signals and saves. Before and after that there is nothing to save.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    debug = "--debug" in (argv or sys.argv)
+    with signals.watching():
+        _run(main, argv or sys.argv, takes)
+
+
+def _run(main: Callable[..., None], argv: list[str], takes: str) -> None:
+    debug = "--debug" in argv
     try:
-        arguments = _parse(argv or sys.argv, takes)
+        arguments = _parse(argv, takes)
         prepare_environment(FLAGS.cpu_devices)
+        _join_processes()
         main(*arguments)
+        _finish_processes()
     except (UserError, flags.Error) as error:
         _leave(2, error, debug)
     except Interrupted as stop:
         _leave(128 + stop.signum, stop, debug)
-    except KeyboardInterrupt:
-        _leave(128 + signal.SIGINT, _STOPPED, debug)
-    except SystemExit as leaving:
-        if leaving.code != 128 + signal.SIGTERM:
-            raise
-        _leave(128 + signal.SIGTERM, _STOPPED, debug)
     except RunError as error:
         _leave(1, error, debug)
     except OSError as error:
         _leave(2, f"{error.strerror or error}: {error.filename or ''} (is the disk full or read-only?)", debug)
     except Exception as error:  # a bug in kdjax or in the user's own code is reported in one line as well
+        _explain_loss(error)
         _leave(1, f"{type(error).__name__}: {error} (--debug shows where)", debug)
 
 
 def _leave(code: int, message: object, debug: bool) -> NoReturn:
     if debug:
         traceback.print_exc()
-    print(f"kdjax: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
+    who = f"process {_processes().index()}: " if _several() and _processes().index() else ""
+    print(f"kdjax: {who}{' '.join(str(message).split())}", file=sys.stderr, flush=True)
+    if _several():
+        _processes().leave(code)
     sys.exit(code)
 
 
@@ -99,15 +122,21 @@ def _parse(argv: list[str], takes: str) -> list[str]:
     if {"--help", "-h", "-help", "--helpfull", "--helpshort"} & set(argv[1:]):
         _print_help(argv[0], takes)
         sys.exit(0)
-    _make_configs_importable(argv)
+    argv, overrides = config_files.split_overrides(argv)
+    if (file := _config_argument(argv)) is not None:
+        config_files.make_importable(file.partition(":")[0])
     rest = _parse_flags(argv)
-    expected = 2 if takes else 1
+    expected = 1 + len(takes.split())
     if len(rest) > expected:
         raise UserError(f"unexpected argument '{rest[expected]}'; flags begin with '--'.")
     if len(rest) < expected:
         raise UserError(f"{takes} is missing: python -m kdjax.{_door(argv[0])} {takes} [flags]")
     if "config" in FLAGS and FLAGS.config is None:
         raise UserError("--config is missing; name a file, such as --config=configs/mse_teacher.py.")
+    if overrides and "config" not in FLAGS:
+        raise UserError(f"{overrides[0].argument}: this command takes no --config.")
+    for override in overrides:
+        config_files.apply_override(FLAGS.config, override)
     logging.set_verbosity(logging.WARNING)
     return rest[1:]
 
@@ -127,39 +156,8 @@ def _parse_flags(argv: list[str]) -> list[str]:
         line = str(error).strip().splitlines()[-1]  # absl puts the whole traceback of a config file in its message
         raise UserError(f"--config: the file failed: {line} (--debug shows where)") from error
     except Exception as error:  # a config file is the user's code and can raise anything
-        words = (
-            _override_fault(argv) or f"--config: the file failed: {type(error).__name__}: {error} (--debug shows where)"
-        )
-        raise UserError(words) from error
-
-
-def _override_fault(argv: list[str]) -> str:
-    """Returns what is wrong with the first override of a field that the config lacks, or '' if there is none."""
-    paths = [argument.lstrip("-").partition("=")[0] for argument in argv[1:] if argument.startswith("-")]
-    overrides = [path for path in paths if path.startswith("config.")]
-    argument = _config_argument(argv)
-    if not overrides or not argument:
-        return ""
-    try:  # absl has not kept the config, so it is read once more, without the overrides
-        config = FLAGS["config"].parser.parse(argument)
-    except Exception:  # the file itself is at fault
-        return ""
-    for path in overrides:
-        if config is not None and (missing := _missing_field(config, path)):
-            return f"--{path}: {missing} An override can only change a field that the config file sets."
-    return ""
-
-
-def _missing_field(config: ConfigDict, path: str) -> str:
-    """Returns which part of a dotted path the config lacks, with the nearest field, or '' if it has them all."""
-    value, where = config, "config"
-    for field in (part.partition("[")[0] for part in path.split(".")[1:]):
-        if not isinstance(value, ConfigDict):
-            return f"{where} is not a mapping, so it has no field '{field}'."
-        if field not in value:
-            return f"{where} has no field '{field}'.{nearest(field, value)}"
-        value, where = value[field], f"{where}.{field}"
-    return ""
+        line = f"--config: the file failed: {type(error).__name__}: {error} (--debug shows where)"
+        raise UserError(line) from error
 
 
 def _config_argument(argv: list[str]) -> str | None:
@@ -169,18 +167,6 @@ def _config_argument(argv: list[str]) -> str | None:
         if argument.startswith("-") and name == "config":  # '--config=FILE' or '--config FILE'
             return value if equals else following
     return None
-
-
-def _make_configs_importable(argv: list[str]) -> None:
-    """Checks that the config file exists and lets it import `configs.common`, whatever the current folder is."""
-    argument = _config_argument(argv)
-    if argument is not None:
-        path = pathlib.Path(argument.partition(":")[0]).resolve()
-        if not path.is_file():
-            others = [other.name for other in path.parent.glob("*.py")]
-            raise UserError(f"--config: there is no file {path}.{nearest(path.name, others) if others else ''}")
-        roots = [parent for parent in path.parents if (parent / "configs" / "common.py").is_file()]
-        sys.path[:0] = [str(root) for root in roots[:1]]
 
 
 def _door(command: str) -> str:
@@ -203,15 +189,95 @@ def prepare_environment(cpu_devices: int) -> None:
         os.environ["JAX_NUM_CPU_DEVICES"] = str(cpu_devices)
         # Emulated devices wait for one another in the all-reduce. With fewer threads than this they deadlock.
         os.environ["NPROC"] = str(max(2 * cpu_devices, os.cpu_count() or 1))
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_cache_dir() / "compiled"))
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and (folder := _cache_dir()) is not None:
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "compiled")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
-def _cache_dir() -> pathlib.Path:
-    home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(home) / "kdjax"
+def cluster(variables: Mapping[str, str], tpu: bool) -> str:
+    """Returns in what kind of cluster several processes of this program were started, '' for none.
+
+    Args:
+      variables: The environment's.
+      tpu: Whether this host has TPU chips.
+    """
+    if "SLURM_STEP_NODELIST" in variables and int(variables.get("SLURM_NTASKS", "1")) > 1:
+        return "Slurm"
+    if "KUBERNETES_SERVICE_HOST" in variables and "JOB_COMPLETION_INDEX" in variables:
+        return "Kubernetes"
+    if tpu and variables.get("JAX_PLATFORMS", "tpu").startswith("tpu"):
+        return "Cloud TPU"
+    return ""
+
+
+def _has_tpu() -> bool:
+    chips = [*pathlib.Path("/dev").glob("accel[0-9]*"), *pathlib.Path("/dev").glob("vfio/[0-9]*")]
+    return bool(chips) and importlib.util.find_spec("libtpu") is not None
+
+
+def _join_processes() -> None:
+    """Starts what several processes need to work as one, if there are several."""
+    if "coordinator" not in FLAGS or FLAGS.processes == 1:
+        return
+    named = bool(FLAGS.coordinator)
+    if named and not (1 < FLAGS.processes > FLAGS.process >= 0 and FLAGS.coordinator.rpartition(":")[2].isdecimal()):
+        raise UserError(
+            "--coordinator=HOST:PORT needs --processes=N and --process=I from 0 to N - 1, not "
+            f"--coordinator={FLAGS.coordinator} --processes={FLAGS.processes} --process={FLAGS.process}."
+        )
+    if not named and (FLAGS.processes or FLAGS.process >= 0):
+        raise UserError("--processes and --process need --coordinator=HOST:PORT, the address of process 0.")
+    if not named and not cluster(os.environ, _has_tpu()):
+        return
+    stoppable = "config" in FLAGS  # what trains can stop at a step; anything else may end at once
+    _processes().start(FLAGS.coordinator, FLAGS.processes, FLAGS.process, FLAGS.heartbeat, stoppable=stoppable)
+    if not _processes().is_writer():
+        logging.set_verbosity(logging.ERROR)
+
+
+def _processes() -> Any:
+    from kdjax.training import processes
+
+    return processes
+
+
+def _several() -> bool:
+    """Whether this process has joined others; jax is not imported in order to find that out."""
+    return "kdjax.training.processes" in sys.modules and _processes().joined()
+
+
+def _finish_processes() -> None:
+    if _several():
+        _processes().finish()
+
+
+def _explain_loss(error: Exception) -> None:
+    if _several():
+        _processes().explain(error)
+
+
+def _cache_dir() -> pathlib.Path | None:
+    """Returns the folder of the cache; None, with a warning, for a user without a home folder."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return pathlib.Path(home or pathlib.Path.home() / ".cache") / "kdjax"
+    except RuntimeError:  # as in a container whose user has no entry in /etc/passwd
+        line = "compiled programs are not kept, since this user has no home folder: set JAX_COMPILATION_CACHE_DIR"
+        print(f"kdjax: {line} to keep them.", file=sys.stderr)
+        return None
+
+
+def confirm(question: str) -> bool:
+    """Asks a question on the terminal and returns whether the answer is yes.
+
+    Raises:
+      UserError: There is no terminal to ask on.
+    """
+    if not sys.stdin.isatty():
+        raise UserError(f"{question} There is no terminal to ask on; repeat with --yes.")
+    return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
 
 
 def parse_json(flag: str, text: str) -> dict:
@@ -239,10 +305,11 @@ def train_from_flags() -> None:
     from kdjax.reporting.tables import result_table
     from kdjax.store import Store
     from kdjax.training.loop import train
+    from kdjax.training.processes import is_writer
     from kdjax.training.tensorboard import make_sink
 
-    sink = make_sink() if FLAGS.tensorboard else None
-    result = train(FLAGS.config, Store(FLAGS.store), name=FLAGS.run, data_dir=FLAGS.data_dir, sink=sink)
+    sink = make_sink() if FLAGS.tensorboard and is_writer() else None
+    result = train(FLAGS.config, Store(FLAGS.store, FLAGS.trust), name=FLAGS.run, data_dir=FLAGS.data_dir, sink=sink)
     print(result_table(result))
 
 
@@ -251,7 +318,12 @@ def run_study_from_flags() -> None:
     from kdjax.store import Store
     from kdjax.studies.kinds import run_study
     from kdjax.studies.runner import RunCounter, Runner
+    from kdjax.training.parallel import local_devices
+    from kdjax.training.processes import is_writer
+    from kdjax.training.shared_store import shared
 
-    with RunCounter(show=True) as counter:
-        text = run_study(FLAGS.config, Runner(Store(FLAGS.store), FLAGS.data_dir, counter))
+    local_devices()  # what is wrong with them must not be taken for a mistake in the study
+    with RunCounter(show=is_writer()) as counter:
+        store = shared(Store(FLAGS.store, FLAGS.trust))
+        text = run_study(FLAGS.config, Runner(store, FLAGS.data_dir, counter))
     print(text)

@@ -1,5 +1,6 @@
 """The schema of a run's config: every field with its default, the values it may take, and the checks. No jax here."""
 
+import functools
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from kdjax.errors import UserError, nearest
 TEACHER = {
     "run": "",  # name of the teacher's run in the store
     "weight": 1.0,  # share among several teachers
-    "temperature": 1.0,  # divides the teacher's logits before any loss reads them
+    "temperature": 1.0,  # divides the teacher's logits before any loss reads them; 'fitted': see FITTED
     "classes": (),  # columns of its logits that are the data's classes, in their order; () for config.teacher_classes
     "checkpoint": "last",  # 'last', 'best' or a step
     "output": "",  # how logits become probabilities, for a teacher that was fitted in logit space; see CHOICES
@@ -22,8 +23,12 @@ TEACHER = {
     "more_labels": False,  # allows a teacher that was trained on labels which the student does not have
 }
 
+# A teacher's temperature that is fitted when the run is planned: it minimises the teacher's NLL on the labels of the
+# run's validation images. The run's manifest has its value.
+FITTED = "fitted"
+
 # Sections whose floats are passed to the compiled step as arguments. A change of any other field recompiles the step.
-TRACED = ("losses", "warmup", "optimizer", "schedule", "teachers", "seed")
+TRACED = ("losses", "warmup", "optimizer", "schedule", "average", "teachers", "seed")
 
 # Sections that may change under an existing run's name, since they do not change its numbers.
 OPERATIONAL = ("checkpoint", "notes", "published")
@@ -35,18 +40,30 @@ CHOICES: dict[str, tuple[str, ...]] = {
         "head",  # the body keeps its weights, and its BatchNorm uses the running statistics
     ),
     "select": (
-        "validation",  # 'best' is the epoch with the highest validation accuracy
+        "validation",  # 'best' is the best epoch on the validation split, as config.select_by measures it
         "last",  # no best checkpoint is kept
+    ),
+    "select_by": (
+        "accuracy",  # the highest
+        "nll",  # the lowest negative log-likelihood of the labels
+        "brier",  # the lowest squared distance to the one-hot labels, summed over classes
     ),
     "ensemble": (
         "losses",  # the mean, over teachers, of each loss
         "logits",  # losses of logits alone see one teacher: the mean of the logits
         "probs",  # the same with the mean of the probabilities
         "choice",  # one teacher for each example, drawn by weight
+        "held_out",  # as 'probs', of those teachers alone that were not trained on the example
     ),
     "teacher_batch_norm": (
         "running",
         "batch",  # statistics of the global batch, as in code that never calls eval() on its teachers
+    ),
+    "teacher_dtype": (
+        "student",  # config.model.dtype; a network of your own that takes no dtype keeps its own type
+        "trained",  # the type that each teacher was trained in
+        "float32",
+        "bfloat16",
     ),
     "teachers.NAME.output": (
         "",  # a softmax, but refused if the teacher was fitted in logit space
@@ -81,6 +98,11 @@ CHOICES: dict[str, tuple[str, ...]] = {
         "all",
         "body",  # the student without its head
         "distiller",  # only the losses' own trainable parts
+    ),
+    "average.name": (
+        "",
+        "ema",  # an exponential moving average over updates
+        "swa",  # the mean over the ends of epochs
     ),
     "optimizer.name": ("sgd", "adamw"),
     "optimizer.decay": (
@@ -126,6 +148,8 @@ RANGES = {
     "optimizer.momentum": FRACTION,
     "optimizer.weight_decay": AT_LEAST_0,
     "optimizer.body_factor": AT_LEAST_0,
+    "average.decay": FRACTION,
+    "average.start": AT_LEAST_0,
     "schedule.factor": ABOVE_0,
     "schedule.warmup_epochs": AT_LEAST_0,
     "checkpoint.every_epochs": AT_LEAST_0,
@@ -157,6 +181,7 @@ def defaults() -> ConfigDict:
     config.init_checkpoint = "last"  # checkpoint of that run: 'last', 'best' or a step
     config.trainable = "all"  # which parameters are trained
     config.select = "validation"  # how the best checkpoint is selected
+    config.select_by = "accuracy"  # measure on the validation split by which it is selected
     config.score_train = False  # whether the result also has scores on the training images
     config.diagnostics = False  # also log entropies, KL to the transformed teacher and the mean WTTM weight
     config.data = _data()
@@ -165,10 +190,12 @@ def defaults() -> ConfigDict:
     config.ensemble = "losses"  # how several teachers are combined
     config.teacher_classes = ()  # columns of the teachers' logits that are the data's classes; () if they are the same
     config.teacher_batch_norm = "running"  # statistics that BatchNorm uses in teachers
+    config.teacher_dtype = "student"  # type of the teachers' computation
     config.losses = ConfigDict()  # name -> {'weight': ..., hyper-parameters}; 'loss': 'kd' to use one loss twice
     config.warmup = _warmup()
     config.optimizer = _optimizer()
     config.schedule = _schedule()
+    config.average = _average()
     config.notes = ()  # messages that are shown when the run starts
     config.published = ConfigDict()  # what a paper reports for this run, all optional:
     # accuracy, teacher, alone (% on the test split): of this run, of its teacher, of the student without a teacher
@@ -249,6 +276,15 @@ def _schedule() -> ConfigDict:
     return schedule
 
 
+def _average() -> ConfigDict:
+    """Returns the fields of an average of the weights, which replaces them after the last epoch."""
+    average = ConfigDict()
+    average.name = ""  # 'ema' or 'swa'; BatchNorm's running statistics are then estimated again, on the last epoch
+    average.decay = 0.999  # ema only: share of the average that an update keeps
+    average.start = 0  # number of the epoch after which averaging begins
+    return average
+
+
 def check(config: ConfigDict) -> None:
     """Checks a whole config against the schema: unknown and missing fields, types, and values out of range.
 
@@ -261,6 +297,7 @@ def check(config: ConfigDict) -> None:
     faults = list(_field_faults(config, defaults(), "config"))
     if not faults:  # only fields of the right type can be compared with their ranges
         rules = (_teacher_faults, _protocol_faults, _loss_faults, _warmup_faults, _choice_faults, _range_faults)
+        rules += (_average_faults,)
         faults = [fault for rule in rules for fault in rule(config.to_dict())]
     if faults:
         raise UserError(" ".join(faults))
@@ -284,6 +321,43 @@ def _field_faults(config: ConfigDict, schema: ConfigDict, where: str) -> Iterato
             yield f"{where}.{field} must be a mapping, not {value!r}."
 
 
+def check_stored(config: Mapping, where: str) -> None:
+    """Checks the types in a stored config, which may lack fields that have come since, or have some that have gone.
+
+    Args:
+      config: A resolved config as plain mappings.
+      where: The file that has it, for the message.
+
+    Raises:
+      UserError: Names the first wrong field.
+    """
+    faults = [fault for fault in _stored_faults(config, _schema(), "config")]
+    filled = with_defaults(config) if not faults else {}
+    if filled:
+        faults = [*_teacher_faults(filled), *_protocol_faults(filled)]
+        faults += _loss_faults(filled) if filled["losses"] else []
+    if faults:
+        raise UserError(f"{where} is damaged: {faults[0]} Repair it, or delete its folder and train the run again.")
+
+
+@functools.lru_cache(maxsize=1)
+def _schema() -> dict:
+    return defaults().to_dict()
+
+
+def _stored_faults(config: Mapping, schema: Mapping, where: str) -> Iterator[str]:
+    for field, default in schema.items():
+        path = f"{where}.{field}"
+        if field not in config:
+            continue
+        if not isinstance(default, Mapping):
+            yield from _type_faults(config[field], default, path)
+        elif not isinstance(config[field], Mapping):
+            yield f"{path} must be a mapping, not {config[field]!r}."
+        elif path not in FREE:
+            yield from _stored_faults(config[field], default, path)
+
+
 def _type_faults(value: object, default: object, where: str) -> Iterator[str]:
     allowed = {bool: bool, int: int, float: (int, float), str: str, tuple: (tuple, list)}[type(default)]
     if not isinstance(value, allowed) or (isinstance(value, bool) and not isinstance(default, bool)):
@@ -300,8 +374,9 @@ def _teacher_faults(config: Mapping[str, Any]) -> Iterator[str]:
             if field not in TEACHER:
                 yield f"{where} has no field '{field}'.{nearest(field, TEACHER)}"
             elif field in ("weight", "temperature"):
-                if not _is_number(value) or not 0 < value < math.inf:
-                    yield f"{where}.{field} must be a number above 0, not {value!r}."
+                other = f" or '{FITTED}'" if field == "temperature" else ""
+                if not (_is_positive(value) or (other and value == FITTED)):
+                    yield f"{where}.{field} must be a number above 0{other}, not {value!r}."
             elif field != "checkpoint":  # a step may be an int
                 yield from _type_faults(value, TEACHER[field], f"{where}.{field}")
         if teacher.get("output", "") not in (choices := CHOICES["teachers.NAME.output"]):
@@ -331,6 +406,12 @@ def _warmup_faults(config: Mapping[str, Any]) -> Iterator[str]:
             yield f"config.warmup.losses.{name} must be a number, the weight of the loss, not {weight!r}."
     if bool(warmup["epochs"]) != bool(warmup["losses"]):
         yield "config.warmup needs both losses and epochs above 0, or neither."
+
+
+def _average_faults(config: Mapping[str, Any]) -> Iterator[str]:
+    average = config["average"]
+    if average["name"] and average["start"] >= config["epochs"]:
+        yield f"config.average.start must be below config.epochs, {config['epochs']}, not {average['start']}."
 
 
 def _choice_faults(config: Mapping[str, Any]) -> Iterator[str]:
@@ -363,6 +444,10 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _is_positive(value: Any) -> bool:
+    return _is_number(value) and 0 < value < math.inf
+
+
 def _close(value: str, choices: Sequence[str]) -> str:
     """Returns ' Did you mean X?' if a choice is close to the value; all choices stand in the message already."""
     hint = nearest(value, choices)
@@ -377,7 +462,7 @@ def _one_of(choices: Sequence[str]) -> str:
 
 def with_defaults(config: Mapping) -> dict:
     """Returns a plain config in which missing fields have their defaults, such as one that an older kdjax wrote."""
-    return _filled(config, defaults().to_dict())
+    return _filled(config, _schema())
 
 
 def _filled(config: Mapping, schema: Mapping) -> dict:

@@ -14,6 +14,18 @@ class RunError(Exception):
     """A run that failed during training, such as a loss that is not finite (exit code 1)."""
 
 
+class DivergedError(RunError):
+    """Runs that ended because their losses were not finite.
+
+    Attributes:
+      runs: Names of the runs.
+    """
+
+    def __init__(self, message: str, runs: Iterable[str] = ()):
+        super().__init__(message)
+        self.runs = tuple(runs)
+
+
 class Interrupted(Exception):
     """A run that was saved and then stopped by a signal (exit code 128 + the signal's number).
 

@@ -6,6 +6,8 @@ from kdjax import cli
 from kdjax.errors import UserError
 
 cli.define_common_flags()
+cli.define_trust_flag()
+cli.define_process_flags()
 cli.define(flags.DEFINE_string, "run", "", "Name of the run.")
 cli.define(flags.DEFINE_string, "checkpoint", "last", "Checkpoint of the run: 'last', 'best' or a step.")
 
@@ -18,7 +20,9 @@ def main() -> None:
     from kdjax.reporting.tables import score_table
     from kdjax.store import Store
 
-    print(score_table(score_run(Store(cli.FLAGS.store), cli.FLAGS.run, cli.FLAGS.checkpoint, cli.FLAGS.data_dir)))
+    flag = cli.FLAGS
+    scores = score_run(Store(flag.store, flag.trust), flag.run, flag.checkpoint, flag.data_dir)
+    print(score_table(scores))
 
 
 if __name__ == "__main__":

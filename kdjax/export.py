@@ -6,6 +6,7 @@ from kdjax import cli
 from kdjax.errors import UserError
 
 cli.define_common_flags()
+cli.define_trust_flag()
 cli.define(flags.DEFINE_string, "run", "", "Name of the run.")
 cli.define(flags.DEFINE_string, "checkpoint", "last", "Checkpoint of the run: 'last', 'best' or a step.")
 cli.define(flags.DEFINE_enum, "format", "safetensors", ["safetensors", "npz"], "Format of the file.")
@@ -24,7 +25,8 @@ def main() -> None:
     path = flag.out or f"{flag.run.replace('/', '-')}.{flag.format}"
     if not path.endswith(f".{flag.format}"):
         raise UserError(f"--out={path} must end in .{flag.format}; or set --format.")
-    written = export_weights(Store(flag.store), flag.run, path, checkpoint=flag.checkpoint, dialect=flag.names or None)
+    options = {"checkpoint": flag.checkpoint, "dialect": flag.names or None}
+    written = export_weights(Store(flag.store, flag.trust), flag.run, path, **options)
     print(f"{written.path}: {written.entries} tensors of step {written.step}")
 
 

@@ -44,6 +44,8 @@ PHILOX_STREAMS = {
     "long_tailed": 12,
     "label_noise": 13,
     "labelled_fraction": 14,
+    "random_split": 15,
+    "fold": 16,
     "memory": 0xC8D,
 }
 

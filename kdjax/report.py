@@ -23,7 +23,8 @@ def main() -> None:
     from kdjax.store import Store
 
     flag, store = cli.FLAGS, Store(cli.FLAGS.store)
-    groups = selection.select_groups(records := collect.collect(store, flag.runs), flag.select, flag.checkpoint)
+    records = collect.collect(store, flag.runs, damaged := [])
+    groups = selection.select_groups(records, flag.select, flag.checkpoint)
     options = {"baseline": flag.baseline, "interval": flag.interval, "checkpoint": flag.checkpoint}
     formats.check(flag.format)
     comparison.compare(groups, **options)  # refuses rows that cannot be compared before any network runs
@@ -32,6 +33,7 @@ def main() -> None:
     if flag.format:
         return print(formats.as_text(report.table_rows(groups, evidence, **options), flag.format), end="")
     page = report.make_page(store, records, groups, evidence, title=flag.title, **options)
+    page = page._replace(missing=[*page.missing, *damaged])
     print(*report.write(page, flag.out), sep="\n")
 
 

@@ -3,7 +3,9 @@
 from kdjax import cli
 
 cli.define_common_flags()
+cli.define_process_flags()
 cli.define_config_flag()
+cli.define_trust_flag()
 
 if __name__ == "__main__":
     cli.run(cli.run_study_from_flags)

@@ -70,13 +70,13 @@ launch/setup.sh
 for name in "${names[@]}"; do
   obtain "$name"
   verify "$name"
-  .venv/bin/python -m kdjax.import_torch --file="$kept/$name.pth" --model="$name" --data=cifar100 \
+  "${KDJAX_VENV:-.venv}/bin/python" -m kdjax.import_torch --file="$kept/$name.pth" --model="$name" --data=cifar100 \
     --run="cifar100/$name-published" --store="$store" --data_dir="$data_dir" >/dev/null
 done
 echo "| teacher | run | published | measured |"
 echo "|---|---|---|---|"
 for name in "${names[@]}"; do
-  here="$(.venv/bin/python -c '
+  here="$("${KDJAX_VENV:-.venv}/bin/python" -c '
 import json, sys
 accuracy = json.load(open(sys.argv[1]))["last"]["test"]["accuracy"]
 print(f"{100 * accuracy:.2f}")' "$store/cifar100/$name-published/result.json")"

@@ -7,4 +7,4 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 launch/setup.sh
 study="configs/studies/quickstart.py" store="runs/quickstart"
 if [ "${1:-}" = "--smoke" ]; then study+=":smoke" store="runs/quickstart-smoke"; shift; fi
-exec .venv/bin/python -m kdjax.run_study --config="$study" --store="$store" "$@"
+exec "${KDJAX_VENV:-.venv}/bin/python" -m kdjax.run_study --config="$study" --store="$store" "$@"

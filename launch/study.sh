@@ -8,4 +8,4 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 study="$1"; shift
 launch/setup.sh
 name="${study%%:*}" argument="${study#"${study%%:*}"}"
-exec .venv/bin/python -m kdjax.run_study --config="configs/studies/$name.py$argument" --store="runs/$name" "$@"
+exec "${KDJAX_VENV:-.venv}/bin/python" -m kdjax.run_study --config="configs/studies/$name.py$argument" --store="runs/$name" "$@"

@@ -9,14 +9,15 @@ from kdjax import models
 from kdjax.config import defaults
 from kdjax.data import Dataset, load_dataset, train_batches
 from kdjax.errors import Interrupted
-from kdjax.training import parallel
 from kdjax.training.evaluation import make_batches
-from kdjax.training.loop import Trainer, compiled, train
+from kdjax.training.loop import train
 from kdjax.training.member import initial_carry
 from kdjax.training.plan import Plan, plan_with, resolve
-from kdjax.training.spec import Fixed
+from kdjax.training.population import Population, compiled_population
+from kdjax.training.spec import Fixed, Spec
 from kdjax.training.teacher_logits import cached_logits
 from kdjax.training.teachers import Teacher
+from kdjax.training.trainer import Trainer
 
 
 def student_config(**changed) -> ConfigDict:
@@ -65,16 +66,40 @@ def batches_of(plan, num_steps: int, mask=None):
     return make_batches(index, mask, 0, devices)
 
 
+class Alone:
+    """A plan that is trained alone, as a population of one, without a store.
+
+    Attributes:
+      carry: (state, sums) on the devices.
+    """
+
+    def __init__(self, plan: Plan, spec: Spec | None = None):
+        """Makes one for the phase that a spec of the plan is of; by default, training proper."""
+        self.population = Population([plan])
+        spec = self.population.spec_at(plan.config.warmup.epochs)._replace(members=(spec or plan.spec,))
+        self._compiled = compiled_population(spec, plan.devices)
+        self.place(*initial_carry(plan))
+
+    def place(self, state, sums) -> None:
+        """Goes on from a state on the host."""
+        (state,), (sums,) = self.population.place([(state, sums)])
+        self.carry = state, sums
+
+    def step(self, batches):
+        """Makes the steps of batches in one dispatch and returns (state, sums) on the host."""
+        state, sums = self.carry
+        (state,), (sums,) = self._compiled(((state,), (sums,)), self.population.fixed, batches)
+        self.carry = state, sums
+        return jax.device_get(self.carry)
+
+
 def run_steps(config, num_devices: int, num_steps: int, mask=None):
     """Makes steps on emulated devices, one in each dispatch; returns state and sums on the host."""
     plan = make_plan(config, tuple(jax.local_devices()[:num_devices]))
-    carry, fixed = parallel.replicate(start(plan), plan.devices)
-    step_once = compiled(plan.spec, plan.devices)
-    batches = batches_of(plan, num_steps, mask)
+    alone, batches, found = Alone(plan), batches_of(plan, num_steps, mask), None
     for step in range(num_steps):
-        carry = step_once(carry, fixed, jax.tree.map(lambda leaf, step=step: leaf[:, step : step + 1], batches))
-        jax.block_until_ready(carry)
-    return jax.device_get(carry)
+        found = alone.step(jax.tree.map(lambda leaf, step=step: leaf[:, step : step + 1], batches))
+    return found
 
 
 def largest_difference(a, b) -> float:

@@ -68,13 +68,16 @@ def test_help_shows_kdjaxs_own_flags_without_jax(door, command):
         ),
         (
             (*TEACHER, "--config.losses.softmax_mse.spce=logits"),
-            "config.losses.softmax_mse has no field 'spce'. Did you mean 'space'? An override can only change a field",
+            "loss 'softmax_mse' takes no 'spce'. Did you mean 'space'?",
         ),
+        ((*TEACHER, "--config.epoch=3"), "--config.epoch=3: config has no field 'epoch'. Did you mean 'epochs'?"),
+        ((*TEACHER, "--config.losses.kd=3"), "config.losses.kd must be a mapping with a 'weight', not 3"),
+        ((*TEACHER, "--config.epochs=2.5"), "config.epochs must be an integer (it is 2), not 2.5"),
         (
-            (*TEACHER, "--config.epoch=3"),
-            "--config.epoch: config has no field 'epoch'. Did you mean 'epochs'? An override",
+            (*TEACHER, "--config.diagnostics=maybe"),
+            "config.diagnostics must be true or false (it is False), not 'maybe'",
         ),
-        ((*TEACHER, "--config.losses.kd=3"), "config.losses has no field 'kd'. There are: softmax_mse. An override"),
+        ((*TEACHER, "--config.seed"), "the value is missing"),
         ((*TEACHER, "--config.epochs.x=3"), "config.epochs is not a mapping, so it has no field 'x'"),
         (("kdjax.evaluate",), "--run is missing"),
         (("kdjax.evaluate", "--run=nobody", "--store=nowhere"), "nobody"),
@@ -252,3 +255,16 @@ def test_a_config_file_with_a_missing_key_is_not_taken_for_a_wrong_override(over
     file.write_text("def get_config():\n    return {}['key']\n")
     done = door("kdjax.train_teacher", f"--config={file}", *override)
     assert done.returncode == 2 and "the file failed: KeyError: 'key'" in one_line(done)
+
+
+def test_a_user_without_a_home_folder_goes_without_a_cache(monkeypatch, capsys):
+    from kdjax import cli
+
+    for name in ("HOME", "XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
+    cli.prepare_environment(1)
+    assert "JAX_COMPILATION_CACHE_DIR" not in os.environ and capsys.readouterr().err.count("\n") == 1
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "named")
+    cli.prepare_environment(1)
+    assert os.environ["JAX_COMPILATION_CACHE_DIR"] == "named" and not capsys.readouterr().err

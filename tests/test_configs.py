@@ -324,9 +324,9 @@ def fake_cifar100(tmp_path_factory) -> str:
 
 
 def test_the_quickstart_study_in_small(tmp_path):
-    from configs.studies import quickstart
+    from configs.studies import quickstart_full
 
-    stages = make_stages(read_study(quickstart.get_config("smoke")))
+    stages = make_stages(read_study(quickstart_full.get_config("smoke")))
     jobs = [job for stage in stages for job in stage]
     assert len(jobs) == 2 * (2 + 1 + 3 * 2)
     assert len({job.name for job in jobs}) == len(jobs)

@@ -22,8 +22,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 @pytest.fixture(scope="module", autouse=True)
 def an_environment():
-    if not list((ROOT / ".venv").glob("kdjax-*")):
-        pytest.skip("no .venv: launch/setup.sh has not been run here")
+    if not list((ROOT / os.environ.get("KDJAX_VENV", ".venv")).glob("kdjax-*")):
+        pytest.skip("no environment: launch/setup.sh has not been run here")
 
 
 def write_teacher(path, model):

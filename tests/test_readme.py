@@ -1,6 +1,7 @@
 """Every command and every Python block of every README runs, in the order of its file, and every link has a target."""
 
 import importlib.util
+import os
 import pathlib
 import re
 import shlex
@@ -63,7 +64,10 @@ SMOKE_FORMS = {
 NOT_RUN = {
     r"git clone .*|cd .*|source .*|(.*python -m )?pip install .*": "The tests run in what these prepare.",
     r"(\./)?launch/test\.sh.*|.*python -m pytest .*": "These run the tests.",
+    r"python -m kdjax\.publish .*": "It needs the store of a whole study; test_publish.py publishes a smoke form.",
     r".*launch/study\.sh human_posterior.*": "It needs CIFAR-10H; test_human_study.py runs the study on made images.",
+    r"\./launch/(tpu_pod|slurm)\.sh .*": "It needs a cluster; test_launch.py reads what it would run.",
+    r"\./launch/local_processes\.sh .*": "tests/training runs several processes.",
     r"(\./)?launch/fetch_teachers\.sh.*": "It needs a network; test_fetch_teachers.py runs it against a local server.",
 }
 
@@ -77,7 +81,7 @@ SECONDS = 60  # of processor time that one command may take in the ordinary suit
 ADD_A_ROW = "Give it a smoke form in SMOKE_FORMS, or a reason in NOT_RUN, in tests/test_readme.py."
 HINT = f"The commands of the READMEs must run in the order in which they stand. If this one takes long: {ADD_A_ROW}"
 DOORS = "train_teacher train_student evaluate run_study bench import_torch export show_model".split()
-DOORS += ["show_views", "prepare_data", "train_generations", "analyze", "report"]
+DOORS += ["show_views", "prepare_data", "train_generations", "analyze", "report", "runs", "publish"]
 
 
 class Step(NamedTuple):
@@ -216,8 +220,8 @@ def test_studies_benchmarks_and_scripts_run(document, tmp_path, command):
 
 
 def skip_without_a_venv() -> None:
-    if not list((ROOT / ".venv").glob("kdjax-*")):
-        pytest.skip("no .venv: launch/setup.sh has not been run here")
+    if not list((ROOT / os.environ.get("KDJAX_VENV", ".venv")).glob("kdjax-*")):
+        pytest.skip("no environment: launch/setup.sh has not been run here")
 
 
 def test_the_readmes_have_the_commands_they_should():
@@ -259,12 +263,13 @@ def test_the_quickstart_runs_in_an_existing_venv(tmp_path, door):
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     report = (tmp_path / "quickstart" / "report.md").read_text()
-    assert report.strip() in done.stdout and "| WTTM" in report
+    tables = report.partition("\n##")[0].strip()
+    assert tables in done.stdout and "| TTM" in tables and "figures/gains.svg" in report
     again = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=240)
-    assert again.returncode == 0 and report.strip() in again.stdout
+    assert again.returncode == 0 and tables in again.stdout
     done = door("kdjax.report", f"--store={tmp_path}/quickstart", f"--out={tmp_path}/page")
     assert done.returncode == 0, done.stderr
-    html, row = (tmp_path / "page" / "report.html").read_text(), re.search(r"\| WTTM +\| MSE .*", report).group()
+    html, row = (tmp_path / "page" / "report.html").read_text(), re.search(r"\| TTM +\| MSE .*", report).group()
     last, best = (cell.strip() for cell in row.split("|")[4:6])
     assert f">{last}<" in html and f">{best}<" in html
 

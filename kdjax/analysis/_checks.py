@@ -8,7 +8,7 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from kdjax.losses._checks import as_float, as_logits, as_mask, expectation
+from kdjax.losses._checks import as_float, expectation
 
 __all__ = ["as_float", "as_labels", "as_logits", "as_mask", "as_pair", "as_posterior", "as_raters", "expectation"]
 
@@ -41,6 +41,40 @@ def check_count(name: str, value: Any, least: int = 1) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
         raise ValueError(f"{name} must be an integer, at least {least}, not {value!r}.")
+
+
+def as_logits(logits: ArrayLike, name: str = "logits") -> Array:
+    """Returns logits [batch, classes] in float32 or wider.
+
+    Args:
+      logits: Array to check.
+      name: Name of the argument, for the error message.
+
+    Raises:
+      ValueError: The array does not have two axes, or has no class. The message has its shape.
+    """
+    logits = as_float(logits)
+    if logits.ndim != 2 or logits.shape[1] == 0:
+        raise ValueError(f"{name} must be [batch, classes], not {show(logits)}.")
+    return logits
+
+
+def as_mask(mask: ArrayLike | None, array: Array) -> Array:
+    """Returns a boolean mask [batch]; None becomes a mask that is true everywhere.
+
+    Args:
+      mask: Mask [batch], or None.
+      array: Array [batch, ...] whose batch size the mask must have.
+
+    Raises:
+      ValueError: The mask has another shape. The message has both shapes.
+    """
+    if mask is None:
+        return jnp.ones(array.shape[0], bool)
+    mask = jnp.asarray(mask)
+    if mask.shape != array.shape[:1]:
+        raise ValueError(f"mask must be [batch], not {show(mask)} beside logits {show(array)}.")
+    return mask.astype(bool)
 
 
 def as_pair(first: ArrayLike, second: ArrayLike) -> tuple[Array, Array]:

@@ -7,6 +7,7 @@ python -m kdjax.bench losses --config=configs/student.py --only=kd,crd
 python -m kdjax.bench population --config=configs/kd_student.py:cifar10,resnet20,resnet8 --members=4
 python -m kdjax.bench convolutions
 python -m kdjax.bench store --rounds=20
+python -m kdjax.bench compare before.json after.json   # of two tables that --json=FILE has left
 """
 
 import importlib
@@ -18,9 +19,10 @@ from kdjax import cli
 from kdjax.errors import UserError, nearest
 
 BENCHMARKS = {
-    name: f"kdjax.bench.{name}" for name in ("convolutions", "data", "losses", "models", "population", "step", "store")
+    name: f"kdjax.bench.{name}"
+    for name in ("compare", "convolutions", "data", "losses", "models", "population", "step", "store")
 }
-WITHOUT_CONFIG = ("convolutions", "store")
+WITHOUT_CONFIG = ("compare", "convolutions", "store")
 
 cli.define_common_flags()
 if sys.argv[1:2] not in [[name] for name in WITHOUT_CONFIG]:
@@ -36,18 +38,22 @@ cli.define(
 )
 
 
-def main(name: str) -> None:
-    """Runs a benchmark and prints its table.
+cli.define(flags.DEFINE_string, "json", "", "File for the tables, which `bench compare` reads.")
+
+
+def main(name: str, *files: str) -> None:
+    """Runs a benchmark and prints its table, or compares the tables of two files.
 
     Args:
       name: Key of BENCHMARKS.
+      *files: The two files, for 'compare' alone.
     """
     if name not in BENCHMARKS:
         raise UserError(f"unknown benchmark '{name}'.{nearest(name, BENCHMARKS)}")
-    importlib.import_module(BENCHMARKS[name]).show(cli.FLAGS)
+    importlib.import_module(BENCHMARKS[name]).show(*(files or [cli.FLAGS]))
 
 
 if __name__ == "__main__":
     if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
         sys.argv.insert(1, "step")
-    cli.run(main, takes="|".join(BENCHMARKS))
+    cli.run(main, takes="compare A.json B.json" if sys.argv[1] == "compare" else "|".join(BENCHMARKS))

@@ -10,9 +10,9 @@ import numpy as np
 from absl import flags
 from jax import lax
 
+from kdjax.bench.results import Table, publish
 from kdjax.bench.timing import in_turn, machine
 from kdjax.models.convolution import convolution
-from kdjax.reporting.tables import markdown
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 HEADER = ("convolution", "plain, ms", "kdjax, ms", "speed, median", "speed, fastest rounds")
@@ -44,10 +44,10 @@ KINDS = {
 
 def show(flag: flags.FlagValues) -> None:
     """Prints the table that the command's flags ask for."""
-    print(table(flag.rounds, flag.steps))
+    publish(flag, machine(), table(flag.rounds, flag.steps))
 
 
-def table(rounds: int, calls: int) -> str:
+def table(rounds: int, calls: int) -> Table:
     """Returns the time of each kind of convolution with both its gradients, for a batch of 64 in float32.
 
     Args:
@@ -57,7 +57,7 @@ def table(rounds: int, calls: int) -> str:
     forms = {"plain": lax.conv_general_dilated, "kdjax": convolution}
     runs = {(name, form): _runner(kind, forms[form]) for name, kind in KINDS.items() for form in forms}
     seconds = in_turn(runs, rounds, calls)
-    return f"{machine()}\n\n{markdown(HEADER, [_row(name, seconds) for name in KINDS])}"
+    return Table(HEADER, [_row(name, seconds) for name in KINDS])
 
 
 def _row(name: str, seconds: dict[tuple[str, str], list[float]]) -> tuple:

@@ -14,6 +14,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
+from kdjax.bench.results import Table, publish
 from kdjax.bench.step import compiled_step, fresh_teacher
 from kdjax.bench.timing import in_turn, machine
 from kdjax.data import Dataset, Stored, make_order
@@ -21,7 +22,6 @@ from kdjax.data.encoded import Files
 from kdjax.data.stream import train_stream
 from kdjax.data.views import augment
 from kdjax.data.views import names as view_names
-from kdjax.reporting.tables import markdown
 from kdjax.training.plan import plan_with, resolve
 
 BATCH, SIZE, CLASSES = 64, 32, 10
@@ -38,10 +38,10 @@ STREAM_HEADER = ("stream", "processes", "images per second")
 def show(flag: flags.FlagValues) -> None:
     """Prints the tables that the command's flags ask for. Views are compared with a train step of the config."""
     views = tuple(flag.only) or SHOWN
-    print(f"{machine()}\n\n{view_table(flag.config, views, flag.rounds, flag.steps)}\n\n{stream_table(flag.rounds)}")
+    publish(flag, machine(), view_table(flag.config, views, flag.rounds, flag.steps), stream_table(flag.rounds))
 
 
-def view_table(config: ConfigDict, views: tuple[str, ...], rounds: int, num_steps: int) -> str:
+def view_table(config: ConfigDict, views: tuple[str, ...], rounds: int, num_steps: int) -> Table:
     """Returns the time that each view of a batch takes, also relative to a train step without a view.
 
     Args:
@@ -61,7 +61,7 @@ def view_table(config: ConfigDict, views: tuple[str, ...], rounds: int, num_step
         median = statistics.median(taken)
         rows.append((view, f"{1000 * median:.2f}", f"{BATCH / median:.0f}", f"{share:.1%}"))
     rows.append((f"train step of {config.model.name}", f"{1000 * statistics.median(whole):.2f}", "", ""))
-    return markdown(VIEW_HEADER, rows)
+    return Table(VIEW_HEADER, rows)
 
 
 def _images() -> Dataset:
@@ -107,11 +107,11 @@ class Streamed(NamedTuple):
     workers: tuple[int, ...]
 
 
-def stream_table(rounds: int) -> str:
+def stream_table(rounds: int) -> Table:
     """Returns the images per second of streams of arrays, of 32x32 files and of photographs cropped to 224x224."""
     with tempfile.TemporaryDirectory() as folder:
         rows = [row for source in _sources(pathlib.Path(folder)) for row in _stream_rows(source, rounds)]
-    return markdown(STREAM_HEADER, rows)
+    return Table(STREAM_HEADER, rows, keys=2)
 
 
 def _sources(folder: pathlib.Path) -> Iterator[Streamed]:

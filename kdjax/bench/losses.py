@@ -12,6 +12,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from kdjax import models
+from kdjax.bench.results import Table, publish
 from kdjax.bench.step import compiled_step
 from kdjax.bench.timing import in_turn, machine
 from kdjax.data import Dataset
@@ -20,7 +21,6 @@ from kdjax.distillation.distillers import make_distiller
 from kdjax.distillation.inputs import LossInputs, TeacherOutput
 from kdjax.distillation.terms import Term
 from kdjax.errors import lookup
-from kdjax.reporting.tables import markdown
 from kdjax.training import forward
 from kdjax.training.plan import Plan, plan_with, resolve, traced
 from kdjax.training.teachers import Teacher
@@ -48,14 +48,15 @@ def show(flag: flags.FlagValues) -> None:
     for method in methods:
         lookup(student.METHODS, method, "method")
     seconds = _step_seconds(_plan(student.get_config(f"kd,{TEACHER},{STUDENT}")), flag.rounds)
-    print(f"{machine()}; one device, batch {BATCH}, {SIZE}x{SIZE}, {CLASSES} classes, {EXAMPLES} examples.")
-    print(f"A train step of {TEACHER} -> {STUDENT} with KD takes {1000 * seconds:.0f} milliseconds.\n")
+    note = f"{machine()}; one device, batch {BATCH}, {SIZE}x{SIZE}, {CLASSES} classes, {EXAMPLES} examples. "
+    note += f"A train step of {TEACHER} -> {STUDENT} with KD takes {1000 * seconds:.0f} milliseconds."
     rows = []
     for method in methods:
         for row in _rows(method, student.get_config(f"{method},{TEACHER},{STUDENT}"), seconds, flag.rounds):
             rows.append(row)
             print(" | ".join(row), flush=True)
-    print(f"\n{markdown(HEADER, rows)}")
+    print()
+    publish(flag, note, Table(HEADER, rows, keys=2))
 
 
 def _rows(method: str, config: ConfigDict, step_seconds: float, rounds: int) -> list[tuple]:
@@ -103,6 +104,7 @@ def _compiled(plan: Plan, terms: list[Term]) -> tuple[Callable, tuple]:
             labels=labels,
             index=labels,
             mask=labels >= 0,
+            labelled=labels >= 0,
             epoch=jnp.int32(0),
             seed=jnp.uint32(0),
             teachers={"a": TeacherOutput(taught.logits, 1.0, _by_depth(taught), norms)},

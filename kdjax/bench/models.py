@@ -10,12 +10,12 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from kdjax import models
+from kdjax.bench.results import Table, publish
 from kdjax.bench.step import compiled_step
 from kdjax.bench.timing import in_turn, machine
 from kdjax.data import Dataset
 from kdjax.data.dataset import Stored
 from kdjax.errors import lookup
-from kdjax.reporting.tables import markdown
 from kdjax.training.plan import plan_with, resolve
 
 SIZE, CLASSES, BATCH = 32, 100, 64
@@ -35,14 +35,15 @@ def show(flag: flags.FlagValues) -> None:
     names = flag.only or list(models.MODELS)
     for name in names:
         lookup(models.MODELS, name, "model")
-    print(f"{machine()}; one device, batch {BATCH}, {SIZE}x{SIZE}, {CLASSES} classes, cross-entropy, SGD\n")
+    note = f"{machine()}; one device, batch {BATCH}, {SIZE}x{SIZE}, {CLASSES} classes, cross-entropy, SGD"
     rows = []
     jax.config.update("jax_enable_compilation_cache", False)  # a program from the cache would not be compiled
     for name in names:
         rows.append(row(flag.config, name, flag.rounds, flag.steps))
         print(" | ".join(map(str, rows[-1])), flush=True)
         jax.clear_caches()
-    print(f"\n{markdown(HEADER, rows)}")
+    print()
+    publish(flag, note, Table(HEADER, rows))
 
 
 def row(config: ConfigDict, name: str, rounds: int, num_steps: int) -> tuple:

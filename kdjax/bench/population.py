@@ -1,21 +1,18 @@
 """Measures a step of several runs that are trained together, in every layout, against the same runs one by one."""
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-from kdjax.bench.step import fresh_teacher
+from kdjax.bench.results import Table, publish
+from kdjax.bench.step import fresh_teacher, stepping
 from kdjax.bench.timing import in_turn, machine
 from kdjax.data import load_dataset
-from kdjax.reporting.tables import markdown
-from kdjax.training import loop
-from kdjax.training.member import initial_carry
 from kdjax.training.plan import Plan, plan_with, resolve
-from kdjax.training.population import Population, compiled_population, layout_of
+from kdjax.training.population import Population, layout_of
 from kdjax.training.together import STEPS
 from kdjax.types import Device
 
@@ -25,12 +22,13 @@ HEADER = ("layout", "chosen by the table", "milliseconds per step of all", "spee
 
 def show(flag: flags.FlagValues) -> None:
     """Prints the table that the command's flags ask for."""
-    print(table(flag.config, flag.data_dir, flag.rounds, flag.steps, flag.members, flag.only))
+    found = table(flag.config, flag.data_dir, flag.rounds, flag.steps, flag.members, flag.only)
+    publish(flag, f"{machine()}, {flag.members} runs", found)
 
 
 def table(
     config: ConfigDict, data_dir: str, rounds: int, num_steps: int, members: int, layouts: Sequence[str] = ()
-) -> str:
+) -> Table:
     """Returns the time of a step of several runs together and its speed relative to the runs one by one.
 
     The runs differ in their seed alone; they share teacher, order and views (`config.data.order_seed`). Teachers have
@@ -45,12 +43,11 @@ def table(
       layouts: Layouts to measure, () for all.
     """
     plans = make_plans(config, data_dir, members, jax.local_devices())
-    runs = {layout: _runner(Population(plans, layout), num_steps) for layout in (layouts or STEPS)}
-    one = _runner(Population(plans[:1]), num_steps)
+    runs = {layout: stepping(Population(plans, layout), num_steps) for layout in (layouts or STEPS)}
+    one = stepping(Population(plans[:1]), num_steps)
     runs[ALONE] = lambda: [one() for _ in range(members)][-1]
     seconds = in_turn(runs, rounds)
-    rows = [_row(layout, layout_of(plans[0]), seconds, num_steps) for layout in runs]
-    return f"{machine()}, {members} runs\n\n{markdown(HEADER, rows)}"
+    return Table(HEADER, [_row(layout, layout_of(plans[0]), seconds, num_steps) for layout in runs])
 
 
 def make_plans(config: ConfigDict, data_dir: str, members: int, devices: Sequence[Device]) -> list[Plan]:
@@ -70,22 +67,3 @@ def _row(layout: str, chosen: str, seconds: Mapping[str, list[float]], num_steps
     fastest = min(alone) / min(own)
     milliseconds = 1000 * statistics.median(own) / num_steps
     return layout, "yes" if layout == chosen else "", f"{milliseconds:.1f}", f"{median:.2f}", f"{fastest:.2f}"
-
-
-def _runner(population: Population, num_steps: int) -> Callable[[], Any]:
-    """Returns a function that makes `num_steps` updates of all members, dispatched as in a run."""
-    plan = population.plans[0]
-    chunk = min(loop.steps_a_dispatch(plan.variables, plan.spec.steps_per_epoch), num_steps)
-    step = compiled_population(population.spec_at(plan.config.warmup.epochs), plan.devices)
-    carried = [population.place([initial_carry(plan) for plan in population.plans])]
-
-    def run() -> Any:
-        made = 0
-        while made < num_steps:
-            epoch, first = divmod(made, plan.spec.steps_per_epoch)
-            count = min(chunk, num_steps - made, plan.spec.steps_per_epoch - first)
-            carried[0] = step(carried[0], population.fixed, population.batches(epoch, first, count))
-            made += count
-        return carried[0]
-
-    return run

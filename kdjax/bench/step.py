@@ -1,6 +1,5 @@
 """Measures a train step of a config on 1, 2, ... devices."""
 
-import functools
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -12,25 +11,25 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from kdjax import models
+from kdjax.bench.results import Table, publish
 from kdjax.bench.timing import in_turn, machine
 from kdjax.data import Dataset, load_dataset
-from kdjax.reporting.tables import markdown
-from kdjax.training import loop, parallel, steps
 from kdjax.training.evaluation import make_batches
 from kdjax.training.member import initial_carry
 from kdjax.training.plan import Plan, plan_with, resolve
-from kdjax.training.spec import Fixed
+from kdjax.training.population import Population
 from kdjax.training.teachers import Teacher
+from kdjax.training.trainer import steps_a_dispatch
 
 HEADER = ("devices", "batch", "milliseconds per step", "images per second", "speed relative to one device")
 
 
 def show(flag: flags.FlagValues) -> None:
     """Prints the table that the command's flags ask for."""
-    print(table(flag.config, flag.data_dir, flag.rounds, flag.steps))
+    publish(flag, machine(), table(flag.config, flag.data_dir, flag.rounds, flag.steps))
 
 
-def table(config: ConfigDict, data_dir: str, rounds: int, num_steps: int) -> str:
+def table(config: ConfigDict, data_dir: str, rounds: int, num_steps: int) -> Table:
     """Returns the time of a step and the images per second, for each number of devices that divides the batch.
 
     Teachers have new random weights, since weights do not change the time. Their network is taken from the name of the
@@ -45,8 +44,7 @@ def table(config: ConfigDict, data_dir: str, rounds: int, num_steps: int) -> str
     counts = [count for count in range(1, len(jax.local_devices()) + 1) if config.batch_size % count == 0]
     runs = {count: _runner(config, data_dir, jax.local_devices()[:count], num_steps) for count in counts}
     seconds = {count: [one / num_steps for one in taken] for count, taken in in_turn(runs, rounds).items()}
-    rows = [_row(config, count, seconds) for count in counts]
-    return f"{machine()}\n\n{markdown(HEADER, rows)}"
+    return Table(HEADER, [_row(config, count, seconds) for count in counts])
 
 
 def _row(config: ConfigDict, count: int, seconds: dict[int, list[float]]) -> tuple:
@@ -56,29 +54,32 @@ def _row(config: ConfigDict, count: int, seconds: dict[int, list[float]]) -> tup
 
 
 def _runner(config: ConfigDict, data_dir: str, devices: Sequence, num_steps: int) -> Callable[[], Any]:
-    """Returns a function that makes `num_steps` updates, dispatched as in a run, and returns the arrays to wait for."""
     config = resolve(config)
     dataset = load_dataset(config.data, data_dir)
     teachers = {name: fresh_teacher(config, fields, dataset) for name, fields in config.teachers.items()}
-    plan = plan_with(config, dataset, teachers, devices)
-    chunk = min(loop.steps_a_dispatch(plan.variables, plan.spec.steps_per_epoch), num_steps)
-    index = _indices(dataset.splits["train"], num_steps, config.batch_size)
-    placed, fixed = place(plan)
-    compiled, carry = loop.compiled(plan.spec, tuple(devices)), [placed]
+    return stepping(Population([plan_with(config, dataset, teachers, devices)]), num_steps)
+
+
+def stepping(population: Population, num_steps: int) -> Callable[[], Any]:
+    """Returns a function that makes `num_steps` updates of all members, dispatched as in a run.
+
+    It returns the arrays to wait for.
+    """
+    plan = population.plans[0]
+    chunk = min(steps_a_dispatch(population.plans), num_steps)
+    step = population.compiled(plan.config.warmup.epochs)
+    carried = [population.place([initial_carry(plan) for plan in population.plans])]
 
     def run() -> Any:
-        for start in range(0, num_steps, chunk):
-            part = index[start : start + chunk]
-            batches = make_batches(part, np.ones(part.shape, bool), 0, devices)
-            carry[0] = compiled(carry[0], fixed, batches)
-        return carry[0]
+        made = 0
+        while made < num_steps:
+            epoch, first = divmod(made, plan.spec.steps_per_epoch)
+            count = min(chunk, num_steps - made, plan.spec.steps_per_epoch - first)
+            carried[0] = step(carried[0], population.fixed, population.batches(epoch, first, count))
+            made += count
+        return carried[0]
 
     return run
-
-
-def place(plan: Plan) -> tuple[tuple, Fixed]:
-    """Returns, on the plan's devices, what the first step starts from and what all steps only read."""
-    return parallel.replicate(initial_carry(plan), plan.devices), loop.place_fixed(plan)
 
 
 class CompiledStep(NamedTuple):
@@ -95,30 +96,25 @@ class CompiledStep(NamedTuple):
 
 def compiled_step(plan: Plan, batch_size: int) -> CompiledStep:
     """Compiles the train step of a plan for the first rows of its data."""
-    carry, fixed = place(plan)
+    population = Population([plan])
     index = np.arange(batch_size, dtype=np.int32)[None]
     batches = make_batches(index, np.ones(index.shape, bool), 0, plan.devices)
-    body = functools.partial(steps.train_steps, spec=plan.spec, axis_name=parallel.AXIS)
-    lowered = parallel.data_parallel(body, plan.devices).lower(carry, fixed, batches)
+    carried = [population.place([initial_carry(plan)])]
+    lowered = population.compiled(plan.config.warmup.epochs).lower(carried[0], population.fixed, batches)
     began = time.perf_counter()
     compiled = lowered.compile()
     compile_seconds = time.perf_counter() - began
-    carried = [carry]
 
     def run() -> Any:
-        carried[0] = compiled(carried[0], fixed, batches)
+        carried[0] = compiled(carried[0], population.fixed, batches)
         return carried[0]
 
     return CompiledStep(run, compile_seconds)
 
 
-def _indices(rows: np.ndarray, num_steps: int, batch_size: int) -> np.ndarray:
-    return np.resize(rows, num_steps * batch_size).astype(np.int32).reshape(num_steps, batch_size)
-
-
 def fresh_teacher(config: ConfigDict, fields: ConfigDict, dataset: Dataset) -> Teacher:
-    """Returns a teacher with random weights and the network that the name of its run says."""
+    """Returns a float32 teacher with random weights and the network that the name of its run says."""
     name = fields.run.rsplit("/", 1)[-1].partition("-")[0]
-    model = models.create_model(name, dataset.num_classes, dtype=config.model.dtype)
+    model = models.create_model(name, dataset.num_classes)
     variables = models.init_variables(model, (1, *dataset.input_shape), 1)
     return Teacher(model, variables, dataset.num_classes, "softmax", {}, None)

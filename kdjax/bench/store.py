@@ -13,8 +13,8 @@ import optax
 from absl import flags
 
 from kdjax import models
+from kdjax.bench.results import Table, publish
 from kdjax.bench.timing import in_turn, machine
-from kdjax.reporting.tables import markdown
 from kdjax.store import Run, Store
 
 NETWORKS = {"MLP 64-512-512-10": (512, 512), "MLP 64-12-10": (12,)}  # the quickstart's teacher and a small student
@@ -33,9 +33,9 @@ HEADER = (
 
 def show(flag: flags.FlagValues) -> None:
     """Prints two rows for every network: the median of the rounds, and the fastest in brackets."""
-    print(f"{machine()}; SGD with momentum, one process, nothing else in the run\n")
     rows = [row for name, hidden in NETWORKS.items() for row in _rows(name, hidden, flag.rounds)]
-    print(markdown(HEADER, rows))
+    note = f"{machine()}; SGD with momentum, one process, nothing else in the run"
+    publish(flag, note, Table(HEADER, rows, keys=2))
 
 
 def _rows(network: str, hidden: tuple[int, ...], rounds: int) -> list[tuple]:

@@ -2,16 +2,15 @@
 
 import functools
 import gzip
-import io
 import pathlib
-import pickle
 import tarfile
 import zlib
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from kdjax.bounded import ArrayUnpickler, open_regular
 from kdjax.data import tfds_source
 from kdjax.data.dataset import Rows
 from kdjax.errors import UserError
@@ -19,6 +18,7 @@ from kdjax.errors import UserError
 URL = "https://www.cs.toronto.edu/~kriz/"
 BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
 PIXELS = 3 * 32 * 32
+MOST_BYTES = 200_000_000  # of one file; the largest has 155 million
 DAMAGE = (OSError, EOFError, tarfile.TarError, zlib.error)  # exceptions of reading a truncated archive
 
 
@@ -84,25 +84,40 @@ def _read(data_dir: pathlib.Path, layout: Layout) -> tuple[pathlib.Path, dict[st
     try:
         return path, read(path, layout)
     except DAMAGE as error:
+        if isinstance(error, OSError) and error.errno:  # a system error; gzip raises OSError without a number
+            raise UserError(f"{path} cannot be read: {error.strerror}.") from error
         raise _damaged(path, layout, f"{type(error).__name__}: {error}") from error
 
 
 def _read_folder(folder: pathlib.Path, layout: Layout) -> dict[str, bytes]:
-    return {name: (folder / name).read_bytes() for name in layout.train + layout.test if (folder / name).is_file()}
+    files = {}
+    for name in layout.train + layout.test:
+        if (folder / name).exists():
+            with open_regular(folder / name) as file:
+                files[name] = _content(file, name)
+    return files
+
+
+def _content(file: Any, name: str) -> bytes:
+    content = file.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise EOFError(f"{name} has more than {MOST_BYTES:,} bytes")
+    return content
 
 
 def _read_archive(archive: pathlib.Path, layout: Layout) -> dict[str, bytes]:
     """Reads the archive in one pass, since going back in a compressed archive would unpack it again."""
     wanted = {f"{layout.folder}/{name}": name for name in layout.train + layout.test}
     files = {}
-    with gzip.open(archive) as unpacked:
+    with open_regular(archive) as packed, gzip.open(packed) as unpacked:
         with tarfile.open(fileobj=unpacked, mode="r|") as members:
             for member in members:
                 name = wanted.get(member.name.removeprefix("./"))
                 if name and member.isfile():
-                    files[name] = members.extractfile(member).read()
+                    files[name] = _content(members.extractfile(member), name)
         while unpacked.read(1 << 20):  # gzip checks its checksum only at the end of the file
-            pass
+            if unpacked.tell() > 8 * MOST_BYTES:
+                raise EOFError("it does not end")
     return files
 
 
@@ -150,26 +165,8 @@ def _parse_binary(content: bytes, label_bytes: int) -> tuple[np.ndarray, np.ndar
 
 
 def _parse_pickle(content: bytes, label: bytes) -> tuple[np.ndarray, np.ndarray]:
-    batch = _ArraysOnly(io.BytesIO(content), encoding="bytes").load()
+    batch = ArrayUnpickler(content).load()
     return np.asarray(batch[b"data"]), np.asarray(batch[label])
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """Unpickles containers, numbers and arrays. Refuses any other name in a pickle, so that no code of a file runs."""
-
-    _RECONSTRUCT = np.zeros(0).__reduce__()[0]  # NumPy 2 moved this function; old files name its old module
-    _ALLOWED = {
-        ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
-        ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-        ("_codecs", "encode"): lambda text, _: text.encode("latin1"),  # Python 3 writes bytes so in protocol 2
-    }
-
-    def find_class(self, module: str, name: str):
-        if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which the data does not need")
-        return self._ALLOWED[module, name]
 
 
 _BIN = tuple(f"{name}.bin" for name in BATCHES)

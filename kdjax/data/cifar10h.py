@@ -7,6 +7,7 @@ import pathlib
 
 import numpy as np
 
+from kdjax.bounded import read_arrays
 from kdjax.data.cifar import load_cifar10
 from kdjax.data.dataset import Rows
 from kdjax.data.folders import find
@@ -58,13 +59,12 @@ def _find(labels: str, data_dir: str) -> pathlib.Path:
 
 def _read(file: pathlib.Path) -> np.ndarray:
     try:
-        stored = np.load(file, allow_pickle=False)
+        stored = read_arrays(file)
         if isinstance(stored, np.ndarray):
             return stored
-        with stored:
-            key = next((key for key in KEYS if key in stored.files), None)
-            if key is not None:
-                return stored[key]
+        key = next((key for key in KEYS if key in stored), None)
+        if key is not None:
+            return stored[key]
     except Exception as error:  # NumPy raises many types for damaged files
         reason = " ".join(str(error).split())
         raise UserError(f"data set 'cifar10h': {file} is not an .npy or .npz file of plain arrays: {reason}") from error

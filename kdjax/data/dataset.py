@@ -6,9 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kdjax.data.content import Content, target_hashes
 from kdjax.data.encoded import Encoded
 from kdjax.data.views import names as view_names
 from kdjax.errors import UserError
+
+MOST_CLASSES = 1_000_000
+FEW_CLASSES = 10  # of so few classes most may be without an example
 
 
 class Stored(NamedTuple):
@@ -104,6 +108,7 @@ class Dataset:
       official: Whether the publisher of the data set made its training and its test set.
       shared_test: Test rows [size] whose images are also in the training or validation split before any protocol; the
         evaluation reports the accuracy without them. None unless config.data.report_unshared.
+      content: What the source returned, with its hashes; None for a data set that no source made.
     """
 
     name: str
@@ -123,6 +128,18 @@ class Dataset:
     skip_bad: bool = False
     official: bool = False
     shared_test: np.ndarray | None = None
+    content: Content | None = None
+
+    @property
+    def source_hashes(self) -> dict[str, str]:
+        """Hashes of the images, labels and distributions that the source returned; {} if no source made the set."""
+        return {} if self.content is None else self.content.hashes
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """Hashes of what the source returned, and of the targets that protocols made of it."""
+        changed = target_hashes(self.labels, self.soft) if self.protocols and self.content else {}
+        return {**self.source_hashes, **{f"{name} after its protocols": value for name, value in changed.items()}}
 
     @property
     def stored_shape(self) -> tuple[int, ...]:
@@ -201,6 +218,24 @@ def check_rows(rows: Rows, where: str) -> Rows:
     return rows._replace(labels=rows.labels.astype(np.int32))
 
 
+def count_classes(labels: np.ndarray, where: str) -> int:
+    """Returns the number of classes of labels whose data set does not say it: the largest label + 1.
+
+    Raises:
+      UserError: The labels are numbers from elsewhere, or count from 1, so that classes would have no example.
+    """
+    labels = np.asarray(labels)
+    if labels.dtype.kind not in "iu" or not labels.size:
+        return 2  # check_rows says what is wrong with them
+    present, largest = len(np.unique(labels)), int(labels.max())
+    if labels.min() > 0 or largest + 1 > max(FEW_CLASSES, 2 * present):
+        raise UserError(
+            f"{where}: the labels are {present} numbers from {labels.min()} to {largest}, so that most classes, or the "
+            f"first one, would have no example; number the classes from 0, or set config.data.args.num_classes."
+        )
+    return largest + 1
+
+
 def check_stored(stored: Stored, shape: tuple[int, ...], where: str) -> Stored:
     """Returns `stored` with tuples of floats, which are hashable, for images of a shape.
 
@@ -223,6 +258,11 @@ def _check_images(images: np.ndarray, where: str) -> None:
     if images.ndim not in (2, 4) or 0 in images.shape:
         shape = list(images.shape)
         raise UserError(f"{where}: images must be [rows, height, width, channels] or vectors [rows, dim], not {shape}.")
+    if images.ndim == 4 and images.shape[1] <= 4 < min(images.shape[2:]):
+        raise UserError(
+            f"{where}: images {list(images.shape)} are in the order (channels, height, width); give "
+            "images.transpose(0, 2, 3, 1)."
+        )
     if images.dtype not in (np.uint8, np.float32, np.float64):
         raise UserError(f"{where}: images must be uint8, float32 or float64, not {images.dtype}.")
     if images.dtype != np.uint8 and not np.isfinite(images).all():
@@ -238,6 +278,8 @@ def _check_labels(rows: Rows, where: str) -> None:
         )
     if rows.num_classes < 2:
         raise UserError(f"{where}: there must be at least 2 classes, not {rows.num_classes}.")
+    if rows.num_classes > MOST_CLASSES:
+        raise UserError(f"{where}: there can be at most {MOST_CLASSES:,} classes, not {rows.num_classes:,}.")
     if labels.min() < 0 or labels.max() >= rows.num_classes:
         raise UserError(
             f"{where}: labels must be in [0, {rows.num_classes - 1}], but range from {labels.min()} to {labels.max()}."

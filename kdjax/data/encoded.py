@@ -2,18 +2,26 @@
 
 import abc
 import dataclasses
+import hashlib
 import io
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kdjax.bounded import TooLarge, open_regular
+from kdjax.data.content import files_hash
 from kdjax.errors import UserError
 
 if TYPE_CHECKING:
     from PIL import Image
 
+MOST_PIXELS = 85_000_000  # of one image; the largest of ImageNet has 61 million
+# Pillow's readers that only read. Others start programs, such as Ghostscript for PostScript.
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "PPM", "TIFF")
 MODES = {1: "L", 3: "RGB"}  # channels -> Pillow's mode
+DEEP = ("PNG", "PPM")  # formats whose grey levels in Pillow's mode of 32 bits are of 16 bits
 
 
 class Encoded(abc.ABC):
@@ -35,6 +43,13 @@ class Encoded(abc.ABC):
     @abc.abstractmethod
     def name(self, row: int) -> str:
         """Returns the name of a row's image, for messages."""
+
+    def content_hash(self) -> str:
+        """Returns a hash of all images, which a copy elsewhere has too."""
+        digest = hashlib.sha256()
+        for row in range(len(self)):
+            digest.update(hashlib.sha256(self.encoded(row)).digest())
+        return digest.hexdigest()
 
     @property
     def shape(self) -> tuple[int]:
@@ -59,7 +74,7 @@ class Files(Encoded):
 
     def encoded(self, row: int) -> bytes:
         try:
-            with open(self.paths[row], "rb") as file:
+            with open_regular(self.paths[row]) as file:
                 return file.read()
         except OSError as error:
             raise UserError(f"{self.paths[row]} cannot be read: {error.strerror}.") from error
@@ -67,23 +82,52 @@ class Files(Encoded):
     def name(self, row: int) -> str:
         return str(self.paths[row])
 
+    def content_hash(self) -> str:
+        """Returns a hash of the files' names below their common folder, their sizes and their ends."""
+        paths = [os.path.abspath(path) for path in self.paths]
+        try:
+            return files_hash(paths, os.path.commonpath([os.path.dirname(path) for path in paths]))
+        except OSError as error:
+            raise UserError(f"{error.filename} cannot be read: {error.strerror}.") from error
+
 
 def decode(images: Encoded, row: int) -> "Image.Image":
     """Returns the decoded image of a row, converted to the number of channels of `images`.
 
+    Grey images of 16 bits are scaled to 8. An orientation that EXIF data names is ignored: pixels stay where they are.
+
     Raises:
-      UserError: The file is not an image, or it is truncated.
+      UserError: The file is not an image, it is truncated, or its grey levels have 32 bits, whose scale is not known.
     """
     from PIL import Image
 
     content = images.encoded(row)
     try:
-        image = Image.open(io.BytesIO(content))
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
+        _check_pixels(image.size)
         image.load()
-        return image.convert(MODES[images.channels])
+        return _in_8_bits(image).convert(MODES[images.channels])
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = "it is empty" if not content else " ".join(str(error).split())
         raise UserError(f"{images.name(row)} cannot be read as an image: {reason}; remove or replace it.") from error
+
+
+def _in_8_bits(image: "Image.Image") -> "Image.Image":
+    """Returns an image with grey levels of 16 bits scaled to 8, where Pillow's own conversion clips them to white."""
+    from PIL import Image
+
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in DEEP):
+        return Image.fromarray(np.round(np.asarray(image, np.float64) / 257).clip(0, 255).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        kind = "float" if image.mode == "F" else "32-bit"
+        raise ValueError(f"its grey levels are {kind} numbers of unknown range; save it with 8 or 16 bits")
+    return image
+
+
+def _check_pixels(size: tuple[int, int]) -> None:
+    """Refuses an image before it is unpacked, by the size in its header."""
+    if size[0] * size[1] > MOST_PIXELS:
+        raise TooLarge(f"it unpacks to {size[0]}x{size[1]} pixels, more than {MOST_PIXELS // 10**6} million")
 
 
 def size_of(images: Encoded, row: int) -> tuple[int, int]:
@@ -96,7 +140,11 @@ def size_of(images: Encoded, row: int) -> tuple[int, int]:
 
     content = images.encoded(row)
     try:
-        width, height = Image.open(io.BytesIO(content)).size
+        width, height = Image.open(io.BytesIO(content), formats=FORMATS).size
+        _check_pixels((width, height))
+    except (TooLarge, Image.DecompressionBombError) as error:
+        line = " ".join(str(error).split())
+        raise UserError(f"{images.name(row)} cannot be read as an image: {line}; remove or replace it.") from error
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
         reason = "it is empty" if not content else "unknown or damaged format"
         raise UserError(f"{images.name(row)} cannot be read as an image: {reason}; remove or replace it.") from error

@@ -5,9 +5,11 @@ import pathlib
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
+from absl import logging
 
+from kdjax.bounded import files_outside
 from kdjax.data import tfds_source
-from kdjax.data.dataset import Rows
+from kdjax.data.dataset import Rows, count_classes
 from kdjax.data.encoded import MODES, Files
 from kdjax.errors import UserError, nearest
 
@@ -78,7 +80,7 @@ def load_list(
     parts = [_read_list(part, data_dir, folder, where) for part in (path, test_path) if part]
     paths = [name for names, _ in parts for name in names]
     labels = np.concatenate([labels for _, labels in parts])
-    most = int(labels.max()) + 1
+    most = int(labels.max()) + 1 if num_classes is not None else count_classes(labels, where)
     if num_classes is not None and num_classes < most:
         raise UserError(f"{where}: labels must be in [0, {num_classes - 1}], but go up to {most - 1}.")
     _check_files(paths, where)
@@ -120,7 +122,8 @@ def find(path: str, data_dir: str, where: str, is_right: Callable[[pathlib.Path]
     Raises:
       UserError: Neither is right.
     """
-    candidates = (pathlib.Path(path).expanduser(), pathlib.Path(data_dir, path))
+    # os.path leaves a path with '~' as it is where the user has no home folder; pathlib fails.
+    candidates = (pathlib.Path(os.path.expanduser(path)), pathlib.Path(data_dir, path))
     found = next((candidate for candidate in candidates if is_right(candidate)), None)
     if found is None:
         kind = "folder" if is_right is pathlib.Path.is_dir else "file"
@@ -161,6 +164,9 @@ def _images(folder: pathlib.Path, classes: Sequence[str], where: str) -> tuple[l
             raise UserError(f"{where}: class '{name}' has no images in {folder / name} (files with {suffixes}).")
         paths += found
         counts.append(len(found))
+    if outside := files_outside(paths, folder):
+        line = "%s: %d of the images are links that lead out of %s, the first is %s."
+        logging.warning(line, where, len(outside), folder, outside[0])
     return paths, np.repeat(np.arange(len(classes), dtype=np.int32), counts)
 
 

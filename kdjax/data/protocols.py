@@ -17,6 +17,30 @@ from kdjax.errors import UserError, lookup
 from kdjax.randomness import philox
 
 
+def random_split(dataset: Dataset, *, seed: int, train: int, validation: int) -> Dataset:
+    """Draws the training and the validation split anew, out of both together and without looking at any label.
+
+    The test split is not changed. Examples that are drawn for neither are left out.
+
+    Args:
+      dataset: Any data set.
+      seed: Seed with which the examples are drawn; it decides both splits.
+      train: Number of training examples, at least 1.
+      validation: Number of validation examples; 0 for none.
+    """
+    pool = np.sort(np.concatenate([dataset.splits[name] for name in ("train", "validation") if name in dataset.splits]))
+    if train < 1 or validation < 0 or train + validation > len(pool):
+        raise UserError(
+            f"config.data.protocols.random_split needs train >= 1 and validation >= 0 with a sum of at most {len(pool)}"
+            f" examples, not {train} and {validation}."
+        )
+    ranked = pool[np.argsort(_words(dataset, seed, "random_split")[pool], kind="stable")]
+    drawn = {"train": ranked[:train], "validation": ranked[train : train + validation]}
+    splits = {name: np.sort(rows) for name, rows in drawn.items() if len(rows)}
+    others = {name: rows for name, rows in dataset.splits.items() if name not in drawn}
+    return dataclasses.replace(dataset, splits={**splits, **others})
+
+
 def subset(dataset: Dataset, *, seed: int, per_class: int) -> Dataset:
     """Keeps `per_class` training examples of every class, drawn with the seed, or all if a class has fewer."""
     if per_class < 1:
@@ -56,6 +80,28 @@ def drop_classes(dataset: Dataset, *, seed: int, classes: Sequence[int]) -> Data
     train = dataset.splits["train"]
     kept = train[~np.isin(dataset.labels[train], gone)]
     return dataclasses.replace(dataset, splits={**dataset.splits, "train": kept}, unseen=tuple(gone))
+
+
+def fold(dataset: Dataset, *, seed: int, folds: int, leave_out: int) -> Dataset:
+    """Leaves one of several equal parts out of the training split, for teachers that are fitted crosswise.
+
+    With the ensemble 'held_out', a student learns each image from the teacher that was trained without it.
+
+    Args:
+      dataset: Any data set.
+      seed: Seed with which the training examples are divided.
+      folds: Number of parts, at least 2; their sizes differ by one example at most.
+      leave_out: Which part is left out, from 0 to folds - 1.
+    """
+    where = "config.data.protocols.fold"
+    if folds < 2:
+        raise UserError(f"{where}.folds must be at least 2, not {folds}.")
+    if not 0 <= leave_out < folds:
+        raise UserError(f"{where}.leave_out must be from 0 to {folds - 1}, not {leave_out}.")
+    train = dataset.splits["train"]
+    order = np.argsort(_words(dataset, seed, "fold")[train], kind="stable")
+    kept = np.sort(train[order[np.arange(len(train)) % folds != leave_out]])
+    return dataclasses.replace(dataset, splits={**dataset.splits, "train": kept.astype(np.int32)})
 
 
 def label_noise(dataset: Dataset, *, seed: int, rate: float, kind: str = "symmetric") -> Dataset:
@@ -124,10 +170,12 @@ def labelled_fraction(
 
 # Name -> protocol. They are applied in this order unless a config sets their `order`.
 PROTOCOLS: dict[str, Callable[..., Dataset]] = {
+    "random_split": random_split,
     "superclasses": superclasses,
     "subset": subset,
     "long_tailed": long_tailed,
     "drop_classes": drop_classes,
+    "fold": fold,
     "label_noise": label_noise,
     "soft_labels": soft_labels,
     "mixed_targets": mixed_targets,

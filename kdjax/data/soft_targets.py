@@ -5,6 +5,7 @@ import pathlib
 
 import numpy as np
 
+from kdjax.bounded import read_arrays
 from kdjax.data.dataset import Dataset
 from kdjax.errors import UserError, nearest
 
@@ -48,17 +49,16 @@ def soft_labels(dataset: Dataset, *, seed: int, path: str, key: str = "", split:
 
 def _read_array(path: str, key: str, where: str) -> np.ndarray:
     try:
-        stored = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        reason = "there is no such file" if not pathlib.Path(path).is_file() else str(error).splitlines()[0]
+        stored = read_arrays(path)
+    except Exception as error:  # damaged bytes may raise any type
+        reason = "there is no such file" if not pathlib.Path(path).exists() else " ".join(str(error).split())
         raise UserError(f"{where}.path '{path}' cannot be read: {reason}.") from error
     if isinstance(stored, np.ndarray):
         return stored
-    with stored:
-        names = stored.files
-        if key not in names and (key or len(names) != 1):
-            raise UserError(f"{where}.key '{key}': {path} has the arrays {', '.join(names)}; set key to one of them.")
-        return stored[key or names[0]]
+    names = list(stored)
+    if key not in names and (key or len(names) != 1):
+        raise UserError(f"{where}.key '{key}': {path} has the arrays {', '.join(names)}; set key to one of them.")
+    return stored[key or names[0]]
 
 
 def mixed_targets(dataset: Dataset, *, seed: int, epsilon: float, other: str = "labels") -> Dataset:

@@ -12,6 +12,7 @@ from kdjax.arguments import check_arguments, signature_of
 from kdjax.data.arrays import load_arrays
 from kdjax.data.cifar import load_cifar10, load_cifar100
 from kdjax.data.cifar10h import load_cifar10h
+from kdjax.data.content import Content
 from kdjax.data.dataset import Dataset, Rows, Source, Stored, check_rows, check_stored
 from kdjax.data.encoded import Encoded
 from kdjax.data.folders import load_folder, load_imagenet, load_list, load_tiny_imagenet
@@ -22,6 +23,7 @@ from kdjax.data.protocols import apply_protocols
 from kdjax.data.splits import make_splits
 from kdjax.data.tfds_source import is_official, load_fashion_mnist, load_stl10, load_svhn, load_tfds
 from kdjax.errors import UserError, lookup
+from kdjax.own_code import SHORT, is_short
 from kdjax.randomness import philox
 
 UNITS = ("scale", "mean", "std")  # in this order below; config.data.args may replace each of them
@@ -137,8 +139,6 @@ DATASETS: dict[str, Source] = {
     "list": Source(load_list),
     "tfds": Source(load_tfds),
 }
-# The argument that may stand in the name: 'folder:PATH' is short for 'folder' with config.data.args = {'path': PATH}.
-SHORT = {"folder": "path", "list": "path", "tfds": "name"}
 
 
 def shape_and_classes(data_config: Any, data_dir: str) -> tuple[tuple[int, ...], int]:
@@ -211,6 +211,7 @@ def _split(found: "_Found", data_config: Any) -> Dataset:
         streamed=data_config.stream == "always" or isinstance(kept.images, Encoded),
         skip_bad=data_config.skip_bad,
         official=found.official,
+        content=found.content,
     )
 
 
@@ -220,6 +221,7 @@ class _Found(NamedTuple):
     rows: Rows
     stored: Stored
     official: bool
+    content: Content
 
 
 @functools.lru_cache(maxsize=4)
@@ -229,8 +231,8 @@ def _read(name: str, json_args: str, data_dir: str) -> _Found:
     The arguments come as JSON, which is hashable and the same text whether they are from a config or from a manifest.
     """
     where, args = f"data set '{name}'", json.loads(json_args)
-    kind, colon, rest = name.partition(":")
-    if colon and kind in SHORT:
+    kind, _, rest = name.partition(":")
+    if is_short(name):
         source, args = DATASETS[kind], {**args, SHORT[kind]: rest}
     else:
         source = lookup(DATASETS, name, "data set")
@@ -240,7 +242,8 @@ def _read(name: str, json_args: str, data_dir: str) -> _Found:
     check_arguments(takes, args, field="config.data.args", owner=where, also=UNITS)
     rows = check_rows(_load(source, args, data_dir, where), where)
     official = source.official or (source.load is load_tfds and is_official(args["name"]))
-    return _Found(rows, _stored(source, units, rows.images), official)
+    content = Content(rows.images, rows.labels, rows.soft)
+    return _Found(rows, _stored(source, units, rows.images), official, content)
 
 
 def _load(source: Source, args: Mapping, data_dir: str, where: str) -> Rows:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from kdjax.data.content import files_hash
 from kdjax.data.dataset import Rows
 from kdjax.data.encoded import Encoded, size_of
 from kdjax.errors import UserError
@@ -51,6 +52,7 @@ class TfdsImages(Encoded):
       position: Position of each row's record in its split, [rows].
       digests: Hash of each encoded image, [rows] of 16 bytes.
       channels: Number of channels of a decoded image, 1 or 3.
+      folder: Folder of the records.
     """
 
     data_dir: str
@@ -60,6 +62,7 @@ class TfdsImages(Encoded):
     position: np.ndarray
     digests: np.ndarray
     channels: int = 3
+    folder: str = ""
 
     def __len__(self) -> int:
         return len(self.position)
@@ -67,6 +70,12 @@ class TfdsImages(Encoded):
     def encoded(self, row: int) -> bytes:
         sources = _undecoded(self.data_dir, self.set_name, os.getpid())
         return _record(sources[self.splits[self.split[row]]], int(self.position[row]), self.name(row))["image"]
+
+    def content_hash(self) -> str:
+        """Returns a hash of the encoded images in their order, and of the ends of the files that have them."""
+        folder = pathlib.Path(self.folder)
+        files = files_hash([str(path) for path in sorted(folder.glob("*.array_record*"))], self.folder)
+        return hashlib.sha256(self.digests.tobytes() + files.encode()).hexdigest()
 
     def name(self, row: int) -> str:
         return f"tfds:{self.set_name}, split '{self.splits[self.split[row]]}', record {self.position[row]}"
@@ -211,7 +220,9 @@ def _encoded(info: Any, data_dir: str, name: str, splits: Sequence[str], where: 
     counts = [len(part[0]) for part in parts]
     channels = 1 if info.features["image"].shape[-1] == 1 else 3
     split = np.repeat(np.arange(len(splits), dtype=np.uint8), counts)
-    return TfdsImages(str(data_dir), name, tuple(splits), split, position, digests, channels), labels, counts[0]
+    folder = str(info.data_dir)
+    images = TfdsImages(str(data_dir), name, tuple(splits), split, position, digests, channels, folder)
+    return images, labels, counts[0]
 
 
 def _scan(info: Any, data_dir: str, name: str, split: str, where: str) -> tuple:

@@ -12,14 +12,23 @@ from kdjax import losses, models
 from kdjax.data import Dataset
 from kdjax.distillation.adapters import Adapter
 from kdjax.distillation.inputs import FROM_MAPS, FROM_VECTORS, LossInputs, TeacherOutput
-from kdjax.distillation.stages import branches, last_map, map_of, margins_of, pair_stages, pooled_vector
+from kdjax.distillation.stages import (
+    branches,
+    last_map,
+    map_of,
+    margins_of,
+    pair_stages,
+    pooled_vector,
+    student_branches,
+)
 from kdjax.distillation.terms import Term
 from kdjax.errors import UserError
 from kdjax.randomness import named_seed
 from kdjax.types import Array, ModelOutput
 
 Arguments = dict[str, Any]  # argument of a loss or an adapter -> value
-Variables = Mapping[str, Mapping[str, Any]]  # 'params' or 'state' -> term -> teacher -> the adapter's leaves
+Variables = Mapping[str, Mapping[str, Any]]  # 'params' or 'state' -> term -> teacher or OWN -> the adapter's leaves
+OWN = "own"  # stands for a teacher in an adapter that reads the network itself
 
 
 class Distiller(NamedTuple):
@@ -67,8 +76,10 @@ def _adapter_variables(terms: Sequence[Term], make_inputs: Callable[[], LossInpu
     inputs, found = make_inputs(), {}
     for term in terms:
         if term.adapter is not None:
-            for name, teacher in _teachers_of(term, inputs).items():
-                found[term.key, name] = term.adapter.init(jax.random.key(0), _offer(term, inputs, teacher))
+            teachers = _teachers_of(term, inputs).items()
+            offers = {name: _offer(term, inputs, teacher) for name, teacher in teachers} or {OWN: _from_self(inputs)}
+            for name, offered in offers.items():
+                found[term.key, name] = term.adapter.init(jax.random.key(0), offered)
     return found
 
 
@@ -95,18 +106,27 @@ def _evaluate(term: Term, hyper: Mapping[str, Any], variables: Variables, inputs
     """Returns a term's value, averaged over its teachers by their weights, and the new states of its adapters."""
     teachers = _teachers_of(term, inputs)
     if not teachers:
-        return _call(term, hyper, {**_from_batch(inputs), "auxiliary": branches(inputs.output)[:-1]}), {}
+        offered, states = _adapted(term, OWN, _from_self(inputs), variables, inputs)
+        return _call(term, hyper, offered), states
     total = sum(teacher.weight for teacher in teachers.values())
     parts, states = [], {}
     for name, teacher in teachers.items():
-        offered = _offer(term, inputs, teacher)
-        if term.adapter is not None:
-            own = {"params": variables["params"][term.key][name], **variables["state"][term.key][name]}
-            adapted, states[name] = _run_adapter(term.adapter, own, offered, inputs)
-            offered = {**offered, **adapted}
+        offered, changed = _adapted(term, name, _offer(term, inputs, teacher), variables, inputs)
         value = _call(term, hyper, _gathered(offered, inputs.axis_name))
         parts.append(teacher.weight / total * value)
+        states |= changed
     return sum(parts[1:], parts[0]), states
+
+
+def _adapted(
+    term: Term, name: str, offered: Arguments, variables: Variables, inputs: LossInputs
+) -> tuple[Arguments, dict]:
+    """Returns the arguments with those that the term's adapter makes, and {name: the adapter's state after them}."""
+    if term.adapter is None:
+        return offered, {}
+    own = {"params": variables["params"][term.key][name], **variables["state"][term.key][name]}
+    adapted, state = _run_adapter(term.adapter, own, offered, inputs)
+    return {**offered, **adapted}, {name: state}
 
 
 def _call(term: Term, hyper: Mapping[str, Any], offered: Arguments) -> Array:
@@ -138,8 +158,20 @@ def _from_batch(inputs: LossInputs) -> Arguments:
         "student_logits": logits,
         "labels": inputs.targets,
         "index": inputs.index,
-        "mask": inputs.mask,
+        "where": inputs.mask,
         "axis_name": inputs.axis_name,
+    }
+
+
+def _from_self(inputs: LossInputs) -> Arguments:
+    """Returns all arguments that a loss or adapter without a teacher may take."""
+    return {
+        **_from_batch(inputs),
+        "labelled": inputs.labelled,  # for adapters
+        "parameters": inputs.parameters,
+        "batch_statistics": inputs.batch_statistics,
+        "branches": student_branches(inputs.output),
+        "auxiliary": branches(inputs.output)[:-1],
     }
 
 

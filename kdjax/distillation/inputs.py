@@ -1,17 +1,22 @@
 """What losses are offered: the record that a step fills in, and the names of the arguments that a loss may take."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from kdjax.types import Array, ModelOutput
 
 # A loss takes any of these by name; every other parameter in its signature is a hyper-parameter.
-FROM_BATCH = ("logits", "student_logits", "labels", "index", "mask", "axis_name")
+FROM_BATCH = ("logits", "student_logits", "labels", "index", "where", "axis_name")
 FROM_TEACHER = ("teacher_logits",)
 FROM_MAPS = ("student_features", "teacher_features", "margins")
 FROM_VECTORS = ("student_embeddings", "teacher_embeddings")
 FROM_BRANCHES = ("auxiliary", "student_auxiliary", "teacher_auxiliary")  # classifiers of rotated images
+FROM_NETWORK = ("parameters", "batch_statistics", "branches")  # of the network that is trained
+FROM_MEMORY = ("centroids", "remembered")  # of its own earlier outputs, which an adapter carries along
 FROM_ADAPTER = ("variances", "student_projections", "student_scores", "teacher_scores", "normalizers", "examples")
-INPUTS = FROM_BATCH + FROM_TEACHER + FROM_MAPS + FROM_VECTORS + FROM_BRANCHES + FROM_ADAPTER
+INPUTS = (
+    FROM_BATCH + FROM_NETWORK + FROM_MEMORY + FROM_TEACHER + FROM_MAPS + FROM_VECTORS + FROM_BRANCHES + FROM_ADAPTER
+)
 
 
 class TeacherOutput(NamedTuple):
@@ -23,12 +28,14 @@ class TeacherOutput(NamedTuple):
       weight: [] share of this teacher among several.
       output: The network's whole output, as it is.
       norms: Stage -> (scale, bias) of the BatchNorm before the stage's ReLU, where the network names them.
+      held_out: [batch] bool, whether the teacher was not trained on the example; None where that is not asked for.
     """
 
     logits: Array
     weight: Array
     output: ModelOutput
     norms: dict[str, tuple[Array, Array]]
+    held_out: Array | None = None
 
 
 class LossInputs(NamedTuple):
@@ -40,6 +47,7 @@ class LossInputs(NamedTuple):
       labels: [batch] int32 classes, 0 where an example has none.
       index: [batch] int32 rows in the full data set.
       mask: [batch] bool, False for examples that no mean may include.
+      labelled: [batch] bool, False where an example has no label.
       epoch: [] int32.
       seed: [] uint32 seed of the run.
       teachers: Name -> output of each teacher.
@@ -48,6 +56,8 @@ class LossInputs(NamedTuple):
       axis_name: The mapped axis of the devices, None outside one.
       sync_axis: The axis over which adapters take their batch statistics, None for each device's own.
       unbiased: Whether the running variance of BatchNorm is the unbiased one, as in PyTorch.
+      parameters: Parameters of the student.
+      batch_statistics: Its running statistics after this step.
     """
 
     output: ModelOutput
@@ -55,6 +65,7 @@ class LossInputs(NamedTuple):
     labels: Array
     index: Array
     mask: Array
+    labelled: Array
     epoch: Array
     seed: Array
     teachers: dict[str, TeacherOutput]
@@ -62,3 +73,5 @@ class LossInputs(NamedTuple):
     axis_name: str | None = None
     sync_axis: str | None = None
     unbiased: bool = False
+    parameters: Mapping[str, Any] = {}
+    batch_statistics: Mapping[str, Any] = {}

@@ -30,9 +30,13 @@ def first_bank(seed: int, examples: int, dim: int, dtype: str) -> np.ndarray:
 
 def announce(examples: int, dim: int, dtype: str) -> None:
     """Logs how large two memories are going to be, before they are allocated."""
-    size = plan_bytes(examples, dim, dtype)
+    announce_size(f"2 x {examples} x {dim} in {dtype}", plan_bytes(examples, dim, dtype))
+
+
+def announce_size(shape: str, size: int) -> None:
+    """Logs how large a memory is going to be, before it is allocated."""
     say = logging.warning if size >= LOUD_BYTES else logging.info
-    say("a memory of 2 x %d x %d in %s takes %.0f MB on every device", examples, dim, dtype, size / 2**20)
+    say("a memory of %s takes %.0f MB on every device", shape, size / 2**20)
 
 
 def class_table(labels: np.ndarray, rows: np.ndarray, num_classes: int) -> dict[str, np.ndarray]:
@@ -47,12 +51,18 @@ def class_table(labels: np.ndarray, rows: np.ndarray, num_classes: int) -> dict[
       'slot' [rows of the whole data set]: each row's place in the memory, 0 where it has none; 'order' [examples]:
       places sorted by class; 'starts' [classes + 1]: where each class begins in 'order'. All are int32.
     """
-    slot = np.zeros(len(labels), np.int32)
-    slot[rows] = np.arange(len(rows), dtype=np.int32)
+    slot = slots(len(labels), rows)
     classes = np.asarray(labels)[rows]
     order = np.argsort(classes, kind="stable").astype(np.int32)
     starts = np.searchsorted(classes[order], np.arange(num_classes + 1)).astype(np.int32)
     return {"slot": slot, "order": order, "starts": starts}
+
+
+def slots(size: int, rows: np.ndarray) -> np.ndarray:
+    """Returns [size] int32, for each row of a data set its place in a memory of `rows`, 0 where it has none."""
+    slot = np.zeros(size, np.int32)
+    slot[rows] = np.arange(len(rows), dtype=np.int32)
+    return slot
 
 
 def draw_negatives(

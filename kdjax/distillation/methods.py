@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from kdjax.distillation import adapters
 from kdjax.distillation.contrast import Contrast
+from kdjax.distillation.own_outputs import Centroids, Remembered
 from kdjax.distillation.stages import POOLED
 
 
@@ -45,6 +46,7 @@ class Method(NamedTuple):
       adapter: Class of its trainable part, None for none.
       warmup_loss: Name of the loss that replaces it in the warm-up, '' for none.
       warmup_parts: Parts of the adapter that only the warm-up trains; all other parts are trained afterwards.
+      gathers: Whether the adapter's memory is filled by the warm-up, so that a config needs one.
     """
 
     stages: Callable[[Sequence[str]], list[str]] = all_stages
@@ -54,6 +56,7 @@ class Method(NamedTuple):
     adapter: type[adapters.Adapter] | None = None
     warmup_loss: str = ""
     warmup_parts: tuple[str, ...] = ()
+    gathers: bool = False
 
 
 # A loss without a row takes what its arguments name (all stages, pooled vectors, logits) and has no trainable part.
@@ -75,6 +78,8 @@ METHODS = {
     "correlation": Method(adapter=adapters.Embeddings),
     "itrd": Method(adapter=adapters.Projection),
     "crd": Method(adapter=Contrast),
+    "mcmi": Method(adapter=Centroids, gathers=True),
+    "consistency": Method(adapter=Remembered),
 }
 
 

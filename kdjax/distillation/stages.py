@@ -85,6 +85,11 @@ def branches(output: ModelOutput) -> tuple[Array, ...]:
     return (*(output.features[name] for name in names), *([output.features["rotated"]] if names else []))
 
 
+def student_branches(output: ModelOutput) -> tuple[Array, ...]:
+    """Returns the logits of the student-shaped branches of a network's stages, by depth; () where it has none."""
+    return tuple(leaf for name, leaf in output.features.items() if name.startswith("branch"))
+
+
 def margins_of(
     norms: Mapping[str, tuple[Array, Array]], stages: Sequence[str], field: str, margin: Callable[..., Array]
 ) -> tuple[Array, ...]:

@@ -153,6 +153,24 @@ def resolve_losses(terms: Mapping[str, Mapping], teachers: Mapping[str, Any]) ->
     return {key: _resolve(key, term, teachers) for key, term in terms.items()}
 
 
+def with_new_parameters(terms: Mapping[str, Mapping]) -> dict[str, dict[str, Any]]:
+    """Completes resolved `config.losses` that an older kdjax stored by hyper-parameters that its losses took on since.
+
+    Such a hyper-parameter has a default that keeps the loss as it was; a loss of the user's own is left alone.
+
+    Args:
+      terms: Resolved entries, as a manifest has them.
+    """
+    return {key: {**_defaults(term.get("loss", key)), **term} for key, term in terms.items()}
+
+
+def _defaults(name: str) -> dict[str, Any]:
+    if name not in losses.LOSSES:
+        return {}
+    parameters = signature_of(losses.LOSSES[name], skip=INPUTS).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
+
+
 def _resolve(key: str, term: Mapping[str, Any], teachers: Mapping[str, Any]) -> dict[str, Any]:
     field = f"config.losses.{key}"
     if "/" in key:
@@ -164,8 +182,9 @@ def _resolve(key: str, term: Mapping[str, Any], teachers: Mapping[str, Any]) -> 
     adapter = {**own, **dict(term.get("adapter", {})), **{name: given.pop(name) for name in own if name in given}}
     _check_inputs(field, loss.name, takes, given)
     hyper = resolve_arguments(takes, given, field=field, owner=f"loss '{loss.name}'")
-    for name, value in hyper.items():
-        _check_range(field, name, value)
+    for name, value in {**hyper, **adapter}.items():
+        _check_range(field, loss.name, name, value)
+    _check_combination(field, loss.name, hyper)
     _check_teacher(field, loss, term.get("teacher", ""), teachers)
     weight = _ramped(resolve_weight(term["weight"], f"{field}.weight"), term.get("ramp_epochs", 0), field)
     resolved = {"loss": loss.name, "weight": weight, "teacher": term.get("teacher", ""), **hyper}
@@ -204,9 +223,16 @@ def _adapter_defaults(loss: str) -> dict[str, Any]:
     return {field.name: field.default for field in dataclasses.fields(adapter) if field.name not in inherited}
 
 
-def _check_range(field: str, name: str, value: Any) -> None:
+def _check_range(field: str, loss: str, name: str, value: Any) -> None:
     try:
-        losses.check_range(name, value)
+        losses.check_range(name, value, loss)
+    except ValueError as error:
+        raise UserError(f"{field}: {error}") from error
+
+
+def _check_combination(field: str, loss: str, values: Mapping[str, Any]) -> None:
+    try:
+        losses.check_combination(loss, values)
     except ValueError as error:
         raise UserError(f"{field}: {error}") from error
 

@@ -15,6 +15,7 @@ from kdjax.inspection.inspected_run import InspectedRun, comparable_outputs
 from kdjax.inspection.maps import REFERENCE_CODE_BATCH
 from kdjax.inspection.predict import Predictions
 from kdjax.store import Store
+from kdjax.training.shared_store import shared
 from kdjax.types import Array
 
 RATERS = {"cifar10h": 51}  # data set -> how many people labelled each image, about
@@ -47,6 +48,7 @@ def analyze(
     Raises:
       UserError: A name is unknown, or an analysis does not fit a run.
     """
+    store = shared(store)
     for name in what:
         if name not in ANALYSES:
             raise UserError(f"unknown analysis '{name}'.{nearest(name, ANALYSES)}")

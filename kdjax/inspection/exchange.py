@@ -15,6 +15,7 @@ from kdjax.errors import UserError
 from kdjax.interop import file_sha256, read_weights, write_weights
 from kdjax.interop.torch_weights import from_state_dict, match_state_dict, to_state_dict
 from kdjax.store import Run, Store
+from kdjax.training import parallel
 from kdjax.training.evaluation import evaluate
 from kdjax.training.manifest import imported_manifest
 from kdjax.training.networks import load_network
@@ -99,8 +100,9 @@ def _scores(
     """Returns the scores on the test split, or on the training split if there is no test split."""
     if dataset is None:
         return {}
-    devices = tuple(devices or jax.local_devices())
-    batch_size = -(-config.eval_batch_size // len(devices)) * len(devices)
+    devices = tuple(devices or parallel.local_devices())
+    count = parallel.device_count(devices)
+    batch_size = -(-config.eval_batch_size // count) * count
     split = "test" if "test" in dataset.splits else "train"
     return {split: evaluate(module, variables, dataset, split, batch_size, devices)}
 

@@ -4,9 +4,8 @@ import functools
 from collections.abc import Sequence
 
 import numpy as np
-from ml_collections import ConfigDict
 
-from kdjax.config import order_seed, with_defaults
+from kdjax.config import order_seed
 from kdjax.data import resolve_view
 from kdjax.errors import UserError
 from kdjax.inspection.maps import Head, find_head
@@ -36,10 +35,8 @@ class InspectedRun:
 
     def __init__(self, store: Store, name: str, split: str, checkpoint: str, data_dir: str):
         self.name, self.split, self.stored = name, split, store.find(name)
-        data = with_defaults(self.stored.manifest["config"])["data"]
         # The outputs are compared with the data set's own distributions, not with the mixed targets of the training.
-        protocols = {name: arguments for name, arguments in data["protocols"].items() if name != "mixed_targets"}
-        self.loaded = load_run(store, name, checkpoint, data_dir, data=ConfigDict({**data, "protocols": protocols}))
+        self.loaded = load_run(store, name, checkpoint, data_dir, without=("mixed_targets",))
         check_split(name, self.loaded, split)
         self._outputs: dict[tuple[str, str], Predictions] = {}
 

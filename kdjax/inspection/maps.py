@@ -11,6 +11,7 @@ from jax import Array
 from kdjax import analysis, models
 from kdjax.errors import UserError, nearest
 from kdjax.inspection.predict import LoadedRun, Predictions, predict
+from kdjax.training import parallel
 
 # Functions that a network may apply between a layer and the mean over positions.
 ACTIVATIONS = {"as it is": lambda x: x, "ReLU": lambda x: jnp.maximum(x, 0)}
@@ -51,7 +52,7 @@ def find_head(name: str, run: LoadedRun, split: str) -> Head:
     own, inner = models.feature_shapes(_module(run), (1, *run.dataset.input_shape))
     shapes = {**inner, **own}
     for feature in reversed([path for path, shape in shapes.items() if len(shape) == 4 and shape[-1] == len(kernel)]):
-        outputs = _predict_rows(run, feature, rows, len(run.devices) * PROBES)
+        outputs = _predict_rows(run, feature, rows, parallel.device_count(run.devices) * PROBES)
         logits = {name: f(outputs.features).mean(axis=(1, 2)) @ kernel + bias for name, f in ACTIVATIONS.items()}
         errors = {name: float(np.abs(found - outputs.logits).max()) for name, found in logits.items()}
         activation = min(errors, key=lambda name: errors[name])  # with a large bias, several are within the tolerance
@@ -105,7 +106,8 @@ def head_maps(run: LoadedRun, head: Head, rows: np.ndarray) -> dict[str, Array]:
     Returns:
       Kind of map, a key of MAPS -> maps [rows, height, width].
     """
-    batch_size = min(run.batch_size, -(-REFERENCE_CODE_BATCH // len(run.devices)) * len(run.devices))
+    count = parallel.device_count(run.devices)
+    batch_size = min(run.batch_size, -(-REFERENCE_CODE_BATCH // count) * count)
     outputs = _predict_rows(run, head.feature, rows, batch_size)
     features, predicted = ACTIVATIONS[head.activation](outputs.features), outputs.logits.argmax(axis=1)
     return {name: make(features, head, predicted) for name, make in MAPS.items()}

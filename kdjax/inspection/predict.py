@@ -1,7 +1,7 @@
 """Outputs of a stored run, example by example, and its scores on each split of its data set."""
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -10,16 +10,18 @@ import numpy as np
 from jax import lax
 from ml_collections import ConfigDict
 
-from kdjax import models
+from kdjax import models, own_code
 from kdjax.config import order_seed
 from kdjax.data import Dataset, Stored, eval_batches, load_dataset, resolve_view
 from kdjax.data.stream import eval_stream
 from kdjax.data.views import augment
 from kdjax.errors import UserError, nearest
-from kdjax.store import Store
-from kdjax.training import parallel
+from kdjax.store import Run, Store
+from kdjax.training import parallel, processes
 from kdjax.training.evaluation import evaluate, make_batches, resident, stream_if_needed
+from kdjax.training.manifest import splits_of
 from kdjax.training.networks import Network, load_network
+from kdjax.training.shared_store import shared
 from kdjax.types import Array, Batch
 
 
@@ -129,12 +131,12 @@ def _batches(
 ) -> Iterator[tuple[Batch, np.ndarray]]:
     """Yields each batch of the rows with the view's seed, both with a leading axis of devices."""
     index, mask = eval_batches(rows, batch_size)
-    stream = eval_stream(dataset, index) if dataset.streamed else None
+    stream = eval_stream(dataset, parallel.own_share(index)) if dataset.streamed else None
     seeds = np.full(len(devices), seed, np.uint32)
     for i in range(len(index)):
         batch = jax.tree.map(lambda leaf: leaf[:, 0], make_batches(index[i : i + 1], mask[i : i + 1], visit, devices))
         if stream is not None:
-            images = parallel.split(next(stream).images[None], devices)[:, 0]
+            images = parallel.deal(next(stream).images[None], devices)[:, 0]
             labels = parallel.split(dataset.labels[index[i : i + 1]], devices)[:, 0]
             batch = batch._replace(images=images, labels=labels)
         yield batch, seeds
@@ -165,6 +167,7 @@ def load_run(
     data_dir: str = "data",
     devices: Sequence[jax.Device] | None = None,
     data: ConfigDict | None = None,
+    without: Collection[str] = (),
 ) -> LoadedRun:
     """Loads a run's network and data set.
 
@@ -174,7 +177,8 @@ def load_run(
       checkpoint: 'last', 'best' or a step.
       data_dir: Directory of the data sets that do not come with kdjax.
       devices: Devices of this process; all of them by default.
-      data: A config.data to use instead of the run's own.
+      data: Another config.data of the user's, to use instead of the run's own.
+      without: Protocols of the run's own data that are left out.
 
     Returns:
       The loaded run.
@@ -182,17 +186,44 @@ def load_run(
     Raises:
       UserError: The run or the checkpoint does not exist, the run has no data set, or its data set is missing.
     """
-    network = load_network(store.find(name), checkpoint)
+    run = shared(store).find(name)
+    network = load_network(run, checkpoint)
     config = ConfigDict(network.manifest["config"])
     config.data = config.data if data is None else data
     if not config.data.name:
         raise UserError(
             f"run '{name}' was imported without a data set; import it with --data to name one, such as --data=cifar100."
         )
-    devices = tuple(devices or jax.local_devices())
-    dataset = stream_if_needed(load_dataset(config.data, data_dir), config.data.stream, devices)
-    batch_size = -(-config.eval_batch_size // len(devices)) * len(devices)
+    devices = tuple(devices or parallel.local_devices())
+    with processes.writer_first():  # a data set may be downloaded to a folder that all of them share
+        dataset = load_dataset(data, data_dir) if data is not None else load_own_data(run, config, data_dir, without)
+    dataset = stream_if_needed(dataset, config.data.stream, devices)
+    count = parallel.device_count(devices)
+    batch_size = -(-config.eval_batch_size // count) * count
     return LoadedRun(network, config, dataset, devices, batch_size)
+
+
+def load_own_data(run: Run, config: ConfigDict, data_dir: str, without: Collection[str] = ()) -> Dataset:
+    """Loads the data set of a run, if it is the one that the run was trained on.
+
+    Args:
+      run: The run.
+      config: Its config; the protocols that are left out are taken out of it.
+      data_dir: Directory of the data sets that do not come with kdjax.
+      without: Protocols that are left out.
+
+    Raises:
+      UserError: The data is code that is not trusted, it is missing, or it was replaced since.
+    """
+    left_out = [name for name in without if name in config.data.protocols]
+    for name in left_out:
+        del config.data.protocols[name]
+    names = own_code.names_in_data(config.data.to_dict())
+    own_code.refuse_untrusted(names, run.trust, f"run '{run.name}'")
+    run.check_content({"code": own_code.source_hashes(names)})
+    dataset = load_dataset(config.data, data_dir)
+    run.check_content({"data": dataset.source_hashes if left_out else dataset.hashes, "splits": splits_of(dataset)})
+    return dataset
 
 
 def predict_run(

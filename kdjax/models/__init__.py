@@ -15,6 +15,7 @@ from kdjax.models.convolution import convolutions_for
 from kdjax.models.densenet import DenseNet
 from kdjax.models.describe import Description, describe
 from kdjax.models.feature_extraction import FeatureExtractor
+from kdjax.models.folding import fold
 from kdjax.models.initialize import (
     SCHEMES,
     count_parameters,
@@ -33,6 +34,7 @@ from kdjax.models.vit import VisionTransformer
 from kdjax.models.wrn import WideResNet
 
 __all__ = [
+    "DTYPES",
     "Description",
     "MODELS",
     "CifarResNet",
@@ -49,6 +51,7 @@ __all__ = [
     "describe",
     "draw_variables",
     "feature_shapes",
+    "fold",
     "has_batch_norm",
     "init_variables",
     "variable_shapes",

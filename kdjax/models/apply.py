@@ -20,6 +20,8 @@ from kdjax.models.feature_extraction import (
 )
 from kdjax.types import Array, ModelOutput
 
+FOLDED = "folded"  # collection of what is left to add of each BatchNorm that kdjax.models.fold has folded
+
 
 def call(
     module: nn.Module | FeatureExtractor,
@@ -37,7 +39,8 @@ def call(
     Args:
       module: Network that takes `(images)` or `(images, train=bool)` and returns logits or a ModelOutput; or a feature
         extractor of such a network.
-      variables: {'params': ..., 'batch_stats': ...}; batch_stats may be empty or missing.
+      variables: {'params': ..., 'batch_stats': ...}; batch_stats may be empty or missing. Those that `fold` has made
+        ready are for evaluation only.
       images: Images [batch, ...], floating-point.
       train: Whether this is training: running statistics are updated, and `train` is passed to a network that takes it.
       axis_name: Name of a mapped axis over which every flax BatchNorm in the network takes its batch statistics, unless
@@ -59,7 +62,8 @@ def call(
     mutable = [*(["batch_stats"] if train else []), *([INTERMEDIATES] if extractor.features else [])]
     arguments = {**call_arguments(module, train, keys), "capture_intermediates": capture_filter(extractor)}
     try:
-        with nn.intercept_methods(batch_statistics(axis_name, unbiased, train)):
+        norms = _add_shift if FOLDED in variables else batch_statistics(axis_name, unbiased, train)
+        with nn.intercept_methods(norms):
             result = module.apply(variables, images, rngs=rngs, mutable=mutable or False, **arguments)
     except errors.ModifyScopeVariableError as error:
         raise UserError(
@@ -105,6 +109,10 @@ def batch_statistics(axis_name: str | None, unbiased: bool, train: bool) -> Call
             # A flax module cannot be changed. A clone with the axis name, bound to the same variables, is called in
             # its place, and that call is intercepted too.
             return module.clone(parent=module.scope, axis_name=axis_name)(*args, **kwargs)
+        if module.dtype is not None and args[0].dtype == jnp.bfloat16 and module.force_float32_reductions:
+            # flax casts the input once for the statistics and once more to normalise it, and both casts back for the
+            # gradient. Cast here, it is read once, and its gradient is summed in float32.
+            args = (args[0].astype(jnp.float32), *args[1:])
         before = module.get_variable("batch_stats", "var") if unbiased else None
         result = call_next(*args, **kwargs)
         if unbiased:
@@ -112,6 +120,14 @@ def batch_statistics(axis_name: str | None, unbiased: bool, train: bool) -> Call
         return result
 
     return interceptor
+
+
+def _add_shift(call_next: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
+    """Interceptor that replaces each folded BatchNorm by the addition that is left of it."""
+    module = context.module
+    if _is_batch_norm_call(context) and module.has_variable(FOLDED, "shift"):
+        return args[0] + module.get_variable(FOLDED, "shift")
+    return call_next(*args, **kwargs)
 
 
 def _correct_variance(module: nn.BatchNorm, x: Array, before: Array) -> None:
@@ -140,7 +156,10 @@ def _as_output(module: nn.Module, output: Any, images: Array) -> ModelOutput:
         output = ModelOutput(output)
     shape, classes = jnp.shape(output.logits), getattr(module, "num_classes", None)
     if len(shape) != 2 or shape[0] != images.shape[0] or classes not in (None, shape[1]):
-        raise UserError(f"model {name} returned logits {shape} for {images.shape[0]} images and {classes} classes.")
+        raise UserError(
+            f"model {name} returned logits {shape} for {images.shape[0]} images and {classes} classes; a network must "
+            "make one prediction an example, logits [batch, classes]."
+        )
     return output._replace(logits=output.logits.astype(jnp.promote_types(output.logits.dtype, jnp.float32)))
 
 

@@ -1,5 +1,6 @@
 """The batches of (epoch, step), whether the images are on the devices already or are read while they work."""
 
+import functools
 import time
 from collections.abc import Generator, Sequence
 from typing import Any, cast
@@ -10,7 +11,7 @@ from kdjax import randomness
 from kdjax.data import Dataset, Order
 from kdjax.data.stream import Pixels, train_stream
 from kdjax.data.views import names as view_names
-from kdjax.training import parallel
+from kdjax.training import parallel, processes
 from kdjax.types import Batch, Device
 
 
@@ -59,8 +60,8 @@ class BatchLoader:
         found: dict[str, Any] = {}
         if self.unlabelled:
             found["examples"] = {"labelled": self.labelled, "unlabelled": self.unlabelled}
-        if self.dataset.streamed:
-            found |= {"waited_for_data": self.waited, "bad_images": self.bad}
+        if self.dataset.streamed:  # each process reads its own part of every batch
+            found |= {"waited_for_data": self.waited, "bad_images": sum(processes.gather(self.bad))}
         return found
 
     def batches(self, epoch: int, start: int, count: int) -> Batch:
@@ -72,13 +73,13 @@ class BatchLoader:
             labelled = labelled & self.dataset.labelled[partner]
         self.labelled += int(labelled.sum())
         self.unlabelled += int((~labelled).sum())
-        good, arrays = np.ones(index.shape, bool), {}
+        good, arrays = np.ones(parallel.own_share(index).shape, bool), {}
         if self.dataset.streamed:
             arrays, good = self._arrays(epoch * self.order.steps + start, index, partner)
         return Batch(
             index=self._split(index),
             epoch=np.full((len(self.devices), count), epoch, np.int32),
-            mask=self._split(good),
+            mask=parallel.deal(good, self.devices),
             labelled=self._split(labelled),
             visit=self._split(visit),
             partner=None if partner is None else self._split(partner),
@@ -108,22 +109,28 @@ class BatchLoader:
     def _arrays(
         self, first: int, index: np.ndarray, partner: np.ndarray | None
     ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Returns the arrays of streamed batches and which images are good, from step `first` of the run on."""
+        """Returns this process's part of streamed batches, from step `first` of the run on, and which images are good.
+
+        Args:
+          first: Step of the run.
+          index: [steps, batch] rows of the whole batches.
+          partner: Likewise, the rows that they are mixed with.
+        """
         began = time.perf_counter()
         pixels = [self._read(first + i) for i in range(len(index))]
         self.waited += time.perf_counter() - began
         good = np.stack([one.good for one in pixels])
         self.bad += int((~good).sum())
-        images, groups = np.stack([one.images for one in pixels]), [index]
-        if partner is not None:
-            groups.append(partner)
-        size = index.shape[1]
+        images = np.stack([one.images for one in pixels])
+        groups = [parallel.own_share(rows) for rows in (index, partner) if rows is not None]
+        size = good.shape[1]
         parts = {"images": [images[:, i * size : (i + 1) * size] for i in range(len(groups))]}
         parts["labels"] = [self.dataset.labels[rows] for rows in groups]
         if self.dataset.soft is not None:
             parts["soft"] = [self.dataset.soft[rows] for rows in groups]
         # A device gets its own examples and then their partners.
-        joined = {name: np.concatenate([self._split(part) for part in both], axis=2) for name, both in parts.items()}
+        deal = functools.partial(parallel.deal, devices=self.devices)
+        joined = {name: np.concatenate([deal(part) for part in both], axis=2) for name, both in parts.items()}
         return joined, good
 
     def _read(self, step: int) -> Pixels:
@@ -138,6 +145,7 @@ class BatchLoader:
                 smallest=self.view.smallest if self.view.crop == "resized" else 0.0,
                 mixes=bool(self.view.mix),
                 workers=self.workers,
+                shard=(processes.index(), processes.count()),
             )
             self._stream = cast("Generator[Pixels, None, None]", stream)
         self._next = step + 1

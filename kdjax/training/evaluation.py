@@ -83,9 +83,10 @@ def evaluate(
 ) -> dict[str, float]:
     """Returns the means of `metrics.eval_metrics` over a whole split, see `split_sums` for the arguments.
 
-    These are loss (cross-entropy) and accuracy; top-5 above five classes; where the data has distributions, the mean
-    squared distance to them, summed over classes; where a protocol hides classes, the accuracies of seen and unseen
-    ones; for the test split, the accuracy without the data set's `shared_test` rows, unless that is None.
+    These are loss (cross-entropy), accuracy and Brier score; top-5 above five classes; where the data has
+    distributions, the mean squared distance to them, summed over classes; where a protocol hides classes, the
+    accuracies of seen and unseen ones; for the test split, the accuracy without the data set's `shared_test` rows,
+    unless that is None.
     """
     return metrics.means(jax.device_get(split_sums(model, variables, dataset, split, batch_size, devices)).metrics)
 
@@ -112,7 +113,7 @@ def split_sums(
     index, mask = _eval_rows(dataset, split, batch_size, devices)
     score = functools.partial(_compiled(spec, tuple(devices)), variables, resident(dataset, devices))
     if dataset.streamed:
-        parts = [jax.device_get(score(part)) for part in _streamed(dataset, index, mask, devices)]
+        parts = [jax.device_get(score(part)) for part in streamed_batches(dataset, index, mask, devices)]
         return functools.reduce(metrics.merge, parts)
     return score(make_batches(index, mask, 0, devices))
 
@@ -175,21 +176,33 @@ def _eval_rows(
     """Returns rows and mask [steps, batch] of a split's labelled examples; small splits are not filled to a batch."""
     rows = dataset.splits[split]
     rows = rows[dataset.labelled[rows]]
-    least = -(-len(rows) // len(devices)) * len(devices)
+    count = parallel.device_count(devices)
+    least = -(-len(rows) // count) * count
     return eval_batches(rows, min(batch_size, least))
 
 
-def _streamed(dataset: Dataset, index: np.ndarray, mask: np.ndarray, devices: Sequence[Device]) -> Iterator[Batch]:
-    """Yields batches of one step that carry their images; an image that cannot be read is masked."""
+def streamed_batches(
+    dataset: Dataset, index: np.ndarray, mask: np.ndarray, devices: Sequence[Device]
+) -> Iterator[Batch]:
+    """Yields batches of one step that carry their images; an image that cannot be read is masked.
+
+    Each process reads its own part of every batch.
+    """
+    index, mask = parallel.own_share(index), parallel.own_share(mask)
     targets = (dataset.labels, dataset.soft)
     for i, pixels in enumerate(eval_stream(dataset, index)):
-        batch = make_batches(index[i : i + 1], mask[i : i + 1] & pixels.good, 0, devices)
-        labels, soft = (None if one is None else parallel.split(one[index[i : i + 1]], devices) for one in targets)
-        yield batch._replace(images=parallel.split(pixels.images[None], devices), labels=labels, soft=soft)
+        batch = _deal_batches(index[i : i + 1], mask[i : i + 1] & pixels.good, 0, devices)
+        labels, soft = (None if one is None else parallel.deal(one[index[i : i + 1]], devices) for one in targets)
+        yield batch._replace(images=parallel.deal(pixels.images[None], devices), labels=labels, soft=soft)
 
 
 def make_batches(index: np.ndarray, mask: np.ndarray, epoch: int, devices: Sequence[Device]) -> Batch:
     """Makes the batches of one dispatch from `[steps, batch]` rows and mask; leaves are `[devices, steps, ...]`."""
-    index, mask = parallel.split(index, devices), parallel.split(mask, devices)
+    return _deal_batches(parallel.own_share(index), parallel.own_share(mask), epoch, devices)
+
+
+def _deal_batches(index: np.ndarray, mask: np.ndarray, epoch: int, devices: Sequence[Device]) -> Batch:
+    """Makes the batches from this process's part of them."""
+    index, mask = parallel.deal(index, devices), parallel.deal(mask, devices)
     epochs = np.full(index.shape[:2], epoch, np.int32)
     return Batch(index=index, epoch=epochs, mask=mask, labelled=np.ones_like(mask))

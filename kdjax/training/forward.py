@@ -43,10 +43,12 @@ class NetworkOutput(NamedTuple):
     Attributes:
       output: The network's whole output; its logits alone where they come from the cache.
       norms: Stage -> (scale, bias) of the BatchNorm before the stage's ReLU, where the network names them.
+      held_out: [batch] bool, whether it was not trained on the example; None where no config asks for that.
     """
 
     output: ModelOutput
     norms: dict[str, tuple[Array, Array]]
+    held_out: Array | None = None
 
 
 class Prepared(NamedTuple):
@@ -119,12 +121,16 @@ def run_networks(fixed: Fixed, images: Mapping[str, Array], context: StepContext
         options |= {"axis_name": context.axis_name, "rngs": {"dropout": keys[0]}, "keys": keys}
     outputs = {}
     for teacher in context.spec.teachers:
+        held_out = fixed.held_out.get(teacher.name)
+        held_out = None if held_out is None else held_out[context.batch.index]
         if teacher.model is None:  # its logits are cached
-            outputs[teacher.name] = NetworkOutput(ModelOutput(fixed.logits[teacher.name][context.batch.index]), {})
+            logits = fixed.logits[teacher.name][context.batch.index]
+            outputs[teacher.name] = NetworkOutput(ModelOutput(logits), {}, held_out)
             continue
         variables = fixed.teachers[teacher.name]
         output = run_teacher(teacher.label, teacher.model, variables, images[teacher.view], **options)
-        outputs[teacher.name] = NetworkOutput(_without_gradient(output), preact_norms(teacher.model, variables))
+        norms = preact_norms(teacher.model, variables)
+        outputs[teacher.name] = NetworkOutput(_without_gradient(output), norms, held_out)
     return outputs
 
 
@@ -134,7 +140,8 @@ def read_teachers(networks: Mapping[str, NetworkOutput], context: StepContext) -
     for teacher in context.spec.teachers:
         network, fields = networks[teacher.name], context.config["teachers"][teacher.name]
         logits = _read_logits(network.output.logits, teacher, fields["temperature"])
-        outputs[teacher.name] = TeacherOutput(logits, fields["weight"], network.output, network.norms)
+        weight = fields["weight"]
+        outputs[teacher.name] = TeacherOutput(logits, weight, network.output, network.norms, network.held_out)
     return outputs
 
 
@@ -214,18 +221,20 @@ def run_student(
 
 def loss_inputs(
     output: ModelOutput,
+    variables: Mapping[str, Any],
     views: BatchViews,
     teachers: dict[str, TeacherOutput],
     ensemble: TeacherOutput | None,
     context: StepContext,
 ) -> LossInputs:
-    """Returns what the losses of a step are offered."""
+    """Returns what the losses of a step are offered; `variables` are the student's after the forward pass."""
     return LossInputs(
         output=output,
         targets=views.targets,
         labels=views.labels,
         index=context.batch.index,
         mask=context.batch.mask,
+        labelled=context.batch.labelled,
         epoch=context.batch.epoch,
         seed=context.config["seed"],
         teachers=teachers,
@@ -233,6 +242,8 @@ def loss_inputs(
         axis_name=context.axis_name,
         sync_axis=context.sync_axis,
         unbiased=context.spec.unbiased_variance,
+        parameters=variables["params"],
+        batch_statistics=variables.get("batch_stats", {}),
     )
 
 
@@ -273,7 +284,7 @@ def blank_inputs(
     views = BatchViews(dict.fromkeys((teacher.view for teacher in spec.teachers), images), two, two)
     logits = {teacher.name: jnp.zeros((1, teacher.num_classes)) for teacher in spec.teachers if teacher.cached}
     networks = run_networks(Fixed(dict(teachers), None, dict(numbers), logits), views.images, context)
-    return loss_inputs(output, views, read_teachers(networks, context), None, context)
+    return loss_inputs(output, variables, views, read_teachers(networks, context), None, context)
 
 
 def draws_dropout(spec: Spec, variables: Mapping[str, Any], input_shape: tuple[int, ...]) -> bool:

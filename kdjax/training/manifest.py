@@ -20,7 +20,12 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml_c
 
 
 def make_manifest(
-    config: dict[str, Any], dataset: Dataset, teachers: Mapping[str, dict], batch_norm: str, parameters: int
+    config: dict[str, Any],
+    dataset: Dataset,
+    teachers: Mapping[str, dict],
+    batch_norm: str,
+    parameters: int,
+    hashes: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Returns the manifest of a run that is trained.
 
@@ -30,6 +35,7 @@ def make_manifest(
       teachers: Name -> record of the run and step that was loaded.
       batch_norm: Over what batch statistics are taken for this network: 'none', 'global' or 'per_device'.
       parameters: Number of the network's parameters.
+      hashes: What the run is made of; see `Run.check_content`.
     """
     return {
         "config": config,
@@ -43,14 +49,33 @@ def make_manifest(
         "loss_space": _loss_space(config["losses"]),
         "teachers": dict(teachers),
         "class_names": _names(dataset),
-        "splits": _splits(dataset),
+        "splits": splits_of(dataset),
         "labelled": _rows(dataset.labelled_train),
         "protocols": list(dataset.protocols),
+        "hashes": dict(hashes),
         "randomness": randomness.VERSION,
         "versions": versions(),
         "command": " ".join(sys.argv),
         "git": _git_revision(),
     }
+
+
+def regrouped(manifest: Mapping[str, Any], population: Mapping[str, Any] | None, step: int) -> dict[str, Any]:
+    """Returns the manifest of a run that goes on alone or with other members than before.
+
+    Args:
+      manifest: The run's manifest.
+      population: {'layout', 'members'} of the population that it goes on in; None if it goes on alone.
+      step: Updates that were made before.
+    """
+    before = {"until_step": step, "population": manifest.get("population")}
+    earlier = [*manifest.get("earlier_populations", []), *([before] if step else [])]
+    kept = {name: value for name, value in manifest.items() if name not in ("population", "earlier_populations")}
+    return (
+        kept
+        | ({"population": population} if population else {})
+        | ({"earlier_populations": earlier} if earlier else {})
+    )
 
 
 def imported_manifest(
@@ -82,14 +107,16 @@ def imported_manifest(
         "loss_space": "probs",
         "teachers": {},
         "class_names": _names(dataset),
-        "splits": {} if dataset is None else _splits(dataset),
+        "splits": {} if dataset is None else splits_of(dataset),
+        "hashes": {"data": {} if dataset is None else dataset.hashes},
         "versions": versions(),
         "command": " ".join(sys.argv),
         "git": _git_revision(),
     }
 
 
-def _splits(dataset: Dataset) -> dict[str, dict]:
+def splits_of(dataset: Dataset) -> dict[str, dict]:
+    """Returns split -> {'size', 'sha256'} of its rows, as manifests keep them."""
     return {name: _rows(rows) for name, rows in dataset.splits.items()}
 
 

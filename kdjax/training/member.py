@@ -3,19 +3,21 @@
 The loop owns what is on the devices, for one run or for several that share a step; each of them is a member.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 from absl import logging
 
-from kdjax.errors import RunError, UserError
+from kdjax.errors import DivergedError, UserError
 from kdjax.store import Run
 from kdjax.training import forward, metrics
 from kdjax.training import state as train_state
 from kdjax.training.evaluation import evaluate
+from kdjax.training.manifest import versions
 from kdjax.training.metrics import Sums
-from kdjax.training.plan import Plan, traced
+from kdjax.training.plan import Plan, hashes_of, traced
 from kdjax.training.progress import Best, Progress
 from kdjax.training.state import TrainState
 
@@ -50,15 +52,40 @@ class Member:
         """Returns the state and the sums of the newest checkpoint, or those before the first step, on the host.
 
         The rows of metrics.jsonl after that checkpoint are dropped, since their epochs will be trained again.
+
+        Raises:
+          UserError: The run was begun with other data, teachers or code, or it has lost its checkpoints or rows.
         """
+        self._check_resumable()
         leaves, structure = jax.tree.flatten(self.zero_sums)
         saved = {"train": initial_state(self.plan), "sums": leaves}
         if self.run.steps():
             self._warn_of_changed_draws()
             saved, progress, _ = self.run.restore(saved)
             self.progress = Progress.from_json(progress)
-        self.run.cut_metrics(self.progress.epoch)
+        scored = [self.progress.best.epoch] if self.progress.best else []
+        scored += [self.progress.epoch] if self.finished else []
+        self.run.cut_metrics(self.progress.epoch, needed=scored)
         return saved["train"], jax.tree.unflatten(structure, saved["sums"])
+
+    def _check_resumable(self) -> None:
+        """Refuses to go on with other content than the run was begun with, and warns of another release of jax."""
+        manifest = self.run.manifest
+        self.run.refuse_without_manifest()
+        if manifest is None:
+            return
+        self.run.check_checkpoints()
+        self.run.check_content(hashes_of(self.plan))
+        before, now = manifest.get("versions", {}), versions()
+        pairs = [(name, before.get(name), now[name]) for name in ("jax", "jaxlib")]
+        changed = [f"{name} {old} -> {new}" for name, old, new in pairs if old not in (None, new)]
+        if changed:
+            logging.warning(
+                "run '%s' was begun under another release (%s): it goes on, but its numbers may differ in rounding "
+                "from those of an unbroken run.",
+                self.run.name,
+                ", ".join(changed),
+            )
 
     def _warn_of_changed_draws(self) -> None:
         begun_by = (self.run.manifest or {}).get("randomness", 1)
@@ -74,7 +101,8 @@ class Member:
     def finish_epoch(self, scores: Scores) -> bool:
         """Counts an epoch as finished, and returns whether its state is the best so far.
 
-        The best epoch is chosen by validation accuracy; the test split decides nothing.
+        The best epoch is chosen on the validation split by `config.select_by`; the test split decides nothing, and an
+        epoch whose measure is not finite is never the best.
 
         Args:
           scores: Scores of the held-out splits after the epoch; empty where it was not evaluated.
@@ -84,10 +112,11 @@ class Member:
         in_warmup = self.progress.epoch <= config.warmup.epochs
         if config.select != "validation" or "validation" not in scores or in_warmup:
             return False
-        accuracy = scores["validation"]["accuracy"]
-        is_best = best is None or accuracy > best.accuracy
+        metric, sign = metrics.SELECTED_BY[config.select_by]
+        score = sign * scores["validation"][metric]
+        is_best = math.isfinite(score) and (best is None or score > best.score)
         if is_best:
-            self.progress = self.progress._replace(best=Best(self.progress.epoch, self.step, accuracy))
+            self.progress = self.progress._replace(best=Best(self.progress.epoch, self.step, score))
         return is_best
 
     def stop_in_epoch(self, steps: int) -> None:
@@ -101,16 +130,17 @@ class Member:
           sums: Sums of the present epoch, on the host.
 
         Raises:
-          RunError: A loss was not finite; the message names the step and the checkpoint that is kept.
+          DivergedError: A loss was not finite; the message names the step and the checkpoint that is kept.
         """
         if sums.first_bad_step == metrics.NEVER:
             return
         self.run.wait()
         steps = self.run.steps()
         kept = f"The checkpoint of step {max(steps)} is kept." if steps else "No checkpoint had been written."
-        raise RunError(
+        raise DivergedError(
             f"run '{self.run.name}': the loss was not finite at step {sums.first_bad_step}; lower "
-            f"config.optimizer.learning_rate or check the losses. {kept}"
+            f"config.optimizer.learning_rate or check the losses. {kept}",
+            [self.run.name],
         )
 
     def score(self, variables: Mapping[str, Any], split: str) -> dict[str, float]:
@@ -184,8 +214,8 @@ class Member:
 
 
 def initial_state(plan: Plan) -> TrainState:
-    """Returns the train state of a plan before the first step."""
-    return train_state.create_state(plan.variables, plan.distiller, traced(plan.config))
+    """Returns the train state of a plan before the first step, on the host."""
+    return jax.device_get(train_state.create_state(plan.variables, plan.distiller, traced(plan.config)))
 
 
 def initial_carry(plan: Plan) -> tuple[TrainState, Sums]:

@@ -18,6 +18,8 @@ from kdjax.training.structure import combine
 from kdjax.types import Array, Metrics
 
 NEVER = np.iinfo(np.int32).max
+# config.select_by -> the name of the measure in `eval_metrics`, and 1 where the highest is the best, -1 for the lowest
+SELECTED_BY = {"accuracy": ("accuracy", 1), "nll": ("loss", -1), "brier": ("brier", -1)}
 
 
 class Sums(NamedTuple):
@@ -102,6 +104,7 @@ def eval_metrics(scored: Scored, unseen: tuple[int, ...], shared: tuple[int, ...
     """
     logits, labels, mask = scored.logits, scored.labels, scored.mask
     per_example = {"loss": losses.cross_entropy(logits, labels), "accuracy": accuracy(logits, labels)}
+    per_example["brier"] = losses.softmax_mse(logits, labels, reduction="class_sum")
     if logits.shape[-1] > 5:
         per_example["top5"] = top5(logits, labels)
     if scored.soft is not None:

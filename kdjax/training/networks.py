@@ -5,10 +5,11 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from kdjax import models
+from kdjax import models, own_code
 from kdjax.config import with_defaults
 from kdjax.errors import UserError
 from kdjax.store import Run
+from kdjax.training import parallel, processes
 from kdjax.training.spec import Model
 
 
@@ -36,15 +37,21 @@ def load_network(run: Run, checkpoint: str = "last") -> Network:
       checkpoint: 'last', 'best' or a step.
 
     Raises:
-      UserError: The run keeps no such checkpoint, or its model can no longer be built.
+      UserError: The run keeps no such checkpoint, its model is code that is not trusted or has changed since, or the
+        model can no longer be built.
     """
+    parallel.local_devices()  # orbax needs a backend: a missing one must not be taken for a damaged checkpoint
     stored = run.manifest
     if stored is None or not run.steps():
         raise UserError(f"run '{run.name}' has no checkpoint yet; repeat its command to resume it.")
+    if "config" not in stored or "num_classes" not in stored.get("model", {}):
+        raise UserError(f"{run.path} is damaged: its manifest lacks 'config' or 'model'; delete it and train it again.")
     manifest = {**stored, "config": with_defaults(stored["config"])}
-    # The time of writing tells one state of the folder from the next, so that the cache never returns an older one.
-    written = (run.path / "checkpoints").stat().st_mtime_ns
-    variables, step = _variables(run.name, run.path, _parse(checkpoint), written)
+    names = own_code.names_in({"model": manifest["config"]["model"]})
+    own_code.refuse_untrusted(names, run.trust, f"run '{run.name}'")
+    run.check_content({"code": own_code.source_hashes(names)})
+    which = _parse(checkpoint)
+    variables, step = processes.by_writer(lambda: _read(run.name, run.path, which))
     return Network(build(manifest["config"]["model"], manifest["model"]["num_classes"]), variables, manifest, step)
 
 
@@ -59,6 +66,11 @@ def build(model: Mapping[str, Any], num_classes: int) -> Model:
     if pooled and not features:
         raise UserError(f"config.model.pooled is '{pooled}' without config.model.features: name those too.")
     return models.FeatureExtractor(module, features, pooled) if features else module
+
+
+def _read(name: str, path: pathlib.Path, which: str | int) -> tuple[dict[str, Any], int]:
+    # The time of writing tells one state of the folder from the next, so that the cache never returns an older one.
+    return _variables(name, path, which, (path / "checkpoints").stat().st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=8)  # many students of one process share a teacher

@@ -10,16 +10,18 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from kdjax import config as schema
-from kdjax import models
+from kdjax import models, own_code
 from kdjax.data import Dataset, load_dataset, make_order, resolve_view
 from kdjax.data.overlap import check_overlap
 from kdjax.data.views import names as view_names
 from kdjax.distillation.distillers import make_distiller
 from kdjax.distillation.inputs import LossInputs
-from kdjax.distillation.terms import Term, make_terms, resolve_losses
+from kdjax.distillation.methods import method_of
+from kdjax.distillation.terms import Term, make_terms, resolve_losses, with_new_parameters
 from kdjax.errors import UserError
 from kdjax.store import Store
-from kdjax.training import forward, parallel
+from kdjax.store.content import variables_hash
+from kdjax.training import forward, parallel, processes
 from kdjax.training import state as train_state
 from kdjax.training.evaluation import stream_if_needed
 from kdjax.training.freezing import check_head, make_freezing
@@ -29,13 +31,15 @@ from kdjax.training.networks import Network, build, load_network
 from kdjax.training.schedules import find_schedule
 from kdjax.training.spec import Spec, SpecTeacher
 from kdjax.training.structure import combine, partition
+from kdjax.training.teacher_temperatures import DIGITS, fitted_temperatures
 from kdjax.training.teachers import (
     LoadedTeachers,
     Teacher,
     check_classes,
     check_splits,
+    freeze,
+    held_out_rows,
     load_teachers,
-    match_precision,
 )
 from kdjax.types import Config, Device, ModelOutput
 
@@ -52,7 +56,10 @@ class Plan(NamedTuple):
       numbers: The numbers of the config, which the step takes as values.
       variables: The network's variables before the first step, on the host.
       distiller: {'params', 'state'} of the losses' adapters before the first step, on the host.
+      held_out: Name of a teacher -> [rows] bool, which rows of the data set it was not trained on, for the ensemble
+        'held_out'; {} for the others.
       devices: Devices of this process.
+      origin: Hash of the weights of config.init_from, '' without it.
     """
 
     config: Config
@@ -63,7 +70,9 @@ class Plan(NamedTuple):
     numbers: dict[str, Any]
     variables: dict[str, Any]
     distiller: dict[str, Any]
+    held_out: dict[str, np.ndarray]
     devices: tuple[Device, ...]
+    origin: str = ""
 
     @property
     def epochs(self) -> int:
@@ -76,7 +85,8 @@ class Plan(NamedTuple):
 
 
 def resolve(config: Config) -> Config:
-    """Returns a checked copy of a config in which every default of losses and teachers is explicit."""
+    """Returns a checked copy of a user's config in which every default of losses and teachers is explicit."""
+    own_code.note_named(config.to_dict())
     config = ConfigDict(config.to_dict())
     schema.check(config)
     config.losses = ConfigDict(resolve_losses(config.losses.to_dict(), config.teachers.to_dict()))
@@ -85,6 +95,11 @@ def resolve(config: Config) -> Config:
         config.teachers[name] = ConfigDict({**schema.TEACHER, **teacher.to_dict(), "classes": classes})
     train_state.check(traced(config))
     return config
+
+
+def completed(config: Mapping) -> dict:
+    """Returns a stored config, as plain mappings, with the hyper-parameters that its losses took on since."""
+    return {**config, "losses": with_new_parameters(config["losses"])}
 
 
 def make_plan(
@@ -111,13 +126,16 @@ def make_plan(
     parallel.check_batch_size("batch_size", config.batch_size, devices)
     parallel.check_batch_size("eval_batch_size", config.eval_batch_size, devices)
     teachers = load_teachers(config, store, loaded) if teachers is None else teachers
-    dataset = stream_if_needed(load_dataset(config.data, data_dir), config.data.stream, devices)
+    with processes.writer_first():  # a data set may be downloaded to a folder that all of them share
+        dataset = load_dataset(config.data, data_dir)
+    dataset = stream_if_needed(dataset, config.data.stream, devices)
     allow = config.data.allow_overlap
     check_overlap(dataset.name, dataset.images, dataset.splits, allow=allow, official=dataset.official)
     check_classes(config, teachers, dataset.num_classes, dataset.class_names)
     check_splits(config, dataset, teachers, data_dir)
     origin = load_network(store.find(config.init_from), config.init_checkpoint) if config.init_from else None
-    return plan_with(config, dataset, teachers, devices, origin)
+    held_out = held_out_rows(config, dataset, teachers, data_dir)
+    return plan_with(config, dataset, teachers, devices, origin, held_out)
 
 
 def plan_with(
@@ -126,6 +144,7 @@ def plan_with(
     teachers: Mapping[str, Teacher],
     devices: Sequence[Device],
     origin: Network | None = None,
+    held_out: Mapping[str, np.ndarray] | None = None,
 ) -> Plan:
     """Makes the plan of a resolved config for data and teachers that are at hand.
 
@@ -135,6 +154,7 @@ def plan_with(
       teachers: Name -> Teacher.
       devices: Devices of this process.
       origin: The network that the student starts from, None for freshly drawn weights.
+      held_out: What `held_out_rows` returned, None for the other ensembles.
     """
     model = build(config.model.to_dict(), dataset.num_classes)
     input_shape = (1, *dataset.input_shape)
@@ -143,10 +163,13 @@ def plan_with(
     check_head(config, variables)
     if origin:
         variables = initialize_from(variables, origin.variables, config.init_from, config.model.head)
-    teachers = {name: match_precision(teacher, variables) for name, teacher in teachers.items()}
+    teachers = {name: freeze(teacher, config, variables, input_shape) for name, teacher in teachers.items()}
     structure, numbers = partition(traced(config))
+    for name, temperature in fitted_temperatures(config, dataset, teachers, devices).items():
+        numbers["teachers"][name]["temperature"] = temperature
     numbers = _as_arrays(numbers)
     terms = _terms(config, _main_losses(config))
+    _check_gathered(config)
     spec = Spec(
         model=model,
         teachers=_spec_teachers(config, dataset, teachers),
@@ -171,7 +194,21 @@ def plan_with(
     )
     distiller = _initial_distiller(config, dataset, spec, variables, teachers, numbers)
     warmup = _warmup_spec(config, spec)
-    return Plan(config, dataset, teachers, spec, warmup, numbers, variables, distiller, tuple(devices))
+    held_out = dict(held_out or {})
+    begun_from = variables_hash(origin.variables) if origin else ""
+    return Plan(
+        config, dataset, teachers, spec, warmup, numbers, variables, distiller, held_out, tuple(devices), begun_from
+    )
+
+
+def _check_gathered(config: Config) -> None:
+    """Refuses a loss whose memory is filled by a warm-up that the config does not have."""
+    for key, term in config.losses.items():
+        if method_of(term["loss"]).gathers and key not in config.warmup.losses:
+            raise UserError(
+                f"config.losses.{key}: '{term['loss']}' reads what a warm-up gathers from the initial network; set "
+                f"config.warmup.epochs to 1, .trains to 'distiller' and .losses to {{'{key}': 1.0}}."
+            )
 
 
 def _warmup_spec(config: Config, spec: Spec) -> Spec | None:
@@ -275,9 +312,10 @@ def traced(config: Config) -> dict[str, Any]:
     """Returns the sections of a resolved config that a step reads, floats as floats and the seed as a NumPy scalar."""
     sections = {name: config[name] for name in schema.TRACED}
     sections = {name: value.to_dict() if isinstance(value, ConfigDict) else value for name, value in sections.items()}
-    # Weight and temperature only: the name of a teacher's run must not shape the compilation.
+    # Weight and temperature only: the name of a teacher's run must not shape the compilation. `plan_with` replaces the
+    # temperature of 1 that stands here for one that is fitted.
     sections["teachers"] = {
-        name: {"weight": float(teacher["weight"]), "temperature": float(teacher["temperature"])}
+        name: {"weight": float(teacher["weight"]), "temperature": _temperature(teacher["temperature"])}
         for name, teacher in sections["teachers"].items()
     }
     # The hyper-parameters of an adapter are structure, floats included, since they may shape its layers.
@@ -289,9 +327,14 @@ def traced(config: Config) -> dict[str, Any]:
     rate = float(sections["warmup"]["learning_rate"])
     sections["warmup"] = {**sections["warmup"], "losses": weights, "learning_rate": rate}
     sections["optimizer"] = _floats_like_defaults(sections["optimizer"], schema.defaults().optimizer)
+    sections["average"] = _floats_like_defaults(sections["average"], schema.defaults().average)
     sections["schedule"] = _floats_like_defaults(sections["schedule"], schema.defaults().schedule)
     seeds = {"seed": np.uint32(config.seed), "order_seed": np.uint32(schema.order_seed(config))}
     return {**sections, **seeds, "epochs": config.epochs}
+
+
+def _temperature(value: float | str) -> float:
+    return 1.0 if isinstance(value, str) else float(value)
 
 
 def _floats_like_defaults(section: Mapping[str, Any], defaults: Config) -> dict[str, Any]:
@@ -304,13 +347,26 @@ def _as_arrays(numbers: dict[str, Any]) -> dict[str, Any]:
     return jax.tree.map(lambda leaf: np.asarray(leaf, dtype if isinstance(leaf, float) else None), numbers)
 
 
+def hashes_of(plan: Plan) -> dict[str, Any]:
+    """Returns the hashes of what a run is made of; see `Run.check_content`."""
+    return {
+        "data": plan.dataset.hashes,
+        "teachers": {name: teacher.sha256 for name, teacher in plan.teachers.items()},
+        "init_from": plan.origin,
+        "code": own_code.source_hashes(own_code.names_in(plan.config.to_dict())),
+    }
+
+
 def manifest_of(plan: Plan) -> dict[str, Any]:
     """Returns the manifest of a planned run."""
-    records = {name: teacher.record for name, teacher in plan.teachers.items()}
+    records = {name: dict(teacher.record) for name, teacher in plan.teachers.items()}
+    for name, fields in plan.config.teachers.items():
+        if fields.temperature == schema.FITTED:
+            records[name]["temperature"] = round(float(plan.numbers["teachers"][name]["temperature"]), DIGITS)
     scope = models.batch_norm_scope(plan.spec.model, (1, *plan.dataset.input_shape))
     if scope == "global" and not plan.spec.sync_batch_norm:
         scope = "per_device"
     elif scope == "per_device" and plan.spec.sync_batch_norm:
         logging.warning("%s has statistics other than BatchNorm's, which are taken per device.", plan.config.model.name)
     parameters = models.count_parameters(plan.variables)
-    return make_manifest(plan.config.to_dict(), plan.dataset, records, scope, parameters)
+    return make_manifest(plan.config.to_dict(), plan.dataset, records, scope, parameters, hashes_of(plan))

@@ -5,20 +5,24 @@ where they are unrolled, so may their losses and architectures. Each ends as an 
 """
 
 import functools
+import hashlib
+import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from kdjax import models
 from kdjax.config import order_seed
-from kdjax.data import make_order
+from kdjax.data import Dataset, make_order
 from kdjax.data.keeping import PART_OF_MEMORY
 from kdjax.training import evaluation, parallel
 from kdjax.training.batch_loader import BatchLoader
+from kdjax.training.identity import ByIdentity
 from kdjax.training.metrics import Sums
 from kdjax.training.plan import Plan
-from kdjax.training.spec import Fixed
+from kdjax.training.spec import Fixed, Model
 from kdjax.training.state import TrainState
 from kdjax.training.teacher_logits import cached_logits
 from kdjax.training.together import UNROLLED, VMAP, Carry, PopulationSpec, population_steps
@@ -69,63 +73,134 @@ def group_plans(plans: Sequence[Plan], progress: Sequence[Hashable]) -> list[lis
     """
     groups: dict[Hashable, list[int]] = {}
     for i, plan in enumerate(plans):
-        groups.setdefault((_sharing_key(plan), progress[i]), []).append(i)
-    return [part for group in groups.values() for part in _split(group, plans[group[0]])]
+        groups.setdefault((sharing_of(plan), progress[i]), []).append(i)
+    return [part for group in groups.values() for part in _split(group, plans)]
 
 
-def _split(group: list[int], plan: Plan) -> list[list[int]]:
+def _split(group: list[int], plans: Sequence[Plan]) -> list[list[int]]:
     """Splits a population that is too large for the memory or, unrolled, for its compilation."""
-    room = PART_OF_MEMORY * parallel.memory(plan.devices)
-    most = max(1, int(room // _member_bytes(plan)))
-    most = min(most, {IN_TURN: 1, UNROLLED: MOST_UNROLLED}.get(layout_of(plan), most))
+    if len(group) == 1:
+        return [group]
+    first = plans[group[0]]
+    room = PART_OF_MEMORY * parallel.memory(first.devices)
+    most = max(1, int(room // max(_member_bytes(plans[i]) for i in group)))
+    most = min(most, {IN_TURN: 1, UNROLLED: MOST_UNROLLED}.get(layout_of(first), most))
     return [group[start : start + most] for start in range(0, len(group), most)]
 
 
 def _member_bytes(plan: Plan) -> int:
-    """Returns about how many bytes a member takes on each device, activations left out."""
+    """Returns about how many bytes a member takes on each device."""
     leaves = jax.tree.leaves((plan.variables, plan.distiller))
+    state = COPIES * sum(np.asarray(leaf).nbytes for leaf in leaves) * 2  # momentum is as large again
     logits = sum(4 * len(plan.dataset.labels) * teacher.num_classes for teacher in plan.spec.teachers if teacher.cached)
-    return COPIES * sum(np.asarray(leaf).nbytes for leaf in leaves) * 2 + logits  # momentum is as large again
+    if layout_of(plan) in (VMAP, UNROLLED) and has_convolutions(plan.variables):
+        examples = plan.config.batch_size // len(plan.devices)
+        state += 2 * 4 * examples * _activations(plan.spec.model, plan.dataset.input_shape)  # values and gradients
+    return state + logits
 
 
-def _sharing_key(plan: Plan) -> Hashable:
-    """Returns what two plans must have in common to be trained in one step."""
-    config = plan.config
+@functools.lru_cache(maxsize=64)
+def _activations(model: Model, input_shape: tuple[int, ...]) -> int:
+    """Returns about how many numbers the layers of a network put out for one image."""
+    module = model.module if isinstance(model, models.FeatureExtractor) else model
+    _, outputs = models.feature_shapes(module, (1, *input_shape))
+    return sum(math.prod(shape) for shape in outputs.values())
+
+
+class Sharing(NamedTuple):
+    """What two plans must have in common to be trained in one step.
+
+    Attributes:
+      layout: How members like this one are laid out.
+      loop: What the loop reads of the config.
+      data: The images and the sizes of the splits.
+      labels: Labels and soft targets.
+      batches: Which examples are in which batch, None where members may differ in that.
+      step: What shapes the compiled step, None where members are unrolled.
+      teachers: The teachers, None where members may differ in them.
+      alone: The plan itself where it cannot share anything.
+    """
+
+    layout: str
+    loop: Hashable
+    data: Hashable
+    labels: Hashable
+    batches: Hashable
+    step: Hashable
+    teachers: Hashable
+    alone: Hashable
+
+
+# What runs differ in if they differ in a field of Sharing, in words of the config.
+DIFFERENCES = {
+    "layout": "kind of network",
+    "loop": "batch size, epochs, evaluation or checkpoints",
+    "data": "data or view",
+    "labels": "labels",
+    "batches": "order of the examples or split (config.data.order_seed and split_seed)",
+    "step": "network, losses or other settings that are no numbers",
+    "teachers": "teachers",
+    "alone": "draws of their teachers (config.teacher_batch_norm)",
+}
+
+
+def sharing_of(plan: Plan) -> Sharing:
+    """Returns what another plan must have in common with this one to be trained in one step with it."""
+    config, spec, dataset, layout = plan.config, plan.spec, plan.dataset, layout_of(plan)
     loop = (config.batch_size, config.eval_batch_size, config.eval_every, config.select, plan.epochs)
-    loop += (config.warmup.epochs, config.checkpoint.every_epochs, plan.spec.steps_per_epoch, plan.devices)
-    sizes = tuple((name, len(rows)) for name, rows in plan.dataset.splits.items())
-    shared = plan.dataset.shared_test
-    data = (id(plan.dataset.images), plan.dataset.streamed, plan.dataset.unseen, sizes)
-    data += (None if shared is None else shared.tobytes(),)
-    if layout_of(plan) == UNROLLED:
-        spec = plan.spec
-        seen = (
-            spec.stored,
-            spec.view,
-            spec.targets,
-            spec.num_classes,
-            spec.unlabelled,
-            spec.phase,
-            plan.warmup is None,
-        )
+    loop += (config.warmup.epochs, config.checkpoint.every_epochs, spec.steps_per_epoch, plan.devices)
+    sizes = tuple((name, len(rows)) for name, rows in dataset.splits.items())
+    shared_test = None if dataset.shared_test is None else dataset.shared_test.tobytes()
+    data: tuple = (id(dataset.images), dataset.streamed, dataset.skip_bad, dataset.unseen, sizes, shared_test)
+    labels, by_batch = _targets_key(dataset), spec.teacher_batch_norm == "batch"
+    if layout == UNROLLED:
+        data += (spec.stored, spec.view, spec.targets, spec.num_classes, spec.unlabelled, plan.warmup is None)
         # Teachers on batch statistics draw from the seed of the run and are not shared.
-        alone = id(plan) if spec.teacher_batch_norm == "batch" else None
-        return (UNROLLED, loop, data, _batches_key(plan), seen, alone)
+        return Sharing(layout, loop, data, labels, _batches_key(plan), None, None, id(plan) if by_batch else None)
     shapes = jax.tree.map(lambda leaf: (np.shape(leaf), str(np.asarray(leaf).dtype)), (plan.variables, plan.distiller))
-    tree = (str(jax.tree.structure(shapes)), tuple(map(str, jax.tree.leaves(shapes))))
-    uncached = [name for name, spec in zip(plan.teachers, plan.spec.teachers, strict=True) if not spec.cached]
+    step = (spec, plan.warmup, str(jax.tree.structure(shapes)), tuple(map(str, jax.tree.leaves(shapes))))
     # A teacher that is run in the step is worth sharing only where one pass of it serves all members.
-    teachers = (tuple(map(id, plan.teachers.values())), _batches_key(plan)) if uncached else None
-    targets = id(plan.dataset.labels), id(plan.dataset.soft)
-    alone = id(plan) if plan.spec.teacher_batch_norm == "batch" and uncached else None
-    return (plan.spec, plan.warmup, loop, data, targets, tree, teachers, alone)
+    runs_teachers = any(not teacher.cached for teacher in spec.teachers)
+    teachers = tuple(map(id, plan.teachers.values())) if runs_teachers else None
+    # A stream is read once for all members: processes of its own for each would be too many.
+    batches = _batches_key(plan) if runs_teachers or dataset.streamed else None
+    alone = id(plan) if by_batch and runs_teachers else None
+    return Sharing(layout, loop, data, labels, batches, step, teachers, alone)
+
+
+def why_apart(plans: Sequence[Plan], groups: Sequence[Sequence[int]]) -> str:
+    """Returns a sentence about why plans are not all trained in one step, '' where they are.
+
+    Args:
+      plans: All plans.
+      groups: What `group_plans` returned for them.
+    """
+    if len(groups) < 2:
+        return ""
+    found = [sharing_of(plans[group[0]]) for group in groups]
+    if {one.layout for one in found} == {IN_TURN}:
+        return f"{len(plans)} runs are trained in turn: networks of this kind are not faster together on this backend."
+    count = f"{len(plans)} runs are trained in {len(groups)} parts"
+    differing = [words for field, words in DIFFERENCES.items() if len({getattr(one, field) for one in found}) > 1]
+    if differing:
+        return f"{count}, since they differ in: {'; '.join(differing)}."
+    return f"{count}, since one would be too large, or they are not equally far."
 
 
 def _batches_key(plan: Plan) -> Hashable:
     """Returns what decides which examples are in which batch, and what is seen of them."""
     dataset = plan.dataset
-    rows = (dataset.splits["train"].tobytes(), dataset.labelled.tobytes())
-    return (rows, id(dataset.labels), id(dataset.soft), order_seed(plan.config))
+    return (dataset.splits["train"].tobytes(), _targets_key(dataset), order_seed(plan.config))
+
+
+def _targets_key(dataset: Dataset) -> Hashable:
+    return tuple(None if array is None else _digest(ByIdentity(array)) for array in (dataset.labels, dataset.soft))
+
+
+@functools.lru_cache(maxsize=32)
+def _digest(array: ByIdentity) -> str:
+    """Returns a digest of an array's values: protocols copy labels, and each run of a study has copies of its own."""
+    return hashlib.sha256(np.ascontiguousarray(array.value)).hexdigest()
 
 
 def make_loader(plan: Plan) -> BatchLoader:
@@ -154,6 +229,7 @@ class Population:
       plans: The plan of each member.
       layout: How they are laid out.
       shares_batches: Whether all members see the same batches.
+      shares_logits: Whether all stacked members read the same cached logits of teachers.
       fixed: What the step only reads, on the devices.
       loaders: The loader of the batches that all share, or one for each member.
     """
@@ -171,7 +247,9 @@ class Population:
         self.shares_batches = all(_batches_key(plan) == first for plan in plans)
         self.devices = plans[0].devices
         self._networks, self._readers = _distinct_teachers(plans) if self.layout == UNROLLED else ((), ())
+        self.shares_logits = True
         self.fixed = self._place_fixed()
+        self._compiled: dict[str, Any] = {}  # phase -> the compiled step
         self._eval_batches: dict[str, Batch] = {}  # split -> the batches of all stacked members
         self.loaders = [make_loader(plan) for plan in (plans[:1] if self.shares_batches else plans)]
 
@@ -184,7 +262,14 @@ class Population:
         """Returns what shapes the step of an epoch, counted from 0."""
         specs = tuple(plan.spec_at(epoch) for plan in (self.plans[:1] if self.stacked else self.plans))
         networks = tuple(teacher for _, _, teacher in self._networks)
-        return PopulationSpec(self.layout, specs, self.shares_batches, networks, self._readers)
+        return PopulationSpec(self.layout, specs, self.shares_batches, self.shares_logits, networks, self._readers)
+
+    def compiled(self, epoch: int) -> Any:
+        """Returns the compiled `population_steps` of an epoch, counted from 0: all epochs of a phase have one."""
+        phase = self.plans[0].spec_at(epoch).phase
+        if phase not in self._compiled:
+            self._compiled[phase] = compiled_population(self.spec_at(epoch), self.devices)
+        return self._compiled[phase]
 
     def _place_fixed(self) -> Fixed:
         plans, arrays = self.plans, evaluation.resident(self.plans[0].dataset, self.devices)
@@ -192,15 +277,17 @@ class Population:
             logits = [cached_logits(plan) for plan in plans]
             teachers = {spec.name: plans[m].teachers[n].variables for m, n, spec in self._networks if not spec.cached}
             cached = {spec.name: logits[m][n] for m, n, spec in self._networks if spec.cached}
+            held_out = _held_out_of(plans, self._readers)
             numbers = tuple(plan.numbers for plan in plans)
         else:
             numbers, teachers = _stack([plan.numbers for plan in plans]), _uncached_teachers(plans[0])
-            shared = plans[:1] if self.shares_batches and _same_teachers(plans) else plans
-            logits = [cached_logits(plan) for plan in shared]
-            cached = logits[0] if len(shared) == 1 else _stack(logits)
-            self.shares_batches &= len(shared) == 1  # with other teachers each member reads the batch for itself
-        placed = parallel.replicate((teachers, numbers, cached), self.devices)
-        return Fixed(placed[0], arrays, placed[1], placed[2])
+            logits = [cached_logits(plan) for plan in plans]
+            self.shares_logits = all(list(map(id, one.values())) == list(map(id, logits[0].values())) for one in logits)
+            cached = logits[0] if self.shares_logits else _stack(logits)
+            held_out = plans[0].held_out if self.shares_logits else _stack([plan.held_out for plan in plans])
+            self.shares_batches &= self.shares_logits  # with other teachers each member reads the batch for itself
+        placed = parallel.replicate((teachers, numbers, cached, held_out), self.devices)
+        return Fixed(placed[0], arrays, *placed[1:])
 
     def place(self, carries: Sequence[tuple[TrainState, Sums]]) -> Carry:
         """Places the members' states and sums on the devices."""
@@ -265,7 +352,7 @@ class Population:
 
     def describe(self) -> str:
         """Returns a line about the population for the log."""
-        size = len(self.plans) * _member_bytes(self.plans[0]) / 1e6
+        size = sum(map(_member_bytes, self.plans)) / 1e6
         return f"{len(self.plans)} runs are trained in one step ({self.layout}), about {size:.0f} MB on each device"
 
 
@@ -285,11 +372,6 @@ def _uncached_teachers(plan: Plan) -> dict[str, Any]:
     return {spec.name: plan.teachers[spec.name].variables for spec in plan.spec.teachers if not spec.cached}
 
 
-def _same_teachers(plans: Sequence[Plan]) -> bool:
-    first = list(map(id, plans[0].teachers.values()))
-    return all(list(map(id, plan.teachers.values())) == first for plan in plans)
-
-
 def _distinct_teachers(plans: Sequence[Plan]) -> tuple[tuple, tuple[tuple[str, ...], ...]]:
     """Returns (member, its name there, spec) of each distinct teacher, and the names of each member's teachers.
 
@@ -305,3 +387,13 @@ def _distinct_teachers(plans: Sequence[Plan]) -> tuple[tuple, tuple[tuple[str, .
             names.append(found.setdefault(key, (member, spec.name, named))[2].name)
         readers.append(tuple(names))
     return tuple(found.values()), tuple(readers)
+
+
+def _held_out_of(plans: Sequence[Plan], readers: Sequence[tuple[str, ...]]) -> dict[str, np.ndarray]:
+    """Returns, for the distinct teachers of unrolled members that ask for it, which rows each was not trained on."""
+    found = {}
+    for plan, names in zip(plans, readers, strict=True):
+        for spec, name in zip(plan.spec.teachers, names, strict=True):
+            if spec.name in plan.held_out:
+                found[name] = plan.held_out[spec.name]
+    return found

@@ -5,17 +5,17 @@ from typing import Any, NamedTuple
 
 
 class Best(NamedTuple):
-    """The epoch with the highest validation accuracy so far, the earliest of equals.
+    """The best epoch so far on the validation split, the earliest of equals.
 
     Attributes:
       epoch: Number of the epoch, counted from 1.
       step: Updates made by its end.
-      accuracy: Validation accuracy after it.
+      score: What it was selected by, of which the highest is the best: the validation accuracy, or minus a loss.
     """
 
     epoch: int
     step: int
-    accuracy: float
+    score: float
 
 
 class Progress(NamedTuple):
@@ -39,4 +39,6 @@ class Progress(NamedTuple):
     def from_json(cls, record: Mapping[str, Any]) -> "Progress":
         """Returns the record that `to_json` turned into plain mappings."""
         best = record["best"]
-        return cls(record["epoch"], record["step_in_epoch"], best and Best(**best))
+        if best:  # earlier versions of kdjax selected by accuracy alone and called it so
+            best = Best(best["epoch"], best["step"], best["score"] if "score" in best else best["accuracy"])
+        return cls(record["epoch"], record["step_in_epoch"], best or None)

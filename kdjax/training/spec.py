@@ -24,12 +24,15 @@ class Fixed(NamedTuple):
       numbers: The config's floats and the seeds, in the places that the structure leaves open; a tuple of such
         mappings where members of a population are unrolled.
       logits: Name -> [rows of the data set, classes] logits of each teacher whose view never changes.
+      held_out: Name -> [rows of the data set] bool, whether a teacher was not trained on the row, for the ensemble
+        'held_out'.
     """
 
     teachers: dict[str, Any]
     arrays: dict[str, Array] | None
     numbers: Any
     logits: dict[str, Array] = {}
+    held_out: dict[str, Array] = {}
 
 
 class SpecTeacher(NamedTuple):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from kdjax.errors import UserError, nearest
+from kdjax.training import averaging
 from kdjax.training.schedules import Schedule, find_schedule, learning_rate
 from kdjax.types import Array
 
@@ -25,6 +26,7 @@ class TrainState:
       batch_stats: Its running statistics, {} where it has none.
       distiller: {'params': ..., 'state': ...} of the losses' adapters; never exported with the network.
       opt_state: Optimizer state over {'model': params, 'distiller': distiller['params']}.
+      average: The average of the parameters, {} where the config has none.
     """
 
     step: Array
@@ -32,6 +34,7 @@ class TrainState:
     batch_stats: Any
     distiller: dict[str, Any]
     opt_state: Any
+    average: Any = flax.struct.field(default_factory=dict)
 
     @property
     def trainable(self) -> dict[str, Any]:
@@ -59,6 +62,7 @@ def create_state(variables: Mapping[str, Any], distiller: Mapping[str, Any], con
         batch_stats=variables.get("batch_stats", {}),
         distiller=dict(distiller),
         opt_state=optimizer(config, rate=0.0).init(trainable),
+        average=averaging.start(variables["params"], config),
     )
 
 

@@ -14,7 +14,7 @@ from kdjax.distillation import weight_schedules
 from kdjax.distillation.distillers import make_distiller
 from kdjax.distillation.terms import Term
 from kdjax.errors import UserError
-from kdjax.training import forward, metrics
+from kdjax.training import averaging, forward, metrics
 from kdjax.training import state as train_state
 from kdjax.training.forward import Prepared
 from kdjax.training.freezing import mask_updates
@@ -82,7 +82,8 @@ def update_student(state: TrainState, prepared: Prepared, context: StepContext) 
     def objective(trainable: dict[str, Any]) -> tuple[Array, Objective]:
         with models.convolutions_for(spec.platform):
             output, batch_stats = forward.run_student(trainable["model"], state, images, context)
-            inputs = forward.loss_inputs(output, views, teachers, ensemble, context)
+            variables = {"params": trainable["model"], "batch_stats": batch_stats}
+            inputs = forward.loss_inputs(output, variables, views, teachers, ensemble, context)
             carried = {"params": trainable["distiller"], "state": state.distiller["state"]}
             values, distiller_state = distiller.apply(carried, inputs, config["losses"])
         terms = {term.key: _mean(term, values[term.key], context) for term in spec.terms}
@@ -153,13 +154,22 @@ def _update(
     body_factor = config["optimizer"]["body_factor"]
     updates = mask_updates(cast("dict[str, Any]", updates), gradients, spec.freezing, body_factor)
     trainable = cast("dict[str, Any]", optax.apply_updates(state.trainable, updates))
+    average = averaging.update(state.average, trainable["model"], _updates(state, spec), config, spec.steps_per_epoch)
     return TrainState(
         step=state.step + 1,
         params=trainable["model"],
         batch_stats=batch_stats,
         distiller={"params": trainable["distiller"], "state": distiller_state},
         opt_state=opt_state,
+        average=average,
     )
+
+
+def _updates(state: TrainState, spec: Spec) -> Array:
+    """Returns the number of updates of training proper with the next one, 0 in the warm-up."""
+    if spec.phase == "warmup":
+        return jnp.zeros_like(state.step)
+    return state.step + 1 - spec.first_epoch * spec.steps_per_epoch
 
 
 def rate(step: Array, config: Mapping[str, Any], spec: Spec) -> Array:
@@ -189,19 +199,6 @@ def eval_step(variables: Mapping[str, Any], arrays: Any, batch: Batch, *, spec: 
     scored = Scored(output.logits, own.labels, own.soft if spec.soft else None, batch.mask, batch.index)
     found = metrics.eval_metrics(scored, spec.unseen, spec.shared)
     return Sums(lax.psum(found, axis_name), jnp.asarray(metrics.NEVER, jnp.int32))
-
-
-def train_steps(carry: tuple[TrainState, Sums], fixed: Fixed, batches: Batch, *, spec: Spec, axis_name: str):
-    """Makes the `[steps, ...]` updates of `batches` in one dispatch and adds their sums to the carried ones."""
-
-    def body(carry: tuple[TrainState, Sums], batch: Batch) -> tuple[tuple[TrainState, Sums], None]:
-        state, sums = carry
-        state, step_sums = train_step(state, fixed, batch, spec=spec, axis_name=axis_name)
-        return (state, metrics.merge(sums, step_sums)), None
-
-    if batches.index.shape[0] == 1:  # no loop: on CPU the gradient of a convolution inside a loop is 17 times slower
-        return body(carry, jax.tree.map(lambda leaf: leaf[0], batches))[0]
-    return lax.scan(body, carry, batches)[0]
 
 
 def eval_steps(variables: Mapping[str, Any], arrays: Any, batches: Batch, *, spec: EvalSpec, axis_name: str) -> Sums:

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -11,15 +11,17 @@ from jax import lax
 from kdjax.data import Dataset, Stored, eval_batches
 from kdjax.data.views import augment
 from kdjax.training import forward, parallel
-from kdjax.training.evaluation import make_batches, resident
+from kdjax.training.evaluation import make_batches, resident, streamed_batches
 from kdjax.training.identity import ByIdentity
-from kdjax.training.plan import Plan
 from kdjax.training.spec import Model
 from kdjax.training.teachers import Teacher
 from kdjax.types import Array, Batch, Device
 
+if TYPE_CHECKING:
+    from kdjax.training.plan import Plan  # which reads teachers' logits to fit their temperatures
 
-def cached_logits(plan: Plan) -> dict[str, np.ndarray]:
+
+def cached_logits(plan: "Plan") -> dict[str, np.ndarray]:
     """Returns name -> [rows of the data set, classes] logits of each teacher that is not run in the step.
 
     Rows outside the training split are 0 and never read.
@@ -55,18 +57,35 @@ class _TrainingSet:
 def _logits(
     name: str, teacher: ByIdentity, training: _TrainingSet, batch_size: int, devices: tuple[Device, ...]
 ) -> np.ndarray:
-    return _compute(name, teacher.value, training.dataset, batch_size, devices)
+    rows = training.dataset.splits["train"]
+    logits = logits_of_rows(name, teacher.value, training.dataset, rows, batch_size, devices)
+    found = np.zeros((len(training.dataset.labels), logits.shape[-1]), logits.dtype)
+    found[rows] = logits
+    return found
 
 
-def _compute(name: str, teacher: Teacher, data: Dataset, batch_size: int, devices: tuple[Device, ...]) -> np.ndarray:
-    rows = data.splits["train"]
+def logits_of_rows(
+    name: str, teacher: Teacher, data: Dataset, rows: np.ndarray, batch_size: int, devices: tuple[Device, ...]
+) -> np.ndarray:
+    """Returns a teacher's logits [rows, classes] for images without augmentation.
+
+    Args:
+      name: Name of the teacher in the config, for messages.
+      teacher: The teacher.
+      data: Data set, in the memory of the devices or streamed.
+      rows: Rows of the data set.
+      batch_size: Examples over all devices, a multiple of their number.
+      devices: Devices of this process.
+    """
     index, mask = eval_batches(rows, batch_size)
     run = _compiled(name, teacher.model, data.stored, devices)
-    batches = make_batches(index, mask, 0, devices)
-    logits = np.asarray(jax.device_get(run(teacher.variables, resident(data, devices), batches)))
-    found = np.zeros((len(data.labels), logits.shape[-1]), logits.dtype)
-    found[rows] = logits.reshape(-1, logits.shape[-1])[: len(rows)]
-    return found
+    arrays = resident(data, devices)
+    if data.streamed:
+        parts = [run(teacher.variables, arrays, batch) for batch in streamed_batches(data, index, mask, devices)]
+    else:
+        parts = [run(teacher.variables, arrays, make_batches(index, mask, 0, devices))]
+    logits = np.concatenate([np.asarray(part) for part in jax.device_get(parts)])
+    return logits.reshape(-1, logits.shape[-1])[: len(rows)]
 
 
 @functools.lru_cache(maxsize=32)

@@ -2,17 +2,21 @@
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import flax.errors
 import jax
 import numpy as np
 from absl import logging
+from ml_collections import ConfigDict
 
+from kdjax import models, own_code
 from kdjax.data import Dataset, load_dataset, split_hash
 from kdjax.distillation.terms import find_loss
 from kdjax.errors import UserError, nearest
-from kdjax.store import Store
+from kdjax.store import Run, Store
+from kdjax.store.content import variables_hash
 from kdjax.training.identity import ByIdentity
 from kdjax.training.networks import load_network
 from kdjax.training.spec import Model
@@ -31,6 +35,8 @@ class Teacher(NamedTuple):
       data: Its own `config.data`, None where that is not known (imported weights).
       labelled: Hash of the examples whose labels it was trained on, where its manifest has one.
       class_names: Names of the classes of its logits, where its manifest has them.
+      stored: Its run, None for a teacher that is not from a store.
+      sha256: Hash of its variables, '' for a teacher that is not from a store.
     """
 
     model: Model
@@ -41,6 +47,8 @@ class Teacher(NamedTuple):
     data: dict[str, Any] | None
     labelled: str | None = None
     class_names: tuple[str, ...] | None = None
+    stored: Run | None = None
+    sha256: str = ""
 
 
 # (run, checkpoint, how its output is read) -> the teacher: runs that are planned together share their teachers' arrays.
@@ -81,13 +89,14 @@ def _load(name: str, fields: Mapping[str, Any], store: Store) -> Teacher:
         raise UserError(f"teacher '{name}': run '{run.name}' has not finished; repeat its command to resume it.")
     network = load_network(run, checkpoint)
     record = {"run": run.name, "checkpoint": checkpoint, "step": network.step}
+    own = variables_hash(network.variables)
     output = _output_space(name, fields, network.manifest)
     classes = network.manifest["model"]["num_classes"]
     data = network.manifest["config"]["data"]
     data = data if data["name"] else None
     labelled = network.manifest.get("labelled", {}).get("sha256")
     names = tuple(network.manifest.get("class_names") or ()) or None
-    return Teacher(network.model, network.variables, classes, output, record, data, labelled, names)
+    return Teacher(network.model, network.variables, classes, output, record, data, labelled, names, run, own)
 
 
 def _output_space(name: str, fields: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
@@ -98,6 +107,72 @@ def _output_space(name: str, fields: Mapping[str, Any], manifest: Mapping[str, A
             f"set config.teachers.{name}.output to 'clipped_logits' (its logits as probabilities) or 'softmax'."
         )
     return output or "softmax"
+
+
+def freeze(teacher: Teacher, config: Config, variables: Mapping[str, Any], input_shape: Sequence[int]) -> Teacher:
+    """Returns a teacher as a step runs it: in the type that the config says, with BatchNorm folded (`models.fold`).
+
+    Args:
+      teacher: Any teacher.
+      config: Resolved config of the student.
+      variables: The student's variables.
+      input_shape: Shape of a batch of images, batch axis included.
+
+    Raises:
+      UserError: config.teacher_dtype names a type, and the teacher's network takes none.
+    """
+    teacher = in_dtype(match_precision(teacher, variables), config.teacher_dtype, config.model.dtype)
+    if config.teacher_batch_norm != "running" or not _gains_by_folding(teacher):
+        return teacher
+    return _folded(ByIdentity(teacher), tuple(input_shape))
+
+
+def in_dtype(teacher: Teacher, dtype: str, students: str) -> Teacher:
+    """Returns a teacher whose network computes in the type that `config.teacher_dtype` says.
+
+    Args:
+      teacher: Any teacher.
+      dtype: Value of config.teacher_dtype.
+      students: Value of config.model.dtype.
+
+    Raises:
+      UserError: The config names a type, and the network takes none.
+    """
+    if dtype == "trained":
+        return teacher
+    module = teacher.model.module if isinstance(teacher.model, models.FeatureExtractor) else teacher.model
+    if not hasattr(module, "dtype"):
+        if dtype != "student":
+            name = type(module).__name__
+            raise UserError(
+                f"config.teacher_dtype is '{dtype}', and the teacher's {name} takes no dtype; set 'trained'."
+            )
+        return teacher
+    wanted = models.DTYPES[students if dtype == "student" else dtype]
+    return teacher if module.dtype == wanted else _in_dtype(ByIdentity(teacher), wanted)
+
+
+@functools.lru_cache(maxsize=64)  # students that share a teacher share the twin that they run
+def _in_dtype(teacher: ByIdentity, dtype: Any) -> Teacher:
+    model = teacher.value.model
+    if isinstance(model, models.FeatureExtractor):
+        return teacher.value._replace(model=model._replace(module=model.module.clone(dtype=dtype)))
+    return teacher.value._replace(model=model.clone(dtype=dtype))
+
+
+def _gains_by_folding(teacher: Teacher) -> bool:
+    """Whether a teacher may have BatchNorm, or weights to cast; others need not be traced."""
+    module = teacher.model.module if isinstance(teacher.model, models.FeatureExtractor) else teacher.model
+    return bool(teacher.variables.get("batch_stats")) or getattr(module, "dtype", None) is not None
+
+
+@functools.lru_cache(maxsize=64)
+def _folded(teacher: ByIdentity, input_shape: tuple[int, ...]) -> Teacher:
+    model, variables = teacher.value.model, teacher.value.variables
+    try:
+        return teacher.value._replace(variables=models.fold(model, variables, input_shape))
+    except (UserError, flax.errors.FlaxError, TypeError, ValueError):  # it cannot see the images, which is said later
+        return teacher.value
 
 
 def match_precision(teacher: Teacher, variables: Mapping[str, Any]) -> Teacher:
@@ -203,12 +278,15 @@ def check_splits(config: Config, dataset: Dataset, teachers: Mapping[str, Teache
     Held-out images are only warned of, unless the student's best checkpoint would be chosen on them.
 
     Raises:
-      UserError: A teacher was trained on validation images that choose the best checkpoint, or on hidden labels.
+      UserError: A teacher was trained on validation images that choose the best checkpoint, or on hidden labels, or its
+        data was replaced since.
     """
     for name, teacher in teachers.items():
         if teacher.data is None or _identity_of(teacher.data) != _identity_of(config.data.to_dict()):
             continue
-        teacher_dataset = load_dataset(type(config.data)(teacher.data), data_dir)
+        if teacher.stored is not None:
+            teacher.stored.check_content({"data": dataset.source_hashes})
+        teacher_dataset = _dataset_of(name, teacher, data_dir)
         _check_labels(name, config, dataset, teacher, teacher_dataset)
         trained_on = teacher_dataset.splits["train"]
         for split in ("validation", "test"):
@@ -223,6 +301,60 @@ def check_splits(config: Config, dataset: Dataset, teachers: Mapping[str, Teache
             if split == "validation" and config.select == "validation":
                 raise UserError(f"{line}: best would be chosen on them; use its split_seed or --config.select=last.")
             logging.warning("%s: accuracies there are too high.", line)
+
+
+def _dataset_of(name: str, teacher: Teacher, data_dir: str) -> Dataset:
+    """Loads a teacher's data; code that only its manifest names is refused."""
+    if teacher.stored is not None:
+        where = f"teacher '{name}': run '{teacher.stored.name}'"
+        own_code.refuse_untrusted(own_code.names_in_data(teacher.data or {}), teacher.stored.trust, where)
+    return load_dataset(ConfigDict(teacher.data), data_dir)
+
+
+def held_out_rows(
+    config: Config, dataset: Dataset, teachers: Mapping[str, Teacher], data_dir: str
+) -> dict[str, np.ndarray]:
+    """Returns, for the ensemble 'held_out', which rows of the student's data each teacher was not trained on.
+
+    Args:
+      config: Resolved config.
+      dataset: The student's data.
+      teachers: Teachers by their names in the config.
+      data_dir: Directory of the data sets that are not embedded.
+
+    Returns:
+      Name -> [rows of the data set] bool; {} for the other ensembles.
+
+    Raises:
+      UserError: There are fewer than two teachers, a loss reads more than logits, it is not known what a teacher was
+        trained on, or every teacher was trained on some training image.
+    """
+    if config.ensemble != "held_out":
+        return {}
+    where = "config.ensemble 'held_out'"
+    if len(teachers) < 2:
+        raise UserError(f"{where} needs at least two teachers, each trained without a part of the images.")
+    for key, term in config.losses.items():
+        loss = find_loss(term["loss"])
+        if loss.reads_teacher and not loss.reads_logits_alone and not term["teacher"]:
+            raise UserError(
+                f"{where} chooses a teacher for each example, and config.losses.{key} reads more than a teacher's "
+                f"logits; name its teacher: config.losses.{key}.teacher."
+            )
+    found = {}
+    for name, teacher in teachers.items():
+        if teacher.data is None:
+            raise UserError(f"{where}: it is not known which images teacher '{name}' was trained on.")
+        found[name] = np.ones(len(dataset.labels), bool)
+        if _identity_of(teacher.data) == _identity_of(config.data.to_dict()):
+            found[name][_dataset_of(name, teacher, data_dir).splits["train"]] = False
+    seen_by_all = ~np.any([found[name][dataset.splits["train"]] for name in teachers], axis=0)
+    if seen_by_all.any():
+        raise UserError(
+            f"{where}: all teachers were trained on {seen_by_all.sum()} of the {len(seen_by_all)} training images; "
+            "train each without a part: config.data.protocols.fold."
+        )
+    return found
 
 
 def _check_labels(name: str, config: Config, dataset: Dataset, teacher: Teacher, teacher_dataset: Dataset) -> None:

@@ -31,6 +31,7 @@ class PopulationSpec(NamedTuple):
       layout: VMAP, UNROLLED or MAPPED.
       members: The spec of each member where they are unrolled, else the one spec of all.
       shares_batches: Whether all members see the same batches, views and teachers.
+      shares_logits: Whether stacked members read the same cached logits of teachers; if not, those are stacked too.
       networks: The distinct teachers of unrolled members, named NUMBER:NAME; () in other layouts.
       readers: For each unrolled member, the names in `networks` of its own teachers, in the order of its spec.
     """
@@ -38,6 +39,7 @@ class PopulationSpec(NamedTuple):
     layout: str
     members: tuple[Spec, ...]
     shares_batches: bool
+    shares_logits: bool = True
     networks: tuple[SpecTeacher, ...] = ()
     readers: tuple[tuple[str, ...], ...] = ()
 
@@ -50,8 +52,8 @@ def population_step(states: Any, fixed: Fixed, batch: Batch, *, spec: Population
 
     Args:
       states: A tuple of states where members are unrolled, else one state with leaves [members, ...].
-      fixed: What the step only reads. Its numbers are laid out as the states are; so are teachers and cached logits
-        where members do not share them.
+      fixed: What the step only reads. Its numbers are laid out as the states are; so are cached logits where stacked
+        members do not share them.
       batch: One device's share of the batch; leaves [members, batch] where members have batches of their own.
       spec: Static.
       axis_name: The mapped axis of the devices.
@@ -94,7 +96,8 @@ def _vmap(states: TrainState, fixed: Fixed, batch: Batch, spec: PopulationSpec, 
     def step(state: TrainState, fixed: Fixed, batch: Batch) -> Carry:
         return train_step(state, fixed, batch, spec=member, axis_name=axis_name)
 
-    axes = Fixed(teachers=0, arrays=None, numbers=0, logits=0)  # type: ignore[arg-type]
+    own = None if spec.shares_logits else 0
+    axes = Fixed(teachers=None, arrays=None, numbers=0, logits=own, held_out=own)  # type: ignore[arg-type]
     return jax.vmap(step, in_axes=(0, axes, _batch_axes(batch)))(states, fixed, batch)
 
 
@@ -120,14 +123,15 @@ def _mapped(states: TrainState, fixed: Fixed, batch: Batch, spec: PopulationSpec
 
         return lax.map(update, (states, fixed.numbers))
 
-    def step(one: tuple[TrainState, Any, Any, Any, Batch]) -> Carry:
-        state, teachers, numbers, logits, own = one
-        own = own._replace(epoch=batch.epoch)
-        fixed_of_one = Fixed(teachers, fixed.arrays, numbers, logits)
-        return train_step(state, fixed_of_one, own, spec=member, axis_name=axis_name)
+    def step(one: tuple[TrainState, Any, Any, Batch]) -> Carry:
+        state, numbers, of_teachers, own = one
+        logits, held_out = (fixed.logits, fixed.held_out) if spec.shares_logits else of_teachers
+        own_fixed = fixed._replace(numbers=numbers, logits=logits, held_out=held_out)
+        return train_step(state, own_fixed, own._replace(epoch=batch.epoch), spec=member, axis_name=axis_name)
 
     own = batch._replace(epoch=None)  # the one leaf that all members share
-    return lax.map(step, (states, fixed.teachers, fixed.numbers, fixed.logits, own))
+    of_teachers = None if spec.shares_logits else (fixed.logits, fixed.held_out)
+    return lax.map(step, (states, fixed.numbers, of_teachers, own))
 
 
 STEPS = {VMAP: _vmap, UNROLLED: _unrolled, MAPPED: _mapped}
@@ -141,7 +145,7 @@ def population_steps(carry: Carry, fixed: Fixed, batches: Batch, *, spec: Popula
         states, step_sums = population_step(states, fixed, batch, spec=spec, axis_name=axis_name)
         return (states, _merge(sums, step_sums)), None
 
-    if batches.index.shape[0] == 1:  # no loop: on CPU the gradient of a convolution inside a loop is 17 times slower
+    if batches.index.shape[0] == 1:  # no loop: on CPU a plain convolution's gradient takes 21 times as long in a loop
         return body(carry, jax.tree.map(lambda leaf: leaf[0], batches))[0]
     return lax.scan(body, carry, batches)[0]
 

@@ -1,6 +1,10 @@
 """Benchmarks run and print their tables; they assert no times."""
 
+from types import SimpleNamespace
+
 import pytest
+
+from kdjax.bench.results import Table, load, save
 
 
 def test_bench_step_prints_a_row_for_each_count_of_devices(command):
@@ -37,10 +41,12 @@ def test_bench_store_prints_two_rows_for_each_network(door):
     assert [row[3] for row in rows[1::2]] == ["2", "2"] and all(int(row[3]) >= 20 for row in rows[::2])
 
 
-def test_bench_convolutions_prints_a_row_for_each_kind(door):
+def test_bench_convolutions_prints_a_row_for_each_kind(door, tmp_path):
     from kdjax.bench.convolutions import KINDS
 
-    done = door("kdjax.bench", "convolutions", "--rounds=1", "--steps=1")
+    file = str(tmp_path / "convolutions.json")
+    done = door("kdjax.bench", "convolutions", "--rounds=1", "--steps=1", f"--json={file}")
+    assert [row[0] for row in load(file)[0].rows] == list(KINDS)
     assert done.returncode == 0 and all(f"| {name} " in done.stdout for name in KINDS), done.stderr
 
 
@@ -52,3 +58,21 @@ def test_bench_population_prints_a_row_for_each_layout(door):
     assert [row[0] for row in rows] == ["vmap", "unrolled", "mapped", "one by one"]
     assert [row[1] for row in rows] == ["yes", "", "", ""]
     assert all(float(row[2]) > 0 and float(row[3]) > 0 for row in rows) and rows[-1][3] == "1.00"
+
+
+def test_bench_compare_prints_the_ratios_of_two_outputs(door, tmp_path):
+    before, after, other = (str(tmp_path / name) for name in ("a.json", "b.json", "c.json"))
+    header = ("network", "milliseconds", "best", "chosen")
+    rows = [("resnet8", "1,200.0", "2.0 [1.0]", "yes"), ("mlp", "0.0", 3, "")]
+    save(SimpleNamespace(json=before), "a machine", Table(header, [*rows, ("vgg8", 1, 1, "")]))
+    changed = [("resnet8", "600.0", "3.0 [1.0]", "yes"), ("mlp", "0.0", 6, "yes")]
+    save(SimpleNamespace(json=after), "a machine", Table(header, changed))
+    save(SimpleNamespace(json=other), "a machine", Table(("another",), [("row",)]))
+    done = door("kdjax.bench", "compare", before, after)
+    assert done.returncode == 0, done.stderr
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines() if "|" in line]
+    assert cells[2:] == [["resnet8", "0.500", "1.500", "yes"], ["mlp", "1.000", "2.000", "→ yes"]]
+    assert f"{after} lacks: vgg8" in done.stdout
+    assert door("kdjax.bench", "compare", before, other).returncode == 2
+    assert "is missing" in door("kdjax.bench", "compare", before).stderr
+    assert "cannot be read" in door("kdjax.bench", "compare", before, str(tmp_path / "none.json")).stderr

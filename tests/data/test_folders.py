@@ -197,3 +197,20 @@ def test_names_in_a_config(zoo, name, args):
     data = load_dataset(config, str(zoo))
     assert data.images.shape[1:] == data.input_shape == (6, 6, 3) and data.images.dtype == np.uint8
     assert data.num_classes == 2 and set(data.splits) == {"train", "test"} and data.stored.mean == (0.2,)
+
+
+@pytest.mark.parametrize("name", ["deep.png", "deep.tif", "deep.pgm"])
+def test_grey_levels_of_16_bits_are_scaled(name, tmp_path):
+    levels = np.arange(1024, dtype=np.uint16).reshape(32, 32) * 64
+    if name.endswith("pgm"):
+        (tmp_path / name).write_bytes(b"P5 32 32 65535\n" + levels.astype(">u2").tobytes())
+    else:
+        Image.fromarray(levels).save(tmp_path / name)
+    decoded = np.asarray(decode(Files([str(tmp_path / name)], 1), 0))
+    np.testing.assert_array_equal(decoded, np.round(levels / 257))
+
+
+@pytest.mark.parametrize("kind, words", [(np.int32, "32-bit"), (np.float32, "float")])
+def test_grey_levels_of_32_bits_are_refused(kind, words, tmp_path):
+    Image.fromarray(np.full((4, 4), 300, kind)).save(tmp_path / "deep.tif")
+    refused(f"its grey levels are {words} numbers", decode, Files([str(tmp_path / "deep.tif")], 1), 0)

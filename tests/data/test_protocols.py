@@ -43,6 +43,24 @@ def test_a_long_tail_of_cifar100_has_the_papers_totals(imbalance, total):
     assert (np.diff(found) <= 0).all() and (counts(tail, "test") == 4).all()
 
 
+def test_a_random_split_looks_at_no_label():
+    data = make_dataset(4, 50)
+    drawn = apply(data, seed=3, random_split={"train": 120, "validation": 30})
+    rows = np.concatenate([drawn.splits["train"], drawn.splits["validation"]])
+    assert len(set(rows.tolist())) == 150 and rows.max() < 200 and (np.diff(drawn.splits["train"]) > 0).all()
+    np.testing.assert_array_equal(drawn.splits["test"], data.splits["test"])
+    other = dataclasses.replace(data, labels=np.roll(data.labels, 7))
+    for name, found in apply(other, seed=3, random_split={"train": 120, "validation": 30}).splits.items():
+        np.testing.assert_array_equal(found, drawn.splits[name])
+    # What is drawn does not depend on the split that was made before.
+    again = apply(drawn, seed=4, random_split={"train": 150, "validation": 0})
+    assert set(again.splits) == {"train", "test"} and set(again.splits["train"]) == set(rows.tolist())
+    assert not np.array_equal(apply(data, seed=4, random_split={"train": 120, "validation": 30}).splits["train"],
+                              drawn.splits["train"])  # fmt: skip
+    with pytest.raises(UserError, match="sum of at most 200 examples, not 190 and 20"):
+        apply(data, random_split={"train": 190, "validation": 20})
+
+
 def test_a_long_tail_in_general():
     tail = apply(make_dataset(5, 40), long_tailed={"imbalance": 4.0, "largest": 20})
     assert counts(tail).tolist() == [int(20 * 0.25 ** (i / 4)) for i in range(5)]
@@ -165,10 +183,12 @@ def test_soft_labels_come_from_a_file_for_one_split_or_all_rows(tmp_path):
 
 
 ARGUMENTS = {
+    "random_split": {"train": 300, "validation": 0},
     "long_tailed": {"imbalance": 5.0},
     "labelled_fraction": {"fraction": 0.3},
     "superclasses": {"mapping": "cifar2x5"},
     "drop_classes": {"classes": [1]},
+    "fold": {"folds": 3, "leave_out": 1},
     "label_noise": {"rate": 0.3},
     "subset": {"per_class": 9},
 }
@@ -188,6 +208,14 @@ def test_a_protocol_is_a_function_of_its_seed_and_does_not_change_its_input(name
     fixed = apply(data, 6, **{name: {**ARGUMENTS[name], "seed": 5}})
     np.testing.assert_array_equal(fixed.labels, a.labels)
     assert a.images is data.images and set(PROTOCOLS) - set(ARGUMENTS) == {"soft_labels", "mixed_targets"}
+
+
+def test_every_training_example_is_left_out_of_one_fold_and_no_other():
+    data = make_dataset()
+    train = data.splits["train"]
+    left_out = [np.setdiff1d(train, apply(data, fold={"folds": 3, "leave_out": i}).splits["train"]) for i in range(3)]
+    np.testing.assert_array_equal(np.sort(np.concatenate(left_out)), train)
+    assert max(map(len, left_out)) - min(map(len, left_out)) <= 1
 
 
 def test_protocols_are_applied_in_the_order_of_the_table_or_of_the_config():
@@ -213,6 +241,8 @@ def test_protocols_are_applied_in_the_order_of_the_table_or_of_the_config():
         ({"long_tailed": {"imbalance": 0.5}}, "at least 1"),
         ({"drop_classes": {"classes": list(range(10))}}, "some, not all"),
         ({"drop_classes": {"classes": [10]}}, "some, not all"),
+        ({"fold": {"folds": 1, "leave_out": 0}}, "folds must be at least 2"),
+        ({"fold": {"folds": 3, "leave_out": 3}}, "leave_out must be from 0 to 2, not 3"),
         ({"label_noise": {"rate": 0.5, "kind": "odd"}}, "'symmetric' or 'pairwise'"),
         ({"labelled_fraction": {"fraction": 0}}, r"in \(0, 1\]"),
         ({"superclasses": {"mapping": [0, 1]}}, "10 integers"),

@@ -126,6 +126,21 @@ def test_units_and_number_of_classes_of_arrays_can_be_set(tmp_path):
     assert len(load("arrays", args={**args, "test": 0.5}).splits["test"]) == 20
 
 
+def test_labels_of_one_annotator_and_the_mean_of_others(tmp_path):
+    people = np.random.default_rng(0).integers(0, 4, (3, 40))
+    own = dict(zip(("first", "second", "third"), people, strict=True))
+    args = npz(tmp_path, images=IMAGES, **own, test_images=IMAGES[:7], test_labels=LABELS[:7])
+    data = load("arrays", args={**args, "labels": "second", "annotators": ["first", "third"]}, validation=0.0)
+    np.testing.assert_array_equal(data.labels, np.concatenate([people[1], LABELS[:7]]))
+    mean = (np.eye(4)[people[0]] + np.eye(4)[people[2]]) / 2
+    np.testing.assert_array_equal(data.soft, np.concatenate([mean, np.eye(4)[LABELS[:7]]]))
+    assert load("arrays", args={**args, "labels": "third"}, validation=0.0).soft is None
+    with pytest.raises(UserError, match="no array 'fourth'"):
+        load("arrays", args={**args, "labels": "fourth"})
+    with pytest.raises(UserError, match="'images' must hold as many labels"):
+        load("arrays", args={**args, "labels": "first", "annotators": ["images"]})
+
+
 def test_arrays_of_float_vectors_with_soft_labels_found_in_data_dir(tmp_path):
     soft = np.random.default_rng(0).dirichlet(np.ones(4), 40)
     npz(tmp_path, images=IMAGES.reshape(40, -1).astype(np.float64), labels=LABELS, soft=soft)
@@ -139,6 +154,11 @@ def test_arrays_of_float_vectors_with_soft_labels_found_in_data_dir(tmp_path):
     [
         ({"image": IMAGES, "labels": LABELS}, {}, r"has no array 'images'\. Did you mean 'image'\?"),
         ({"images": IMAGES, "labels": LABELS[:-1]}, {}, r"images \[40, 6, 5, 3\] and labels \[39\] differ in length"),
+        (
+            {"images": np.zeros((len(LABELS), 3, 8, 8), np.uint8), "labels": LABELS},
+            {},
+            r"order \(channels, height, width\); give images\.transpose\(0, 2, 3, 1\)",
+        ),
         ({"images": IMAGES[..., 0], "labels": LABELS}, {}, r"images must be \[rows, height, width, channels\]"),
         ({"images": IMAGES.astype(np.int64), "labels": LABELS}, {}, "uint8, float32 or float64, not int64"),
         ({"images": IMAGES * np.float32(np.nan), "labels": LABELS}, {}, "not finite"),

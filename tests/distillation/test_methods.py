@@ -5,13 +5,12 @@ import numpy as np
 import pytest
 from four_layers import FourLayers
 from ml_collections import ConfigDict
-from small_world import batches_of, largest_difference, start
+from small_world import Alone, batches_of, largest_difference
 
 from configs import student
 from kdjax import models
 from kdjax.data import load_dataset
-from kdjax.training import metrics, parallel
-from kdjax.training.loop import compiled
+from kdjax.training import metrics
 from kdjax.training.plan import plan_with, resolve
 from kdjax.training.teachers import Teacher
 from tests.data import real_data
@@ -24,6 +23,7 @@ SAME_CHANNELS = ("fsp", "svd")
 OFTEN = ("fsp", "activation_boundary", "factor_transfer", "svd")
 TOGETHER = {
     "plain": ("kd", "ttm", "wttm", "dkd", "dist", "nkd", "attention", "nst", "similarity", "correlation", "rkd", "pkt"),
+    "refined": ("wsl", "normkd", "rld"),
     "adapted": ("hint", "vid", "review", "ofd", "itrd", "crd"),
 }
 
@@ -69,13 +69,11 @@ def without_labels(config):
 
 def run(plan, spec, num_steps):
     """Makes steps of one phase; returns the state and each step's metrics."""
-    carry, fixed = parallel.replicate(start(plan), plan.devices)
-    step_once, batches, rows = compiled(spec, plan.devices), batches_of(plan, num_steps), []
+    alone, batches, rows = Alone(plan, spec), batches_of(plan, num_steps), []
     for step in range(num_steps):
-        carry = step_once(carry, fixed, jax.tree.map(lambda leaf, step=step: leaf[:, step : step + 1], batches))
-        state, sums = jax.device_get(carry)
+        state, sums = alone.step(jax.tree.map(lambda leaf, step=step: leaf[:, step : step + 1], batches))
         rows.append(metrics.means(sums.metrics))
-        carry = parallel.replicate((state, metrics.zero_train_sums(plan.spec, plan.numbers)), plan.devices)
+        alone.place(state, metrics.zero_train_sums(plan.spec, plan.numbers))
     return state, rows
 
 
@@ -122,7 +120,7 @@ def test_methods_without_a_warmup_lower_their_terms_together(methods, config):
 
 
 def test_every_method_is_run_in_one_of_the_two_ways():
-    assert {*OFTEN, *TOGETHER["plain"], *TOGETHER["adapted"], "wttm_crd", "wttm_itrd"} == set(METHODS)
+    assert {*OFTEN, *sum(TOGETHER.values(), ()), "wttm_crd", "wttm_itrd"} == set(METHODS)
 
 
 # One method of each kind: an adapter with statistics, gathered vectors, memories, a mean over the batch, margins.

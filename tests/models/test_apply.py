@@ -267,7 +267,10 @@ def test_dropout_draws_in_training_only():
         (AlwaysDropped(5), "random keys"),
         (AlwaysNormed(5), "use_running_average=not train"),
         (Returns(5, "tuple"), "must return logits or a kdjax.types.ModelOutput, not a tuple"),
-        (Returns(5, "map"), "logits (12, 1, 5)"),
+        (
+            Returns(5, "map"),
+            "logits (12, 1, 5) for 12 images and 5 classes; a network must make one prediction an example",
+        ),
         (Returns(5, "classes"), "5 classes"),
     ],
     ids=lambda value: type(value).__name__,

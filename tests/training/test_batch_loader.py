@@ -18,11 +18,12 @@ from kdjax.store import Store
 from kdjax.training import forward, parallel, steps
 from kdjax.training.batch_loader import BatchLoader
 from kdjax.training.evaluation import evaluate, stream_if_needed
-from kdjax.training.loop import Trainer, train
+from kdjax.training.loop import train
 from kdjax.training.networks import load_network
 from kdjax.training.plan import resolve
 from kdjax.training.spec import StepContext
 from kdjax.training.structure import combine
+from kdjax.training.trainer import Trainer
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ def test_a_streamed_run_equals_the_resident_run_to_the_bit(image_file, store, vi
 
 def test_a_stopped_stream_resumes_exactly(image_file, store, one_device, monkeypatch):
     config = alone(image_file, stream="always", view="crop")
-    monkeypatch.setattr("kdjax.training.loop.MOST_STREAMED_STEPS", 1)
+    monkeypatch.setattr("kdjax.training.trainer.MOST_STREAMED_STEPS", 1)
     whole = train(config, store, name="whole", devices=one_device, show=False)
     with monkeypatch.context() as patch:
         dispatch, count = Trainer._dispatch, iter(range(100))

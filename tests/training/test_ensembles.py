@@ -11,7 +11,7 @@ from jax import enable_x64
 from ml_collections import ConfigDict
 from small_world import fresh_teacher, largest_difference, start, student_config
 
-from kdjax import losses, models
+from kdjax import analysis, losses, models
 from kdjax.data import load_dataset, make_order
 from kdjax.distillation.inputs import TeacherOutput
 from kdjax.errors import UserError
@@ -19,7 +19,7 @@ from kdjax.store import Store
 from kdjax.training import forward, parallel, steps
 from kdjax.training.batch_loader import BatchLoader
 from kdjax.training.loop import train
-from kdjax.training.plan import plan_with, resolve
+from kdjax.training.plan import manifest_of, plan_with, resolve
 from kdjax.training.spec import StepContext
 from kdjax.training.structure import combine
 from kdjax.training.teachers import Teacher, check_classes
@@ -191,6 +191,35 @@ def test_a_teachers_own_temperature_and_columns(image_file):
     np.testing.assert_array_equal(teachers["b"].logits, np.asarray(plain["b"].logits)[:, [3, 0, 1, 2]])
 
 
+def test_a_fitted_temperature_is_that_of_the_validation_labels_and_is_recorded(image_file):
+    config = configured(image_file, 2)
+    config.data.validation, config.losses.kd.teacher = 0.25, "a"
+    config.teachers.a.temperature, config.teachers.b.classes = "fitted", (3, 0, 1, 2)
+    config.teachers.b.temperature = "fitted"
+    plan = make_plan(config)
+    _, batch, teachers, _ = taught(plan)
+    plain_config = configured(image_file, 2)
+    plain_config.data.validation = 0.25
+    _, _, plain, _ = taught(make_plan(plain_config))
+    rows = plan.dataset.splits["validation"]
+    found = {}
+    for name, columns in (("a", [0, 1, 2, 3]), ("b", [3, 0, 1, 2])):
+        teacher = plan.teachers[name]
+        images = (plan.dataset.images[rows] / 255 - 0.5) / 0.5
+        logits = np.asarray(models.call(teacher.model, teacher.variables, images, train=False)[0].logits)[:, columns]
+        found[name] = analysis.fit_temperature(logits, plan.dataset.labels[rows])
+        np.testing.assert_allclose(
+            teachers[name].logits * found[name], np.asarray(plain[name].logits)[:, columns], 1e-3
+        )
+    recorded = manifest_of(plan)
+    assert recorded["config"]["teachers"]["a"]["temperature"] == "fitted"
+    for name, temperature in found.items():
+        assert recorded["teachers"][name]["temperature"] == pytest.approx(temperature, abs=1e-3)
+    config.data.validation = 0.0
+    with pytest.raises(UserError, match="'fitted' needs validation images"):
+        make_plan(config)
+
+
 def test_a_teacher_without_columns_of_its_own_has_those_of_all(image_file):
     config = configured(image_file, 2)
     config.teacher_classes, config.teachers.b.classes = (1, 0, 3, 2), (3, 0, 1, 2)
@@ -287,7 +316,10 @@ def test_stages_of_a_loss_that_compares_no_maps_are_refused(image_file):
 
 @pytest.mark.parametrize(
     ("field", "value", "words"),
-    [("ensemble", "mean", "'losses', 'logits', 'probs' or 'choice'"), ("teacher_batch_norm", "eval", "'running' or")],
+    [
+        ("ensemble", "mean", "'losses', 'logits', 'probs', 'choice' or 'held_out'"),
+        ("teacher_batch_norm", "eval", "'running' or"),
+    ],
 )
 def test_a_wrong_word_is_refused(image_file, field, value, words):
     with pytest.raises(UserError, match=words):
@@ -302,6 +334,7 @@ def test_a_wrong_word_is_refused(image_file, field, value, words):
         ("weight", float("inf"), "weight must be a number above 0"),
         ("temperature", float("inf"), "temperature must be a number above 0"),
         ("temperature", float("nan"), "temperature must be a number above 0"),
+        ("temperature", "fit", "temperature must be a number above 0 or 'fitted', not 'fit'"),
         ("classes", 3, "classes must be a tuple"),
         ("view", 1, "view must be a str"),
         ("more_labels", "no", "more_labels must be a bool"),

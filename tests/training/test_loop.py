@@ -19,8 +19,10 @@ from kdjax.distillation.inputs import FROM_BATCH, FROM_TEACHER
 from kdjax.errors import Interrupted, RunError, UserError
 from kdjax.inspection.predict import score_run
 from kdjax.store import FORMAT, Store
-from kdjax.training.loop import Trainer, steps_a_dispatch, train
+from kdjax.training.loop import train
 from kdjax.training.plan import resolve
+from kdjax.training.progress import Best, Progress
+from kdjax.training.trainer import Trainer
 
 
 @pytest.fixture
@@ -39,7 +41,7 @@ def test_a_teacher_and_its_student(store, one_device):
     result = run(config, store, one_device)
     assert set(result) == {"last", "best", "seconds"}
     assert set(result["last"]) == {"epoch", "step", "train", "validation", "test"}
-    assert set(result["best"]["test"]) == {"loss", "accuracy", "top5", "distance"}  # six classes, p* known
+    assert set(result["best"]["test"]) == {"loss", "accuracy", "brier", "top5", "distance"}  # six classes, p* known
     student = store.find("gaussian/mlp-cross_entropy+wttm-mlp-mse-smoke-s0-s0")
     assert student.manifest["format"] == FORMAT
     assert student.manifest["teachers"] == {"a": {"run": "gaussian/mlp-mse-smoke-s0", "checkpoint": "last", "step": 8}}
@@ -65,6 +67,25 @@ def test_best_is_the_best_epoch_on_validation(store, one_device):
     assert score_run(store, trained.name, "best", devices=one_device)["validation"] == pytest.approx(
         result["best"]["validation"]
     )
+
+
+def test_best_by_a_loss_on_validation_has_the_lowest(store, one_device):
+    epochs = {}
+    for measure, column in (("nll", "loss"), ("brier", "brier"), ("accuracy", "accuracy")):
+        config = alone_student.get_config("smoke")
+        config.epochs, config.optimizer.learning_rate, config.select_by = 8, 3.0, measure  # so that it overfits
+        result = run(config, store, one_device, name=measure)
+        held_out = [row["validation"][column] for row in store.find(measure).metrics()]
+        epochs[measure] = 1 + int(np.argmax(held_out) if measure == "accuracy" else np.argmin(held_out))
+        assert result["best"]["epoch"] == epochs[measure]
+    assert len(set(epochs.values())) > 1
+
+
+def test_progress_that_an_earlier_version_saved_is_read():
+    old = {"epoch": 3, "step_in_epoch": 0, "best": {"epoch": 2, "step": 8, "accuracy": 0.5}}
+    progress = Progress.from_json(old)
+    assert progress == Progress(3, 0, Best(2, 8, 0.5)) and Progress.from_json(progress.to_json()) == progress
+    assert Progress.from_json(Progress(1).to_json()).best is None
 
 
 def test_without_a_validation_split_there_is_no_best(store, one_device):
@@ -100,7 +121,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(store, one_device, monkeypatch, 
     """A signal stops the run within an epoch or at its end; a dispatch is one step here."""
     config = alone_student.get_config("smoke")
     config.epochs, config.losses.cross_entropy.label_smoothing = 3, 0.1
-    monkeypatch.setattr("kdjax.training.loop.MOST_STEPS_A_DISPATCH", 1)
+    monkeypatch.setattr("kdjax.training.trainer.MOST_STEPS_A_DISPATCH", 1)
     assert_stopped_and_resumed_is_unbroken(config, store, one_device, dispatches, monkeypatch)
 
 
@@ -208,7 +229,7 @@ def test_resolve_writes_every_default_down():
     config = wttm_student.get_config("smoke")
     config.losses = {"soft": {"loss": "kd", "weight": 1}, "student_renyi": {"weight": -2, "order": 1}}
     resolved = resolve(config)
-    filled = {"loss": "kd", "weight": 1.0, "teacher": "", "temperature": 4.0, "standardize": False}
+    filled = {"loss": "kd", "weight": 1.0, "teacher": "", "temperature": 4.0, "standardize": False, "mode": "tail"}
     assert resolved.losses.soft.to_dict() == filled
     assert isinstance(resolved.losses.student_renyi.order, float)
     json.dumps(resolved.to_dict())
@@ -271,14 +292,6 @@ def test_a_batch_that_the_devices_do_not_divide(store):
     config.batch_size = 30
     with pytest.raises(UserError, match="not a multiple of the 4 devices; use 28 or 32"):
         train(config, store, devices=jax.local_devices(), show=False)
-
-
-def test_convolutions_go_one_a_dispatch_on_cpu():
-    conv = {"params": {"kernel": np.zeros((3, 3, 1, 1))}}
-    dense = {"params": {"kernel": np.zeros((3, 3))}}
-    assert steps_a_dispatch(conv, 781) == 1
-    assert steps_a_dispatch(dense, 18) == 18
-    assert 781 / 256 <= 781 / steps_a_dispatch(dense, 781) <= 4
 
 
 def test_every_loss_on_logits_can_be_trained(store, one_device):

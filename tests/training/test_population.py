@@ -1,5 +1,7 @@
 """Members of a population are ordinary runs, equal to the runs trained alone."""
 
+import shutil
+
 import jax
 import numpy as np
 import pytest
@@ -116,8 +118,11 @@ def test_unrolled_members_differ_in_losses_and_architecture_and_share_one_pass_o
 
 
 def test_a_stopped_population_is_resumed_together_or_alone(stores, one_device, monkeypatch):
-    configs, names = [mlp(seed) for seed in (1, 2, 3)], ("a", "b", "c")
+    """The members share a teacher, whose logits are held once, and each has an order of its own."""
+    configs, names = [mlp(seed, 0, "t") for seed in (1, 2, 3)], ("a", "b", "c")
     with jax.enable_x64(True):
+        for store in stores:
+            train(mlp(0), store, name="t", devices=one_device, show=False)
         train_alone(configs, names, stores[0], one_device)
         with monkeypatch.context() as patch:
             stop_after(2, patch)
@@ -127,13 +132,23 @@ def test_a_stopped_population_is_resumed_together_or_alone(stores, one_device, m
         train(configs[1], stores[1], name="b", devices=one_device, show=False)
         train_together(configs, stores[1], names=names, devices=one_device, show=False)
         assert_equal_runs(*stores, names, 1e-10)
+    first = {"until_step": 20, "population": {"layout": VMAP, "members": ["a", "b", "c"]}}
+    found = {name: stores[1].find(name).manifest for name in names}
+    assert all(found[name]["earlier_populations"] == [first] for name in names)
+    assert "population" not in found["b"] and found["c"]["population"]["members"] == ["a", "c"]
 
 
-def test_a_member_that_diverges_does_not_stop_the_others(stores, one_device):
-    configs, names = [mlp(seed) for seed in (1, 2, 3)], ("a", "b", "c")
-    configs[1].optimizer.learning_rate = 1e30
-    with pytest.raises(RunError, match="run 'b': the loss was not finite"):
-        train_together(configs, stores[1], names=names, devices=one_device, show=False)
+def test_a_member_that_diverges_does_not_stop_the_others(stores, one_device, monkeypatch):
+    configs, names, finished = [mlp(seed) for seed in (1, 2, 3, 4)], ("a", "b", "c", "d"), []
+    configs[1].optimizer.learning_rate = configs[3].optimizer.learning_rate = 1e30
+    options = {"names": names, "devices": one_device, "show": False, "finished": finished.append}
+    with monkeypatch.context() as patch:
+        stop_after(2, patch)
+        with pytest.raises(Interrupted, match="2 runs were saved .* run 'b': the loss was not finite .* run 'd': "):
+            train_together(configs, stores[1], **options)
+    with pytest.raises(RunError, match="run 'b': the loss was not finite .* run 'd': the loss was not finite"):
+        train_together(configs, stores[1], **options)
+    assert finished == ["a", "c"]
     assert stores[1].find("b").result is None and not stores[1].find("b").steps()
     train_alone(configs[:1], names[:1], stores[0], one_device)
     assert stores[1].find("c").result is not None
@@ -225,3 +240,83 @@ def test_a_seed_of_a_study_has_an_order_of_its_own():
     config.data.order_seed = 3
     with pytest.raises(UserError, match="order_seed must be -1"):
         seeded(config, 2)
+
+
+def two_numbers(logits):
+    return logits[:, :2]
+
+
+def test_a_mistake_that_tracing_finds_names_the_run_that_it_is_in(stores, one_device, monkeypatch):
+    monkeypatch.setitem(population.LAYOUTS, ("cpu", "narrow"), UNROLLED)
+    configs = [mlp(1), mlp(1)]
+    configs[1].losses = {"own": {"loss": f"{__name__}:two_numbers", "weight": 1.0}}
+    with pytest.raises(UserError, match=r"run 'b': loss 'own' must return"):
+        train_together(configs, stores[0], names=("a", "b"), devices=one_device, show=False)
+    assert not stores[0].runs()
+
+
+def plans_of(configs, devices):
+    from small_world import make_plan
+
+    return [make_plan(config, devices) for config in configs]
+
+
+def test_copies_of_the_same_labels_are_the_same_labels(one_device):
+    configs = [mlp(1), mlp(2), mlp(3)]
+    for seed, config in zip((0, 0, 1), configs, strict=True):
+        config.data.protocols = {"label_noise": {"rate": 0.4, "seed": seed}}
+    plans = plans_of(configs, one_device)
+    assert plans[0].dataset.labels is not plans[1].dataset.labels
+    groups = population.group_plans(plans, (0, 0, 0))
+    assert groups == [[0, 1], [2]] and "differ in: labels" in population.why_apart(plans, groups)
+
+
+def test_streams_are_shared_or_apart(one_device):
+    import dataclasses
+
+    configs = [mlp(1), mlp(2), mlp(3), mlp(4)]
+    for config, order in zip(configs, (5, 5, 6, 5), strict=True):
+        config.data.order_seed = order
+    plans = plans_of(configs, one_device)
+    assert population.group_plans(plans, (0,) * 4) == [[0, 1, 2, 3]]
+    read = [dataclasses.replace(plan.dataset, streamed=True, skip_bad=plan.config.seed == 4) for plan in plans]
+    plans = [plan._replace(dataset=dataset) for plan, dataset in zip(plans, read, strict=True)]
+    assert population.group_plans(plans, (0,) * 4) == [[0, 1], [2], [3]]
+
+
+def test_a_population_has_room_for_its_largest_member(image_file, one_device, monkeypatch):
+    configs = [convolutional(seed, {"cross_entropy": {"weight": 1.0}}) for seed in range(3)]
+    for config in configs:
+        config.data.args, config.teachers = {"path": image_file}, {}
+    configs[2].model.name = "resnet8"
+    plans = plans_of(configs, one_device)
+    small, large = (population._member_bytes(plans[i]) for i in (0, 2))
+    outputs = 8 * 8 * 8 * 16 * 4  # of one layer of resnet8, in bytes
+    assert large > small + outputs
+    monkeypatch.setattr(population.parallel, "memory", lambda devices: 2.5 * large / population.PART_OF_MEMORY)
+    groups = population.group_plans(plans, (0, 0, 0))
+    assert groups == [[0, 1], [2]] and "too large" in population.why_apart(plans, groups)
+
+
+def test_what_a_killed_process_left_beside_its_last_checkpoint_is_deleted(stores, one_device):
+    result = train(mlp(1), stores[0], name="a", devices=one_device, show=False)
+    run = stores[0].find("a")
+    (run.path / "result.json").unlink()
+    before = stores[1].run("before")
+    before.save(10, {"train": run.restore_variables("last")[0]}, {"best": None})
+    before.close()
+    shutil.copytree(before.path / "checkpoints" / "10", run.path / "checkpoints" / "10")
+    (run.path / "checkpoints" / "20.orbax-checkpoint-tmp").mkdir()
+    again = train(mlp(1), stores[0], name="a", devices=one_device, show=False)
+    assert again == result
+    names = [path.name for path in (run.path / "checkpoints").iterdir()]
+    assert names and all(name.endswith(".safetensors") for name in names)
+
+
+def test_a_study_says_which_runs_share_a_step(stores, one_device):
+    said = []
+    configs = [mlp(1, epochs=1), mlp(2, epochs=1), mlp(3, epochs=2)]
+    names = ("a", "b", "c")
+    train_together(configs, stores[0], names=names, devices=one_device, show=False, say=said.append)
+    assert said[0].startswith("3 runs are trained in 2 parts, since they differ in: batch size, epochs,")
+    assert said[1].startswith("2 runs are trained in one step (vmap), about") and len(said) == 2

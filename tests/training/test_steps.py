@@ -6,13 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_world import batches_of, largest_difference, make_plan, run_steps, start
+from small_world import Alone, batches_of, largest_difference, make_plan, run_steps
 
 from kdjax import losses, models
 from kdjax.data import train_batches
-from kdjax.training import parallel, steps
+from kdjax.training import parallel
 from kdjax.training.evaluation import evaluate, resident
-from kdjax.training.loop import compiled
+from kdjax.training.member import initial_carry
+from kdjax.training.population import Population
+from kdjax.training.together import population_steps
 
 
 def enable_x64():
@@ -46,14 +48,14 @@ def test_unequal_masks_on_four_devices_equal_one_device(config):
 def test_the_body_under_vmap_is_the_pmapped_step(config):
     """vmap raises where an output was not reduced; pmap would silently return that of the first device."""
     plan = make_plan(config, tuple(jax.local_devices()))
-    carry, fixed = start(plan)
-    batches = batches_of(plan, 1)
-    body = functools.partial(steps.train_steps, spec=plan.spec, axis_name=parallel.AXIS)
+    population, batches = Population([plan]), batches_of(plan, 1)
+    carry, fixed = jax.device_get((population.place([initial_carry(plan)]), population.fixed))
+    body = functools.partial(population_steps, spec=population.spec_at(0), axis_name=parallel.AXIS)
     mapped = jax.vmap(body, in_axes=(None, None, 0), out_axes=None, axis_name=parallel.AXIS)
-    by_vmap = jax.device_get(jax.jit(mapped)(carry, fixed, batches))
+    (state,), (sums,) = jax.device_get(jax.jit(mapped)(carry, fixed, batches))
     by_pmap = run_steps(config, 4, 1)
-    np.testing.assert_allclose(by_vmap[1].metrics["loss"][0], by_pmap[1].metrics["loss"][0], rtol=1e-5)
-    for a, b in zip(jax.tree.leaves(by_vmap[0].opt_state), jax.tree.leaves(by_pmap[0].opt_state), strict=True):
+    np.testing.assert_allclose(sums.metrics["loss"][0], by_pmap[1].metrics["loss"][0], rtol=1e-5)
+    for a, b in zip(jax.tree.leaves(state.opt_state), jax.tree.leaves(by_pmap[0].opt_state), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * np.max(np.abs(a), initial=1e-6))
 
 
@@ -112,8 +114,7 @@ def test_the_same_layout_twice_gives_the_same_bits(config):
 def test_many_steps_a_dispatch_equal_one_a_dispatch(config):
     config.model.name, config.model.args, config.data.view = "mlp", {"hidden": (8,)}, "none"
     plan = make_plan(config, tuple(jax.local_devices()[:2]))
-    carry, fixed = parallel.replicate(start(plan), plan.devices)
-    together = jax.device_get(compiled(plan.spec, plan.devices)(carry, fixed, batches_of(plan, 6)))
+    together = Alone(plan).step(batches_of(plan, 6))
     apart = run_steps(config, 2, 6)
     for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(apart), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
@@ -124,7 +125,7 @@ def test_evaluation_counts_every_example_once_whatever_the_batch(config):
         plan = make_plan(config, tuple(jax.local_devices()[:count]))
         scores = evaluate(plan.spec.model, plan.variables, plan.dataset, "test", batch_size, plan.devices)
         arrays = resident(plan.dataset, plan.devices)
-        assert scores.keys() == {"loss", "accuracy", "distance"} and arrays["images"].dtype == np.uint8
+        assert scores.keys() == {"loss", "accuracy", "brier", "distance"} and arrays["images"].dtype == np.uint8
         images = (plan.dataset.images[plan.dataset.splits["test"]] / 255.0 - 0.5) / 0.5
         logits = models.call(plan.spec.model, plan.variables, images.astype(np.float32), train=False)[0].logits
         expected = np.mean(np.argmax(logits, -1) == plan.dataset.labels[plan.dataset.splits["test"]])
@@ -134,13 +135,11 @@ def test_evaluation_counts_every_example_once_whatever_the_batch(config):
 def test_label_losses_see_labelled_examples_only(config):
     """A label loss is averaged over labelled examples, a distillation loss over all."""
     plan = make_plan(config, tuple(jax.local_devices()[:2]))
-    carry, fixed = parallel.replicate(start(plan), plan.devices)
     batches = batches_of(plan, 1)
     labelled = np.array(batches.labelled)
     labelled[0], labelled[1, :, 1:] = False, False  # one labelled example, on the second device
-    _, partly = jax.device_get(compiled(plan.spec, plan.devices)(carry, fixed, batches._replace(labelled=labelled)))
-    carry, fixed = parallel.replicate(start(plan), plan.devices)
-    _, wholly = jax.device_get(compiled(plan.spec, plan.devices)(carry, fixed, batches))
+    _, partly = Alone(plan).step(batches._replace(labelled=labelled))
+    _, wholly = Alone(plan).step(batches)
     assert partly.metrics["losses/wttm"][0] == pytest.approx(wholly.metrics["losses/wttm"][0], rel=1e-5)
     assert partly.metrics["losses/cross_entropy"][0] != pytest.approx(
         wholly.metrics["losses/cross_entropy"][0], rel=1e-3

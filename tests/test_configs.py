@@ -7,7 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags  # noqa: F401  (the commands parse configs with it)
 
-from configs import common, published, student
+from configs import common, published, student, teacher
 from kdjax.config import CHOICES, RANGES, check, default_run_name, defaults, printed
 from kdjax.errors import UserError
 from kdjax.store import Store
@@ -34,7 +34,7 @@ def get(name: str, argument: str | None) -> ConfigDict:
 
 def test_no_config_is_forgotten(root):
     names = {path.stem for path in (root / "configs").glob("*.py")} - {"common", "published", "rethink"}
-    assert names == {*TEACHERS, *AUXILIARY, *STUDENTS, *RETHINK, "student", "tolerant_generations"}
+    assert names == {*TEACHERS, *AUXILIARY, *STUDENTS, *RETHINK, "student", "teacher", "tolerant_generations"}
 
 
 @pytest.mark.parametrize("name", TEACHERS + STUDENTS)
@@ -65,8 +65,8 @@ def test_weak_and_strong_teachers_and_their_student(tmp_path, one_device):
     config = get("rethink_2_teachers", "smoke,ws,to_strong")
     with pytest.raises(UserError, match="rethink_teacher.py:smoke,w,1 --run=digits/resnet8-rethink-w-smoke-s1"):
         train(config, store, devices=one_device, show=False)
-    for teacher in config.teachers.values():
-        argument, run = teacher.made_by.partition(".py:")[2].split(" --run=")
+    for entry in config.teachers.values():
+        argument, run = entry.made_by.partition(".py:")[2].split(" --run=")
         made = get("rethink_teacher", argument)
         assert default_run_name(made) == run
         train(made, store, devices=one_device, show=False)
@@ -90,7 +90,7 @@ def test_the_values_of_the_released_code_are_listed_in_the_notes():
         get("rethink_2_teachers", "digits,wx")
 
 
-@pytest.mark.parametrize("name", (*TEACHERS, *AUXILIARY, *STUDENTS, *RETHINK, "tolerant_generations"))
+@pytest.mark.parametrize("name", (*TEACHERS, *AUXILIARY, *STUDENTS, *RETHINK, "teacher", "tolerant_generations"))
 def test_every_config_opens_like_a_lab_notebook(name):
     text = importlib.import_module(f"configs.{name}").__doc__
     for word in ("Command:", "Expect:", "Hardware:"):
@@ -115,6 +115,42 @@ def test_every_method_of_every_pair_passes_the_schema(method):
             assert config.optimizer.learning_rate == {"cifar100": 0.01 if slow else 0.05, "imagenet": 0.1}[dataset]
             assert bool(config.teachers) == (method != "alone")
     resolve(get("student", method))
+
+
+@pytest.mark.parametrize("method", teacher.METHODS)
+def test_every_teacher_of_the_table_resolves(method):
+    for argument in (method, f"{method},resnet32x4,resnet8x4", f"{method},imagenet", f"{method},smoke"):
+        config = get("teacher", argument)
+        check(config)
+        resolve(config)
+        assert method in config.name and bool(config.teachers) == (method == "born_again")
+
+
+def test_the_rows_that_are_files_are_those_files():
+    for method in ("ce", "mse", "tolerant"):
+        for setting in ("digits", "smoke", "cifar100,resnet56,resnet20"):
+            assert get("teacher", f"{method},{setting}").to_dict() == get(f"{method}_teacher", setting).to_dict()
+
+
+def test_the_parts_of_crossfitted_teachers_are_different_runs():
+    one, two = (get("teacher", f"cross_fitted,{part}") for part in "12")
+    assert (one.data.protocols.fold.leave_out, two.data.protocols.fold.leave_out) == (0, 1)
+    assert default_run_name(one) != default_run_name(two)
+    with pytest.raises(UserError, match="only cross_fitted has a part that is left out, not gce"):
+        get("teacher", "gce,2")
+
+
+def test_every_teacher_of_the_table_trains_and_teaches(tmp_path, one_device):
+    """The smoke forms, each with a student by KD, in a store where the fine-tuned ones find where they begin."""
+    store = Store(tmp_path)
+    for method in teacher.METHODS:
+        config = get("teacher", f"{method},smoke")
+        result = train(config, store, devices=one_device, show=False)
+        assert np.isfinite(result["last"]["test"]["loss"]), method
+    pupil = get("student", "kd,smoke")
+    made = default_run_name(get("teacher", "mcmi,smoke"))
+    pupil.teachers.a.run = made
+    assert np.isfinite(train(pupil, store, devices=one_device, show=False)["last"]["test"]["loss"])
 
 
 def test_a_flag_reaches_every_methods_weight():

@@ -77,11 +77,15 @@ METHODS = {
         labels=0.1,
         imagenet_labels=0.5,
     ),
+    "abkd": Method(
+        {"abkd": {"loss": "alpha_beta", "weight": 32.0, "alpha": 0.8, "beta": 0.3, "temperature": 4.0}},
+    ),
     "rld": Method(
         {"rld": {"weight": 1.0, "alpha": 1.0, "beta": 8.0, "temperature": 4.0, "ramp_epochs": 20}},
         imagenet={"rld": {"beta": 0.5, "temperature": 1.0, "ramp_epochs": 1}},
     ),
     "hint": Method({"hint": {"weight": 100.0}}),
+    "ickd": Method({"ickd": {"weight": 2.5}}),
     "attention": Method({"attention": {"weight": 1000.0}}),
     "nst": Method({"nst": {"weight": 50.0}}),
     "fsp": Method({"fsp": {"weight": 0.0}}, warmup=Warmup(1.0, "body")),

@@ -7,8 +7,6 @@ Expect:   nothing printed; configs/studies/which_teacher.py compares teachers at
 Hardware: 2 CPU cores, a few seconds on digits. `:METHOD,cifar100` needs a GPU or TPU.
 """
 
-from collections.abc import Callable
-
 from ml_collections import ConfigDict
 
 from configs import ce_teacher, common, mse_teacher, tolerant_teacher
@@ -104,13 +102,13 @@ def _mixed(config: ConfigDict, argument: str) -> None:
 
 
 # Methods that have a file of their own.
-FILES: dict[str, Callable[[str], ConfigDict]] = {
+FILES = {
     "ce": ce_teacher.get_config,
     "mse": mse_teacher.get_config,
     "tolerant": tolerant_teacher.get_config,
 }
 # What a method changes in the recipe beside the losses.
-CHANGES: dict[str, Callable[[ConfigDict, str], None]] = {
+CHANGES = {
     "mcmi": _mcmi,
     "finetuned": _fine_tune,
     "soteacher": _soteacher,

@@ -111,6 +111,37 @@ def _kernel(a: Array, b: Array) -> Array:
     return jnp.mean(jnp.einsum("bpi,bpj->bij", a, b, precision="highest") ** 2)
 
 
+def ickd(student_features: Array, teacher_features: Array) -> Array:
+    """Computes ICKD-C, the squared difference of the correlations between the channels of one pair of feature maps.
+
+    The correlations of an example are F F^T over positions, [channels, channels], with L2-normalised rows. The maps may
+    differ in size.
+
+    Args:
+      student_features: Student map [batch, height, width, channels], with the teacher's number of channels.
+      teacher_features: Teacher map [batch, height, width, channels].
+
+    Returns:
+      Mean over examples and rows of the sum over columns [], in [0, 4].
+
+    Raises:
+      ValueError: The numbers of channels differ.
+
+    References:
+      Liu et al., 2021, "Exploring Inter-Channel Correlation for Diversity-preserved
+      Knowledge Distillation", https://arxiv.org/abs/2202.03680
+    """
+    (pair,) = check_same_shape([as_pair(student_features, teacher_features)], axes=(3,))
+    student, teacher = (_channel_correlations(x) for x in pair)
+    return jnp.mean(jnp.sum((student - teacher) ** 2, axis=-1))
+
+
+def _channel_correlations(x: Array) -> Array:
+    """Returns the products of the channels of x [batch, height, width, channels], with rows of norm 1."""
+    flat = x.reshape(x.shape[0], -1, x.shape[-1])
+    return normalized(jnp.einsum("bpi,bpj->bij", flat, flat, precision="highest"))
+
+
 def fsp(student_features: Maps, teacher_features: Maps) -> Array:
     """Computes the flow-of-solution-procedure loss, the squared difference of Gram matrices of successive maps.
 

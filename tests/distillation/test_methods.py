@@ -23,8 +23,8 @@ SAME_CHANNELS = ("fsp", "svd")
 OFTEN = ("fsp", "activation_boundary", "factor_transfer", "svd")
 TOGETHER = {
     "plain": ("kd", "ttm", "wttm", "dkd", "dist", "nkd", "attention", "nst", "similarity", "correlation", "rkd", "pkt"),
-    "refined": ("wsl", "normkd", "rld"),
-    "adapted": ("hint", "vid", "review", "ofd", "itrd", "crd"),
+    "refined": ("wsl", "normkd", "rld", "abkd"),
+    "adapted": ("hint", "ickd", "vid", "review", "ofd", "itrd", "crd"),
 }
 
 

@@ -29,6 +29,15 @@ def hint(s, t):
     return np.mean((s - t) ** 2)
 
 
+def ickd(s, t):
+    def correlations(f):
+        gram = np.array([[(f[..., i] * f[..., j]).sum() for j in range(f.shape[-1])] for i in range(f.shape[-1])])
+        return np.stack([unit(row) for row in gram])
+
+    total = sum(((correlations(a) - correlations(b)) ** 2).sum() for a, b in zip(s, t))
+    return total / (s.shape[0] * s.shape[-1])
+
+
 def attention(s, t):
     total = 0.0
     for a, b in zip(s, t):

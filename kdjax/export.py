@@ -9,7 +9,7 @@ cli.define_common_flags()
 cli.define_trust_flag()
 cli.define(flags.DEFINE_string, "run", "", "Name of the run.")
 cli.define(flags.DEFINE_string, "checkpoint", "last", "Checkpoint of the run: 'last', 'best' or a step.")
-cli.define(flags.DEFINE_enum, "format", "safetensors", ["safetensors", "npz"], "Format of the file.")
+cli.define(flags.DEFINE_enum, "format", "safetensors", ["safetensors", "npz", "pth"], "Format of the file.")
 cli.define(flags.DEFINE_string, "out", "", "File to write. The default is the run's name with '-' for '/'.")
 cli.define(flags.DEFINE_string, "names", "", "Library whose names to use, such as torchvision.")
 

@@ -135,7 +135,7 @@ def export_weights(
     Args:
       store: Store that holds the run.
       name: Name of the run.
-      path: Path of the file, which ends in '.safetensors' or '.npz'.
+      path: Path of the file, which ends in '.safetensors', '.npz' or '.pth'.
       checkpoint: 'last', 'best' or a step.
       dialect: Code base whose parameter names are used, such as 'torchvision'; None for the first that the network has.
 

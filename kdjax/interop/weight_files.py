@@ -1,4 +1,4 @@
-"""Reads and writes weight files: PyTorch's (reading only), safetensors and NumPy's. The content says which form it is.
+"""Reads and writes weight files: PyTorch's, safetensors and NumPy's. The content says which form it is.
 
 A weight file is untrusted: no code in it is run, and no memory is allocated for data that it only claims to have.
 """
@@ -21,9 +21,10 @@ from kdjax.bounded import open_regular, parse_npy
 from kdjax.errors import UserError
 from kdjax.interop.state_dict import unwrap
 from kdjax.interop.torch_pickle import MAGIC_BYTES, Refused, allowance, load_legacy, load_zip
+from kdjax.interop.torch_writer import STORAGES, make_torch_archive
 from kdjax.store.files import first_line, write_atomic
 
-METADATA = "__metadata__"  # the name that safetensors reserves; it is also used in .npz files
+METADATA = "__metadata__"  # the name that safetensors reserves; older .npz files of kdjax have it too
 SAFETENSORS = {
     "BOOL": np.bool_,
     **{f"{kind[0].upper()}{bits}": np.dtype(f"{kind}{bits}") for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
@@ -167,17 +168,21 @@ def write_weights(
     """Writes arrays, of which `read_weights` returns the same bits and dtypes. The same input gives the same bytes.
 
     Args:
-      path: Path that ends in .safetensors or .npz. Its folder is made, and an existing file is replaced atomically.
+      path: Path that ends in .safetensors, .npz or .pth. Its folder is made, and an existing file is
+        replaced atomically.
       arrays: Name -> array of bool, integers or floats that NumPy has (bfloat16 is not one).
-      metadata: Texts about the weights, stored as __metadata__ (in an .npz file as JSON).
+      metadata: Texts about the weights: in a .safetensors file its __metadata__, in an .npz file the comment of the
+        zip archive, as JSON, so that the file holds arrays only. A .pth file has no place for them.
 
     Raises:
       UserError: The suffix, a name or a dtype is not supported, or the file cannot be written.
     """
     path, metadata = pathlib.Path(path), metadata or {}
-    make = {".safetensors": _make_safetensors, ".npz": _make_npz}.get(path.suffix)
+    make = {".safetensors": _make_safetensors, ".npz": _make_npz, ".pth": _make_pth}.get(path.suffix)
     if make is None:
-        raise UserError(f"Cannot write {path}: the suffix '{path.suffix}' is not known; use .safetensors or .npz.")
+        raise UserError(
+            f"Cannot write {path}: the suffix '{path.suffix}' is not known; use .safetensors, .npz or .pth."
+        )
     write_atomic(path, make(_checked(path, arrays), {key: str(metadata[key]) for key in sorted(metadata)}), "--out")
 
 
@@ -191,7 +196,7 @@ def _checked(path: pathlib.Path, arrays: Mapping[str, Any]) -> dict[str, np.ndar
             raise UserError(f"Cannot write {path}: {name!r} is not a valid name of an array; rename it.")
         array = np.asarray(arrays[name])
         dtype = array.dtype.newbyteorder("<")
-        if dtype not in CODES:
+        if dtype not in CODES or (path.suffix == ".pth" and dtype not in STORAGES):
             raise UserError(f"Cannot write {path}: '{name}' is {array.dtype}; cast it to float32.")
         checked[name] = array.astype(dtype, order="C")
     return checked
@@ -211,14 +216,19 @@ def _make_safetensors(arrays: Mapping[str, np.ndarray], metadata: dict[str, str]
 
 
 def _make_npz(arrays: Mapping[str, np.ndarray], metadata: dict[str, str]) -> list[memoryview]:
-    words = {METADATA: np.array(json.dumps(metadata))} if metadata else {}
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        for name, array in {**words, **arrays}.items():
+        archive.comment = json.dumps(metadata).encode() if metadata else b""
+        for name, array in arrays.items():
             member = io.BytesIO()
             npy.write_array(member, array, allow_pickle=False)
             archive.writestr(zipfile.ZipInfo(f"{name}.npy"), member.getbuffer())  # always dated 1980
     return [buffer.getbuffer()]
+
+
+def _make_pth(arrays: Mapping[str, np.ndarray], metadata: dict[str, str]) -> list[memoryview]:
+    del metadata
+    return [make_torch_archive(arrays)]
 
 
 def file_sha256(path: os.PathLike | str) -> str:

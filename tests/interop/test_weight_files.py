@@ -506,8 +506,26 @@ def test_what_is_written_is_read_back(tmp_path, suffix):
 def test_numpy_reads_what_is_written(tmp_path):
     write_weights(tmp_path / "a.npz", ARRAYS, metadata={"model": "mlp"})
     with np.load(tmp_path / "a.npz", allow_pickle=False) as archive:
-        assert json.loads(str(archive["__metadata__"])) == {"model": "mlp"}
+        assert sorted(archive.files) == sorted(ARRAYS)
         same({key: archive[key] for key in ARRAYS}, ARRAYS)
+        assert json.loads(archive.zip.comment) == {"model": "mlp"}
+
+
+def test_a_torch_file_that_is_written_is_read_back(tmp_path):
+    for name, arrays in (("a", ARRAYS), ("b", dict(reversed(ARRAYS.items())))):
+        write_weights(tmp_path / f"{name}.pth", arrays)
+    widened = {**ARRAYS, "b.half": ARRAYS["b.half"].astype("f4")}  # half precision is read as float32
+    got = read_weights(tmp_path / "a.pth")
+    same({key: got[key] for key in ARRAYS}, widened)
+    assert sorted(got) == sorted(ARRAYS)
+    assert (tmp_path / "a.pth").read_bytes() == (tmp_path / "b.pth").read_bytes()
+
+
+def test_torch_reads_what_is_written(tmp_path):
+    torch = pytest.importorskip("torch", reason="torch is not installed: pip install '.[torch]'")
+    write_weights(tmp_path / "a.pth", ARRAYS)
+    got = torch.load(tmp_path / "a.pth", weights_only=True)
+    same({key: tensor.numpy() for key, tensor in got.items()}, ARRAYS)
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
@@ -526,8 +544,9 @@ def test_arrays_of_objects_are_refused(tmp_path):
 @pytest.mark.parametrize(
     "name, arrays, words",
     [
-        ("a.pth", ARRAYS, "use .safetensors or .npz"),
-        ("a", ARRAYS, "use .safetensors or .npz"),
+        ("a.bin", ARRAYS, "use .safetensors, .npz or .pth"),
+        ("a.pth", {"w": np.ones(2, "u4")}, "cast it to float32"),
+        ("a", ARRAYS, "use .safetensors, .npz or .pth"),
         ("a.npz", {}, "no arrays"),
         ("a.npz", {"w": np.ones(2, ml_dtypes.bfloat16)}, "cast it to float32"),
         ("a.npz", {"w": np.array(["a"])}, "cast it"),

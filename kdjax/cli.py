@@ -80,7 +80,7 @@ def run(main: Callable[..., None], argv: list[str] | None = None, takes: str = "
     Args:
       main: Function of the command. It receives the command's positional arguments, if it takes any.
       argv: Command line; the default is sys.argv.
-      takes: Names of the positional arguments, for messages; '' if the command takes none.
+      takes: Names of the positional arguments, for messages, an optional one in brackets; '' if the command takes none.
     """
     with signals.watching():
         _run(main, argv or sys.argv, takes)
@@ -126,10 +126,10 @@ def _parse(argv: list[str], takes: str) -> list[str]:
     if (file := _config_argument(argv)) is not None:
         config_files.make_importable(file.partition(":")[0])
     rest = _parse_flags(argv)
-    expected = 1 + len(takes.split())
-    if len(rest) > expected:
-        raise UserError(f"unexpected argument '{rest[expected]}'; flags begin with '--'.")
-    if len(rest) < expected:
+    places = takes.split()
+    if len(rest) > 1 + len(places):
+        raise UserError(f"unexpected argument '{rest[1 + len(places)]}'; flags begin with '--'.")
+    if len(rest) < 1 + len([place for place in places if not place.startswith("[")]):
         raise UserError(f"{takes} is missing: python -m kdjax.{_door(argv[0])} {takes} [flags]")
     if "config" in FLAGS and FLAGS.config is None:
         raise UserError("--config is missing; name a file, such as --config=configs/mse_teacher.py.")

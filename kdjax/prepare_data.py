@@ -5,11 +5,11 @@ from kdjax import cli
 cli.define_common_flags()
 
 
-def main(name: str) -> None:
+def main(name: str = "") -> None:
     """Writes the data set to --data_dir, or prints that it is there already.
 
     Args:
-      name: Name of the data set.
+      name: Name of the data set; without one, an error lists the names.
     """
     from kdjax.data.prepare import prepare
 
@@ -17,4 +17,4 @@ def main(name: str) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, takes="NAME")
+    cli.run(main, takes="[NAME]")

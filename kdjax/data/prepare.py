@@ -105,6 +105,11 @@ def _recipe(name: str) -> Recipe:
     if name.startswith("tfds:"):
         own = name.removeprefix("tfds:")
         return next((recipe for recipe in RECIPES.values() if recipe.tfds == own), Recipe(tfds=own))
+    if not name:
+        names = ", ".join(sorted(RECIPES))
+        raise UserError(
+            f"name a data set, as in python -m kdjax.prepare_data cifar100. There are: {names}; or tfds:NAME."
+        )
     if name not in RECIPES:
         raise UserError(f"prepare_data knows no data set '{name}'.{nearest(name, RECIPES)} Or use 'tfds:NAME'.")
     return RECIPES[name]

@@ -265,17 +265,17 @@ class Prepared:
     "arguments, code, line",
     [
         (["cifar100"], 0, "is there and complete"),
-        ([], 2, "NAME is missing: python -m kdjax.prepare_data NAME"),
+        ([], 2, "name a data set, as in python -m kdjax.prepare_data cifar100. There are: cifar10, cifar100, "),
         (["cifar100", "cifar10"], 2, "unexpected argument 'cifar10'"),
         (["imagenet"], 2, "put there a folder imagenet"),
-        (["--help"], 0, "usage: python -m kdjax.prepare_data NAME [flags]"),
+        (["--help"], 0, "usage: python -m kdjax.prepare_data [NAME] [flags]"),
     ],
 )
 def test_the_door(cifar100, tmp_path, arguments, code, line, capsys):
     (tmp_path / ARCHIVE).write_bytes(cifar100)
     cli.FLAGS.unparse_flags()
     try:
-        cli.run(prepare_data.main, ["prepare_data.py", *arguments, f"--data_dir={tmp_path}"], takes="NAME")
+        cli.run(prepare_data.main, ["prepare_data.py", *arguments, f"--data_dir={tmp_path}"], takes="[NAME]")
         left = 0
     except SystemExit as leave:
         left = leave.code

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from kdjax.losses._checks import as_logit_pair, as_where, check_range, expectation
-from kdjax.losses._softmax import centred, kl, log_sum
+from kdjax.losses._labels import is_label_of, taken_apart
+from kdjax.losses._softmax import kl
 from kdjax.losses.logits import standardized
 
 
@@ -48,9 +49,9 @@ def dkd(
     """
     check_range("temperature", temperature)
     student, teacher = standardized(*as_logit_pair(student_logits, teacher_logits, "dkd"), standardize)
-    is_label, exists = _is_label(labels, student)
+    is_label, exists = is_label_of(labels, student)
     (s_two, s_others, s_good), (t_two, t_others, t_good) = (
-        _apart(logits, is_label, temperature) for logits in (student, teacher)
+        taken_apart(logits, is_label, temperature) for logits in (student, teacher)
     )
     loss = temperature**2 * (alpha * kl(s_two, t_two) + beta * kl(s_others, t_others))
     return jnp.where(exists & s_good & t_good, loss, jnp.nan)
@@ -85,7 +86,7 @@ def nkd(
     check_range("temperature", temperature)
     check_range("gamma", gamma)
     student, teacher = as_logit_pair(student_logits, teacher_logits, "nkd")
-    is_label, exists = _is_label(labels, student)
+    is_label, exists = is_label_of(labels, student)
     teacher_prob = jnp.sum(jnp.where(is_label, jax.nn.softmax(teacher), 0), axis=-1)
     label_term = -teacher_prob * jnp.sum(jnp.where(is_label, jax.nn.log_softmax(student), 0), axis=-1)
     _, _, s_within = _split_at_label(student / temperature, is_label)
@@ -159,38 +160,6 @@ def _root(x: Array) -> Array:
     """Returns the square root with a gradient of 0 at 0, where that of sqrt is infinite."""
     positive = x > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)
-
-
-def _is_label(labels: Array, logits: Array) -> tuple[Array, Array]:
-    """Returns a boolean array [..., classes], true at the label, and whether each label is one of the classes [...]."""
-    labels = jnp.asarray(labels)
-    leading = logits.shape[:-1]
-    if labels.shape != leading or not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise ValueError(
-            f"labels must be integers {list(leading)} for logits {list(logits.shape)}, not {labels.dtype} "
-            f"{list(labels.shape)}."
-        )
-    if logits.shape[-1] < 2:
-        raise ValueError(f"logits {list(logits.shape)} must have at least two classes.")
-    is_label = jnp.arange(logits.shape[-1]) == labels[..., None]
-    return is_label, (labels >= 0) & (labels < logits.shape[-1])
-
-
-def _apart(logits: Array, is_label: Array, temperature: float) -> tuple[Array, Array, Array]:
-    """Returns the two distributions into which a softmax at a temperature falls apart at the label.
-
-    Returns:
-      Centred logits of 'label' and 'any other class' [..., 2]; centred logits of the other classes [..., classes], -inf
-      at the label; whether both are distributions [...].
-    """
-    # The label is excluded before the softmax, as log(1 - p_label) would lose all precision where p_label is nearly 1.
-    top = lax.stop_gradient(jnp.max(jnp.where(is_label, -jnp.inf, logits), axis=-1, keepdims=True))
-    good = jnp.isfinite(top)
-    logits = jnp.where(good, logits - top, 0) / temperature
-    others = jnp.where(is_label, -jnp.inf, logits)
-    label = jnp.sum(jnp.where(is_label, logits, 0), axis=-1)
-    two, two_good = centred(jnp.stack([label, log_sum(others)], axis=-1))
-    return two, others, good[..., 0] & two_good
 
 
 def _split_at_label(logits: Array, is_label: Array) -> tuple[Array, Array, Array]:

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from kdjax.losses._checks import as_logit_pair, check_range, expectation
+from kdjax.losses._labels import is_label_of, taken_apart
 from kdjax.losses._softmax import centred, kl
-from kdjax.losses.decoupled import _apart, _is_label
 
 
 def wsl(student_logits: Array, teacher_logits: Array, labels: Array, *, temperature: float = 4.0) -> Array:
@@ -34,7 +34,7 @@ def wsl(student_logits: Array, teacher_logits: Array, labels: Array, *, temperat
     """
     check_range("temperature", temperature)
     student, teacher = as_logit_pair(student_logits, teacher_logits, "wsl")
-    is_label, exists = _is_label(labels, student)
+    is_label, exists = is_label_of(labels, student)
     own, other = (-jnp.sum(jnp.where(is_label, jax.nn.log_softmax(x), 0), axis=-1) for x in (student, teacher))
     weight = lax.stop_gradient(-jnp.expm1(-own / (other + 1e-7)))
     soft = -expectation(jax.nn.softmax(teacher / temperature), jax.nn.log_softmax(student / temperature))
@@ -109,10 +109,10 @@ def rld(
     check_range("temperature", temperature)
     check_range("label_temperature", label_temperature)
     student, teacher = as_logit_pair(student_logits, teacher_logits, "rld")
-    is_label, exists = _is_label(labels, student)
+    is_label, exists = is_label_of(labels, student)
     is_top = jnp.arange(teacher.shape[-1]) == jnp.argmax(teacher, axis=-1)[..., None]
-    own, _, own_good = _apart(student, is_label, label_temperature)
-    top, _, top_good = _apart(teacher, is_top, label_temperature)
+    own, _, own_good = taken_apart(student, is_label, label_temperature)
+    top, _, top_good = taken_apart(teacher, is_top, label_temperature)
     kept = teacher < jnp.sum(jnp.where(is_label, teacher, 0), axis=-1, keepdims=True)
     rows = (centred(jnp.where(kept, logits / temperature, -jnp.inf))[0] for logits in (student, teacher))
     loss = alpha * label_temperature**2 * kl(own, top) + beta * temperature**2 * kl(*rows)

@@ -12,8 +12,8 @@ from kdjax.losses._softmax import centred, kl
 def wsl(student_logits: Array, teacher_logits: Array, labels: Array, *, temperature: float = 4.0) -> Array:
     """Computes the weighted-soft-labels loss T^2 w CE(p, q) with w = 1 - exp(-CE_student / CE_teacher).
 
-    Both cross-entropies in the weight w are with the label at temperature 1. An example on which the student is already
-    better than the teacher so has a small weight. No gradient flows through w.
+    Both cross-entropies in the weight w are with the label at temperature 1. The weight is therefore
+    small for an example on which the student is already better than the teacher. No gradient flows through w.
 
     Args:
       student_logits: Student logits [..., classes].
@@ -83,9 +83,9 @@ def rld(
 ) -> Array:
     """Computes the refined-logit-distillation loss alpha T_y^2 SCD + beta T^2 MCD.
 
-    SCD is the KL divergence from (p_max, 1 - p_max) to (q_y, 1 - q_y): the teacher says how sure it is, the label of
-    what. MCD is the KL divergence over the classes alone whose teacher's logit is below the label's; it is 0, and so is
-    its gradient, where there is none.
+    SCD is KL((p_max, 1 - p_max) || (q_y, 1 - q_y)): the student's probability of the label is drawn to the teacher's
+    largest probability, whichever class has it. MCD is the KL divergence of the softmaxes over those classes
+    alone whose teacher logit is below the label's. Where there is no such class, MCD and its gradient are 0.
 
     Args:
       student_logits: Student logits [..., classes], at least two classes.

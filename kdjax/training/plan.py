@@ -19,7 +19,7 @@ from kdjax.distillation.inputs import LossInputs
 from kdjax.distillation.methods import method_of
 from kdjax.distillation.terms import Term, make_terms, resolve_losses, with_new_parameters
 from kdjax.errors import UserError
-from kdjax.store import Store
+from kdjax.store import Run, Store
 from kdjax.store.content import variables_hash
 from kdjax.training import forward, parallel, processes
 from kdjax.training import state as train_state
@@ -133,9 +133,17 @@ def make_plan(
     check_overlap(dataset.name, dataset.images, dataset.splits, allow=allow, official=dataset.official)
     check_classes(config, teachers, dataset.num_classes, dataset.class_names)
     check_splits(config, dataset, teachers, data_dir)
-    origin = load_network(store.find(config.init_from), config.init_checkpoint) if config.init_from else None
+    origin = load_network(_origin_of(config, store), config.init_checkpoint) if config.init_from else None
     held_out = held_out_rows(config, dataset, teachers, data_dir)
     return plan_with(config, dataset, teachers, devices, origin, held_out)
+
+
+def _origin_of(config: Config, store: Store) -> Run:
+    """Returns the run whose weights a run starts from."""
+    try:
+        return store.find(config.init_from)
+    except UserError as error:
+        raise UserError(f"config.init_from: {error} Train that run first, or name another.") from error
 
 
 def plan_with(

@@ -65,7 +65,7 @@ def test_another_network_is_refused_with_all_that_differs(own, store, trained, o
 
 def test_a_run_that_is_not_there_and_a_head_that_is_not_there(own, store, one_device):
     own.init_from = "orign"
-    with pytest.raises(UserError, match="orign"):
+    with pytest.raises(UserError, match="config.init_from: .*orign.* Train that run first"):
         planned(own, store, one_device)
     own.init_from, own.trainable, own.model.head = "", "head", "classifier"
     with pytest.raises(UserError, match="no layer 'classifier'"):

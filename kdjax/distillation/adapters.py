@@ -114,15 +114,15 @@ class Connectors(Adapter):
         return {"student_features": tuple(connected), "teacher_features": given["teacher_features"]}
 
 
-class WidthConnector(Adapter):
+class ChannelProjection(Adapter):
     """A 1x1 convolution and BatchNorm from the student's map to the teacher's width, for ICKD (Liu et al. 2021)."""
 
     @nn.compact
     def __call__(self, given: Arguments) -> dict:
         """Returns the pair of maps, of equal numbers of channels."""
         student, teacher = given["student_features"], given["teacher_features"]
-        x = conv1x1(teacher.shape[-1], name="connector_conv")(student)
-        connected = batch_norm(None, self.train)(name="connector_bn")(x)
+        x = conv1x1(teacher.shape[-1], name="projection_conv")(student)
+        connected = batch_norm(None, self.train)(name="projection_bn")(x)
         return {"student_features": connected, "teacher_features": teacher}
 
 

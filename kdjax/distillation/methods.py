@@ -62,7 +62,7 @@ class Method(NamedTuple):
 # A loss without a row takes what its arguments name (all stages, pooled vectors, logits) and has no trainable part.
 METHODS = {
     "hint": Method(second_stage, single=True, adapter=adapters.Hint),
-    "ickd": Method(last_stage, single=True, adapter=adapters.WidthConnector),
+    "ickd": Method(last_stage, single=True, adapter=adapters.ChannelProjection),
     "fsp": Method(stem_and_stages),
     "factor_transfer": Method(
         last_stage,

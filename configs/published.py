@@ -74,6 +74,7 @@ IMAGENET_ACCURACY = {
     "itrd": (71.68, NONE, NONE, NONE, NONE),
     "dkd": (71.70, NONE, NONE, NONE, 72.05),
     "dist": (72.07, 72.12, 72.08, 72.24, 73.24),
+    "srrl": (71.73, NONE, NONE, NONE, 72.49),
     "nkd": (71.96, NONE, NONE, NONE, 72.58),
     "wttm": (72.19, 72.26, 72.34, 72.39, 73.09),
 }
@@ -141,6 +142,7 @@ IMAGENET_SOURCES = {
     "itrd": Source(_repeated("Miles et al. 2022 (ITRD)", "Table 5")),
     "dkd": Source(_repeated("Zhao et al. 2022 (DKD)", "Table 5"), BEST, 100, (3, 3)),
     "dist": HUANG_7,
+    "srrl": Source("Yang et al. 2021 (SRRL)", epochs=100, same_teacher=False),
     "nkd": Source(MMCLS, alone=69.90, same_teacher=False),
     "wttm": TABLE_7,
 }

@@ -86,6 +86,7 @@ METHODS = {
     ),
     "hint": Method({"hint": {"weight": 100.0}}),
     "ickd": Method({"ickd": {"weight": 2.5}}),
+    "srrl": Method({"srrl": {"weight": 1.0, "logit_weight": 1.0}}),
     "attention": Method({"attention": {"weight": 1000.0}}),
     "nst": Method({"nst": {"weight": 50.0}}),
     "fsp": Method({"fsp": {"weight": 0.0}}, warmup=Warmup(1.0, "body")),

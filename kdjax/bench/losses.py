@@ -93,6 +93,8 @@ def _compiled(plan: Plan, terms: list[Term]) -> tuple[Callable, tuple]:
     teacher = plan.teachers["a"]
     norms = forward.preact_norms(teacher.model, teacher.variables)
     student, taught = output(STUDENT), output(TEACHER)
+    of_student, of_teacher = (plan.spec.model, plan.variables), (teacher.model, teacher.variables)
+    heads = [forward.head_of(model, variables["params"]) for model, variables in (of_student, of_teacher)]
     labels = generator.integers(0, CLASSES, BATCH).astype(np.int32)
     distiller, hyper = make_distiller(terms), traced(plan.config)["losses"]
 
@@ -107,7 +109,8 @@ def _compiled(plan: Plan, terms: list[Term]) -> tuple[Callable, tuple]:
             labelled=labels >= 0,
             epoch=jnp.int32(0),
             seed=jnp.uint32(0),
-            teachers={"a": TeacherOutput(taught.logits, 1.0, _by_depth(taught), norms)},
+            teachers={"a": TeacherOutput(taught.logits, 1.0, _by_depth(taught), norms, head=heads[1])},
+            head=heads[0],
         )
         values, new_state = distiller.apply({"params": trainable["distiller"], "state": state}, inputs, hyper)
         return sum(jnp.mean(value) for value in values.values()), new_state

@@ -16,9 +16,10 @@ import numpy as np
 
 from kdjax import losses
 from kdjax.data import Dataset
+from kdjax.distillation.inputs import Head
 from kdjax.losses._maps import same_size
 from kdjax.models.initialize import TORCH_INITIALIZERS, kaiming_normal_fan_out, torch_transposed
-from kdjax.models.layers import batch_norm, conv1x1, conv3x3
+from kdjax.models.layers import batch_norm, conv1x1, conv3x3, spatial_mean
 from kdjax.types import Array
 
 Arguments = Mapping[str, Any]  # argument of a loss -> value
@@ -124,6 +125,32 @@ class ChannelProjection(Adapter):
         x = conv1x1(teacher.shape[-1], name="projection_conv")(student)
         connected = batch_norm(None, self.train)(name="projection_bn")(x)
         return {"student_features": connected, "teacher_features": teacher}
+
+
+class ThroughTeacher(Adapter):
+    """A 1x1 convolution, BatchNorm and ReLU to the teacher's width, and the teacher's frozen classifier after the mean.
+
+    Yang, Martinez, Bulat & Tzimiropoulos, "Knowledge Distillation via Softmax Regression Representation Learning"
+    (SRRL), ICLR 2021.
+    """
+
+    @nn.compact
+    def __call__(self, given: Arguments) -> dict:
+        """Returns the pair of maps, of equal numbers of channels, and the teacher's logits of the student's map."""
+        student, teacher = given["student_features"], given["teacher_features"]
+        x = conv1x1(teacher.shape[-1], name="connector_conv")(student)
+        connected = nn.relu(batch_norm(None, self.train)(name="connector_bn")(x))
+        return {
+            "student_features": connected,
+            "teacher_features": teacher,
+            "crossed_logits": classify(spatial_mean(connected), given["teacher_head"]),
+        }
+
+
+def classify(x: Array, head: Head) -> Array:
+    """Returns the logits [..., classes] that a linear classifier gives vectors [..., dim]."""
+    kernel, bias = head
+    return jnp.matmul(x, kernel, precision="highest") + bias
 
 
 class WidthConnectors(Adapter):

@@ -11,7 +11,7 @@ from jax import lax
 from kdjax import losses, models
 from kdjax.data import Dataset
 from kdjax.distillation.adapters import Adapter
-from kdjax.distillation.inputs import FROM_MAPS, FROM_VECTORS, LossInputs, TeacherOutput
+from kdjax.distillation.inputs import FROM_MAPS, FROM_VECTORS, Head, LossInputs, TeacherOutput
 from kdjax.distillation.stages import (
     branches,
     last_map,
@@ -184,6 +184,9 @@ def _offer(term: Term, inputs: LossInputs, teacher: TeacherOutput) -> Arguments:
     offered["teacher_auxiliary"] = branches(teacher.output)
     if term.loss.takes(*FROM_MAPS):
         offered |= _maps(term, inputs.output, teacher)
+    for side, head in (("student", inputs.head), ("teacher", teacher.head)):
+        if side in term.method.heads:
+            offered[f"{side}_head"] = _head(term, side, head, offered[f"{side}_features"])
     if term.loss.reads_vectors:
         offered["student_embeddings"] = _vector(term, "student", inputs.output)
         offered["teacher_embeddings"] = _vector(term, "teacher", teacher.output)
@@ -206,6 +209,21 @@ def _maps(term: Term, student: ModelOutput, teacher: TeacherOutput) -> Arguments
         stages = [name for _, name in pairs]
         offered["margins"] = margins_of(teacher.norms, stages, term.field, losses.ofd_margins)
     return offered
+
+
+def _head(term: Term, side: str, head: Head | None, features: Array) -> Head:
+    """Returns a network's classifier for an adapter that applies it to the mean of the network's map."""
+    if head is None:
+        raise UserError(
+            f"{term.field}: the {side} has no linear classifier 'fc'; name its layer by an attribute HEAD of its class."
+        )
+    reads, has = head[0].shape[0], features.shape[-1]
+    if reads != has:
+        raise UserError(
+            f"{term.field}: the {side}'s classifier reads {reads} numbers, and the map that is compared has {has} "
+            f"channels; name the map before the classifier: {term.field}.stages = (('stage1', 'stage2'),)."
+        )
+    return head
 
 
 def _vector(term: Term, side: str, output: ModelOutput) -> Array:

@@ -13,10 +13,16 @@ FROM_VECTORS = ("student_embeddings", "teacher_embeddings")
 FROM_BRANCHES = ("auxiliary", "student_auxiliary", "teacher_auxiliary")  # classifiers of rotated images
 FROM_NETWORK = ("parameters", "batch_statistics", "branches")  # of the network that is trained
 FROM_MEMORY = ("centroids", "remembered")  # of its own earlier outputs, which an adapter carries along
-FROM_ADAPTER = ("variances", "student_projections", "student_scores", "teacher_scores", "normalizers", "examples")
+FROM_ADAPTER = (
+    *("variances", "student_projections", "student_scores", "teacher_scores", "normalizers", "examples"),
+    "crossed_logits",
+)
 INPUTS = (
     FROM_BATCH + FROM_NETWORK + FROM_MEMORY + FROM_TEACHER + FROM_MAPS + FROM_VECTORS + FROM_BRANCHES + FROM_ADAPTER
 )
+
+
+Head = tuple[Array, Array]  # kernel [dim, classes] and bias [classes] of a linear classifier
 
 
 class TeacherOutput(NamedTuple):
@@ -29,6 +35,7 @@ class TeacherOutput(NamedTuple):
       output: The network's whole output, as it is.
       norms: Stage -> (scale, bias) of the BatchNorm before the stage's ReLU, where the network names them.
       held_out: [batch] bool, whether the teacher was not trained on the example; None where that is not asked for.
+      head: (kernel [dim, classes], bias [classes]) of its linear classifier, read as the logits are; None without one.
     """
 
     logits: Array
@@ -36,6 +43,7 @@ class TeacherOutput(NamedTuple):
     output: ModelOutput
     norms: dict[str, tuple[Array, Array]]
     held_out: Array | None = None
+    head: Head | None = None
 
 
 class LossInputs(NamedTuple):
@@ -58,6 +66,7 @@ class LossInputs(NamedTuple):
       unbiased: Whether the running variance of BatchNorm is the unbiased one, as in PyTorch.
       parameters: Parameters of the student.
       batch_statistics: Its running statistics after this step.
+      head: (kernel [dim, classes], bias [classes]) of its linear classifier, None without one.
     """
 
     output: ModelOutput
@@ -75,3 +84,4 @@ class LossInputs(NamedTuple):
     unbiased: bool = False
     parameters: Mapping[str, Any] = {}
     batch_statistics: Mapping[str, Any] = {}
+    head: Head | None = None

@@ -46,6 +46,8 @@ class Method(NamedTuple):
       adapter: Class of its trainable part, None for none.
       warmup_loss: Name of the loss that replaces it in the warm-up, '' for none.
       warmup_parts: Parts of the adapter that only the warm-up trains; all other parts are trained afterwards.
+      heads: The networks whose linear classifiers the adapter reads, of 'student' and 'teacher'; each must read the
+        mean of the map that is compared.
       gathers: Whether the adapter's memory is filled by the warm-up, so that a config needs one.
     """
 
@@ -56,6 +58,7 @@ class Method(NamedTuple):
     adapter: type[adapters.Adapter] | None = None
     warmup_loss: str = ""
     warmup_parts: tuple[str, ...] = ()
+    heads: tuple[str, ...] = ()
     gathers: bool = False
 
 
@@ -63,6 +66,7 @@ class Method(NamedTuple):
 METHODS = {
     "hint": Method(second_stage, single=True, adapter=adapters.Hint),
     "ickd": Method(last_stage, single=True, adapter=adapters.ChannelProjection),
+    "srrl": Method(last_stage, single=True, adapter=adapters.ThroughTeacher, heads=("teacher",)),
     "fsp": Method(stem_and_stages),
     "factor_transfer": Method(
         last_stage,

@@ -13,7 +13,7 @@ from kdjax import models
 from kdjax.data.views import augment
 from kdjax.data.views import names as view_names
 from kdjax.distillation.ensembles import make_ensemble
-from kdjax.distillation.inputs import LossInputs, TeacherOutput
+from kdjax.distillation.inputs import Head, LossInputs, TeacherOutput
 from kdjax.errors import UserError
 from kdjax.randomness import KEY_STREAMS
 from kdjax.training.freezing import stop_gradients
@@ -44,11 +44,13 @@ class NetworkOutput(NamedTuple):
       output: The network's whole output; its logits alone where they come from the cache.
       norms: Stage -> (scale, bias) of the BatchNorm before the stage's ReLU, where the network names them.
       held_out: [batch] bool, whether it was not trained on the example; None where no config asks for that.
+      head: (kernel [dim, classes], bias [classes]) of its linear classifier, None without one.
     """
 
     output: ModelOutput
     norms: dict[str, tuple[Array, Array]]
     held_out: Array | None = None
+    head: Head | None = None
 
 
 class Prepared(NamedTuple):
@@ -130,7 +132,8 @@ def run_networks(fixed: Fixed, images: Mapping[str, Array], context: StepContext
         variables = fixed.teachers[teacher.name]
         output = run_teacher(teacher.label, teacher.model, variables, images[teacher.view], **options)
         norms = preact_norms(teacher.model, variables)
-        outputs[teacher.name] = NetworkOutput(_without_gradient(output), norms, held_out)
+        head = head_of(teacher.model, variables["params"])
+        outputs[teacher.name] = NetworkOutput(_without_gradient(output), norms, held_out, head)
     return outputs
 
 
@@ -140,8 +143,10 @@ def read_teachers(networks: Mapping[str, NetworkOutput], context: StepContext) -
     for teacher in context.spec.teachers:
         network, fields = networks[teacher.name], context.config["teachers"][teacher.name]
         logits = _read_logits(network.output.logits, teacher, fields["temperature"])
-        weight = fields["weight"]
-        outputs[teacher.name] = TeacherOutput(logits, weight, network.output, network.norms, network.held_out)
+        head = _read_head(network.head, teacher, fields["temperature"])
+        outputs[teacher.name] = TeacherOutput(
+            logits, fields["weight"], network.output, network.norms, network.held_out, head
+        )
     return outputs
 
 
@@ -178,6 +183,15 @@ def _read_logits(logits: Array, teacher: SpecTeacher, temperature: Array) -> Arr
     return logits / temperature
 
 
+def _read_head(head: Head | None, teacher: SpecTeacher, temperature: Array) -> Head | None:
+    """Returns the classifier that makes a teacher's logits as losses read them, None where a linear one does not."""
+    if head is None or teacher.output == "clipped_logits":
+        return None
+    kernel, bias = (lax.stop_gradient(leaf) for leaf in head)
+    columns = jnp.asarray(teacher.classes or range(bias.shape[0]))
+    return kernel[:, columns] / temperature, bias[columns] / temperature
+
+
 def _without_gradient(output: ModelOutput) -> ModelOutput:
     """Stops gradients leaf by leaf, since jax.tree.map would sort the features, which are in order of depth."""
     pooled = None if output.pooled is None else lax.stop_gradient(output.pooled)
@@ -194,6 +208,24 @@ def preact_norms(model: Model, variables: Mapping[str, Any]) -> dict[str, tuple[
         layer = functools.reduce(lambda tree, part: tree[part], path.split("/"), variables["params"])
         found[stage] = layer["scale"], layer["bias"]
     return found
+
+
+def head_of(model: Model, params: Mapping[str, Any]) -> Head | None:
+    """Returns kernel and bias of a network's linear classifier: the layer that its attribute HEAD names, 'fc' else.
+
+    Args:
+      model: The network.
+      params: Its parameters.
+
+    Returns:
+      (kernel [dim, classes], bias [classes]), or None if there is no such layer.
+    """
+    module = model.module if isinstance(model, models.FeatureExtractor) else model
+    layer: Any = params
+    for part in getattr(module, "HEAD", "fc").split("/"):
+        layer = layer.get(part, {}) if isinstance(layer, Mapping) else {}
+    found = tuple(layer.get(name) for name in ("kernel", "bias"))
+    return found if [jnp.ndim(leaf) for leaf in found if leaf is not None] == [2, 1] else None
 
 
 def ensemble_of(teachers: Mapping[str, TeacherOutput], context: StepContext) -> TeacherOutput | None:
@@ -244,6 +276,7 @@ def loss_inputs(
         unbiased=context.spec.unbiased_variance,
         parameters=variables["params"],
         batch_statistics=variables.get("batch_stats", {}),
+        head=head_of(context.spec.model, variables["params"]),
     )
 
 

@@ -24,7 +24,7 @@ OFTEN = ("fsp", "activation_boundary", "factor_transfer", "svd")
 TOGETHER = {
     "plain": ("kd", "ttm", "wttm", "dkd", "dist", "nkd", "attention", "nst", "similarity", "correlation", "rkd", "pkt"),
     "refined": ("wsl", "normkd", "rld", "abkd"),
-    "adapted": ("hint", "ickd", "vid", "review", "ofd", "itrd", "crd"),
+    "adapted": ("hint", "ickd", "srrl", "vid", "review", "ofd", "itrd", "crd"),
 }
 
 

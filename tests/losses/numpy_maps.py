@@ -38,6 +38,11 @@ def ickd(s, t):
     return total / (s.shape[0] * s.shape[-1])
 
 
+def srrl(s, t, crossed, taught, weight):
+    vectors = [np.array([[f[..., c].mean() for c in range(f.shape[-1])] for f in x]) for x in (s, t)]
+    return np.mean((vectors[0] - vectors[1]) ** 2) + weight * np.mean((crossed - taught) ** 2)
+
+
 def attention(s, t):
     total = 0.0
     for a, b in zip(s, t):

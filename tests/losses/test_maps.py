@@ -34,6 +34,9 @@ BRANCHES = [tuple(rng.normal(size=(BATCH, 4, width)) for width in (24, 24, 6)) f
 CASES = {
     "hint": (lambda s: losses.hint(s, SAME_T[1]), SAME_S[1], numpy_maps.hint(SAME_S[1], SAME_T[1])),
     "ickd": (lambda s: losses.ickd(s, EQUAL_T[0]), EQUAL_S[1], numpy_maps.ickd(EQUAL_S[1], EQUAL_T[0])),
+    "srrl": (
+        lambda s: losses.srrl(s[0], EQUAL_T[1], s[1], LOGITS[1], logit_weight=0.7), (EQUAL_S[0], LOGITS[0]),
+        numpy_maps.srrl(EQUAL_S[0], EQUAL_T[1], *LOGITS, 0.7)),
     "attention": (lambda s: losses.attention(s, T3), S3, numpy_maps.attention(S3, T3)),
     "nst": (lambda s: losses.nst(s, T3), S3, numpy_maps.nst(S3, T3)),
     "fsp": (lambda s: losses.fsp(s, EQUAL_T), EQUAL_S, numpy_maps.fsp(EQUAL_S, EQUAL_T)),
@@ -125,6 +128,7 @@ def test_constant_features_have_finite_values_and_gradients(name):
 AT_EQUALITY = {
     "hint": lambda: losses.hint(SAME_T[0], SAME_T[0]),
     "ickd": lambda: losses.ickd(T3[0], T3[0]),
+    "srrl": lambda: losses.srrl(T3[0], T3[0], LOGITS[0], LOGITS[0]),
     "attention": lambda: losses.attention(T3, T3),
     "nst": lambda: losses.nst(T3, T3),
     "fsp": lambda: losses.fsp(EQUAL_T, EQUAL_T),
@@ -336,6 +340,8 @@ def test_scores_by_one_product_equal_scores_by_gathering():
             r"stage 1: student \[5, 8, 8, 4\] and teacher \[5, 8, 8, 6\].*equal shapes",
         ),
         (lambda: losses.ickd(S3[0], T3[0]), "stage 1: .*equal channels"),
+        (lambda: losses.srrl(S3[0], T3[0], *LOGITS), "stage 1: .*equal channels"),
+        (lambda: losses.srrl(S3[0], S3[0], LOGITS[0], LOGITS[1][:, :3]), r"crossed_logits \[5, 6\] and teacher_logits"),
         (lambda: losses.attention(S3, T3[:2]), "3 maps and teacher_features 2"),
         (lambda: losses.fsp(S3, T3), "stage 1: .*equal channels"),
         (lambda: losses.fsp(S3[:1], S3[:1]), "at least two maps"),

@@ -17,6 +17,7 @@ from kdjax import config_files, signals
 from kdjax.errors import Interrupted, RunError, UserError, nearest
 
 FLAGS = flags.FLAGS
+AUTO = "auto"
 _OWN = []  # names of the flags that kdjax defines; --help lists these and not absl's
 
 
@@ -27,12 +28,16 @@ def define(definition: Callable, name: str, *args, **kwargs) -> None:
         _OWN.append(name)
 
 
-def define_common_flags() -> None:
-    """Defines the flags of every command."""
+def define_common_flags(cpu_devices: str = "1") -> None:
+    """Defines the flags of every command.
+
+    Args:
+      cpu_devices: Default of --cpu_devices.
+    """
     define(flags.DEFINE_string, "store", "runs", "Directory of the runs.")
     define(flags.DEFINE_string, "data_dir", "data", "Directory of the data sets.")
-    devices = "Number of emulated CPU devices, at most one for each core."
-    define(flags.DEFINE_integer, "cpu_devices", 1, devices, lower_bound=1)
+    devices = "Number of emulated CPU devices, at most one for each core; 'auto': as many as a run is worth."
+    define(flags.DEFINE_string, "cpu_devices", cpu_devices, devices)
     define(flags.DEFINE_boolean, "debug", False, "Print the traceback of an error.")
 
 
@@ -62,7 +67,7 @@ def define_process_flags() -> None:
 
 def define_training_flags() -> None:
     """Defines the flags of the commands that train one run."""
-    define_common_flags()
+    define_common_flags(AUTO)
     define_process_flags()
     define_config_flag()
     define_trust_flag()
@@ -90,7 +95,7 @@ def _run(main: Callable[..., None], argv: list[str], takes: str) -> None:
     debug = "--debug" in argv
     try:
         arguments = _parse(argv, takes)
-        prepare_environment(FLAGS.cpu_devices)
+        prepare_environment(_cpu_devices())
         _join_processes()
         main(*arguments)
         _finish_processes()
@@ -183,6 +188,29 @@ def _print_help(command: str, takes: str) -> None:
         print(f"  --{name}: {flag.help}{default}")
 
 
+def chooses_devices() -> bool:
+    """Whether each run may choose how many of the devices it uses: --cpu_devices=auto."""
+    return FLAGS.cpu_devices == AUTO
+
+
+def _cpu_devices() -> int:
+    """Returns how many CPU devices to emulate: what --cpu_devices says; for 'auto' one for each core."""
+    text = FLAGS.cpu_devices
+    if text == AUTO:
+        if (given := os.environ.get("JAX_NUM_CPU_DEVICES", "")).isdecimal():
+            return int(given)
+        return 1 if _joins_others() else _cores()  # several processes share the cores of a host already
+    if not text.isdecimal() or int(text) < 1:
+        raise UserError(f"--cpu_devices={text}: it is a number from 1, or '{AUTO}'.")
+    return int(text)
+
+
+def _cores() -> int:
+    """Returns the number of cores that this process may use."""
+    allowed = getattr(os, "sched_getaffinity", None)  # Linux alone has it
+    return len(allowed(0)) if allowed else os.cpu_count() or 1
+
+
 def prepare_environment(cpu_devices: int) -> None:
     """Sets the variables that jax reads when it is imported: emulated devices, threads, compilation cache."""
     if cpu_devices > 1:
@@ -217,6 +245,13 @@ def _has_tpu() -> bool:
     return bool(chips) and importlib.util.find_spec("libtpu") is not None
 
 
+def _joins_others() -> bool:
+    """Whether this process is one of several that work as one."""
+    if "coordinator" not in FLAGS or FLAGS.processes == 1:
+        return False
+    return bool(FLAGS.coordinator) or bool(cluster(os.environ, _has_tpu()))
+
+
 def _join_processes() -> None:
     """Starts what several processes need to work as one, if there are several."""
     if "coordinator" not in FLAGS or FLAGS.processes == 1:
@@ -229,7 +264,7 @@ def _join_processes() -> None:
         )
     if not named and (FLAGS.processes or FLAGS.process >= 0):
         raise UserError("--processes and --process need --coordinator=HOST:PORT, the address of process 0.")
-    if not named and not cluster(os.environ, _has_tpu()):
+    if not _joins_others():
         return
     stoppable = "config" in FLAGS  # what trains can stop at a step; anything else may end at once
     _processes().start(FLAGS.coordinator, FLAGS.processes, FLAGS.process, FLAGS.heartbeat, stoppable=stoppable)
@@ -309,7 +344,8 @@ def train_from_flags() -> None:
     from kdjax.training.tensorboard import make_sink
 
     sink = make_sink() if FLAGS.tensorboard and is_writer() else None
-    result = train(FLAGS.config, Store(FLAGS.store, FLAGS.trust), name=FLAGS.run, data_dir=FLAGS.data_dir, sink=sink)
+    options = {"name": FLAGS.run, "data_dir": FLAGS.data_dir, "sink": sink, "choose_devices": chooses_devices()}
+    result = train(FLAGS.config, Store(FLAGS.store, FLAGS.trust), **options)
     print(result_table(result))
 
 
@@ -325,5 +361,5 @@ def run_study_from_flags() -> None:
     local_devices()  # what is wrong with them must not be taken for a mistake in the study
     with RunCounter(show=is_writer()) as counter:
         store = shared(Store(FLAGS.store, FLAGS.trust))
-        text = run_study(FLAGS.config, Runner(store, FLAGS.data_dir, counter))
+        text = run_study(FLAGS.config, Runner(store, FLAGS.data_dir, counter, chooses_devices()))
     print(text)

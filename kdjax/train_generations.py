@@ -2,7 +2,7 @@
 
 from kdjax import cli
 
-cli.define_common_flags()
+cli.define_common_flags(cli.AUTO)
 cli.define_process_flags()
 cli.define_config_flag()
 cli.define_trust_flag()

@@ -141,10 +141,17 @@ class Runner:
       store: Store of the runs; a run that is finished there is not trained again.
       data_dir: Directory of data sets that are not embedded.
       counter: Counter of the runs; by default one that shows nothing.
+      choose_devices: Whether each run takes only those of the devices that are worth it; otherwise it takes all.
     """
 
-    def __init__(self, store: Store, data_dir: str = "data", counter: RunCounter | None = None):
-        self.store, self.data_dir = store, data_dir
+    def __init__(
+        self,
+        store: Store,
+        data_dir: str = "data",
+        counter: RunCounter | None = None,
+        choose_devices: bool = False,
+    ):
+        self.store, self.data_dir, self.choose_devices = store, data_dir, choose_devices
         self.counter = RunCounter() if counter is None else counter
 
     def run_jobs(self, jobs: Sequence[Job[Key]]) -> list[FinishedRun[Key]]:
@@ -228,7 +235,7 @@ class Runner:
         """Trains jobs of different names that do not depend on one another, and returns name -> result."""
         names, finished = [job.name for job in jobs], self.counter.finish
         options = {"names": names, "data_dir": self.data_dir, "show": False, "finished": finished}
-        options["say"] = self.counter.say
+        options |= {"say": self.counter.say, "choose_devices": self.choose_devices}
         with located(f"run '{names[0]}'") if len(jobs) == 1 else contextlib.nullcontext():  # of several it names each
             results = train_together([job.config for job in jobs], self.store, **options)
         return dict(zip(names, results, strict=True))

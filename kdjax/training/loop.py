@@ -13,6 +13,7 @@ from kdjax.errors import RunError, UserError
 from kdjax.store import Run, Store
 from kdjax.store.run import check_scores
 from kdjax.training import parallel, processes
+from kdjax.training.device_choice import suited_devices
 from kdjax.training.manifest import regrouped
 from kdjax.training.member import Member
 from kdjax.training.plan import Plan, completed, make_plan, manifest_of, resolve
@@ -34,6 +35,7 @@ def train(
     devices: Sequence[Device] | None = None,
     show: bool = True,
     sink: Sink | None = None,
+    choose_devices: bool = False,
 ) -> dict:
     """Trains a run, resumes one that was stopped, or returns the result of one that is finished.
 
@@ -45,6 +47,7 @@ def train(
       devices: Devices of this process; all of them by default.
       show: Whether to show progress.
       sink: Called with the run's path and each epoch's row, for a log elsewhere.
+      choose_devices: Whether the run takes only those of the devices that are worth it; see `suited_devices`.
 
     Returns:
       The contents of `result.json`.
@@ -54,7 +57,7 @@ def train(
       RunError: The loss was not finite; the last good checkpoint is kept.
       Interrupted: SIGINT or SIGTERM came; the run was saved.
     """
-    options = {"data_dir": data_dir, "devices": devices, "show": show, "sink": sink}
+    options = {"data_dir": data_dir, "devices": devices, "show": show, "sink": sink, "choose_devices": choose_devices}
     return train_together([config], store, names=[name], **options)[0]
 
 
@@ -69,6 +72,7 @@ def train_together(
     sink: Sink | None = None,
     finished: Callable[[str], None] = lambda name: None,
     say: Callable[[str], None] | None = None,
+    choose_devices: bool = False,
 ) -> list[dict]:
     """Trains runs that do not need one another, in one step where they can share it, and returns their results.
 
@@ -85,6 +89,7 @@ def train_together(
       sink: Called with the run's path and each epoch's row, for a log elsewhere.
       finished: Called with the name of each run that is finished.
       say: Called with each sentence about which runs share a step; by default they are shown with the progress.
+      choose_devices: Whether each run takes only those of the devices that are worth it; see `suited_devices`.
 
     Returns:
       The contents of `result.json` of each run.
@@ -99,7 +104,8 @@ def train_together(
     if not processes.is_writer():
         show, sink = False, None
     say = say or (_print if show else lambda line: None)
-    session = _Session(shared(store), data_dir, devices, show, sink, finished, say, several=len(configs) > 1)
+    kind = {"several": len(configs) > 1, "choose_devices": choose_devices}
+    session = _Session(shared(store), data_dir, devices, show, sink, finished, say, **kind)
     jobs = [_prepare(config, name, session) for config, name in zip(configs, names or [""] * len(configs), strict=True)]
     _refuse_other_configs_of_one_name(jobs)
     new = list({job.run.name: job for job in jobs if job.plan is not None}.values())
@@ -122,6 +128,7 @@ class _Session:
 
     Attributes:
       several: Whether they are several, so that a mistake must say in which of them it is.
+      choose_devices: Whether each takes only those of the devices that are worth it.
       teachers: The teachers that were loaded.
       results: Name of each finished run -> its result.
     """
@@ -134,6 +141,7 @@ class _Session:
     finished: Callable[[str], None]
     say: Callable[[str], None]
     several: bool
+    choose_devices: bool
     teachers: LoadedTeachers = dataclasses.field(default_factory=dict)
     results: dict[str, dict] = dataclasses.field(default_factory=dict)
 
@@ -173,7 +181,10 @@ def _prepare(config: Config, name: str, session: _Session) -> _Job:
                 raise UserError(f"{field}: '{run.name}' is this run; a run cannot be its own teacher.")
         if _is_finished(run, config, session):
             return _Job(run, config, None)
-        plan = make_plan(config, session.store, session.data_dir, session.devices, loaded=session.teachers)
+        devices = session.devices[:1] if session.choose_devices and processes.count() == 1 else session.devices
+        plan = make_plan(config, session.store, session.data_dir, devices, loaded=session.teachers)
+        if session.choose_devices:
+            plan = plan._replace(devices=suited_devices(plan, session.devices))
         return _Job(run, config, plan)
 
 

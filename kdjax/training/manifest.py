@@ -26,6 +26,7 @@ def make_manifest(
     batch_norm: str,
     parameters: int,
     hashes: Mapping[str, Any],
+    devices: int,
 ) -> dict[str, Any]:
     """Returns the manifest of a run that is trained.
 
@@ -36,6 +37,7 @@ def make_manifest(
       batch_norm: Over what batch statistics are taken for this network: 'none', 'global' or 'per_device'.
       parameters: Number of the network's parameters.
       hashes: What the run is made of; see `Run.check_content`.
+      devices: Number of devices, of all processes, on which it is begun.
     """
     return {
         "config": config,
@@ -53,6 +55,7 @@ def make_manifest(
         "labelled": _rows(dataset.labelled_train),
         "protocols": list(dataset.protocols),
         "hashes": dict(hashes),
+        "devices": devices,
         "randomness": randomness.VERSION,
         "versions": versions(),
         "command": " ".join(sys.argv),

@@ -12,8 +12,9 @@ from absl import logging
 
 from kdjax.errors import DivergedError, UserError
 from kdjax.store import Run
-from kdjax.training import forward, metrics
+from kdjax.training import forward, metrics, parallel
 from kdjax.training import state as train_state
+from kdjax.training.device_choice import depends_on_devices
 from kdjax.training.evaluation import evaluate
 from kdjax.training.manifest import versions
 from kdjax.training.metrics import Sums
@@ -61,6 +62,7 @@ class Member:
         saved = {"train": initial_state(self.plan), "sums": leaves}
         if self.run.steps():
             self._warn_of_changed_draws()
+            self._warn_of_other_devices()
             saved, progress, _ = self.run.restore(saved)
             self.progress = Progress.from_json(progress)
         scored = [self.progress.best.epoch] if self.progress.best else []
@@ -96,6 +98,18 @@ class Member:
                 "from those of an unbroken run; to avoid that, train it again under another --run.",
                 self.run.name,
                 begun_by,
+            )
+
+    def _warn_of_other_devices(self) -> None:
+        before, now = (self.run.manifest or {}).get("devices"), parallel.device_count(self.plan.devices)
+        if before not in (None, now) and depends_on_devices(self.plan):
+            logging.warning(
+                "run '%s' was begun on another number of devices (%d, now %d) and its network has statistics or draws "
+                "of each device: it goes on, but not as it would have there; resume it on %d to avoid that.",
+                self.run.name,
+                before,
+                now,
+                before,
             )
 
     def finish_epoch(self, scores: Scores) -> bool:

@@ -377,4 +377,5 @@ def manifest_of(plan: Plan) -> dict[str, Any]:
     elif scope == "per_device" and plan.spec.sync_batch_norm:
         logging.warning("%s has statistics other than BatchNorm's, which are taken per device.", plan.config.model.name)
     parameters = models.count_parameters(plan.variables)
-    return make_manifest(plan.config.to_dict(), plan.dataset, records, scope, parameters, hashes_of(plan))
+    count = parallel.device_count(plan.devices)
+    return make_manifest(plan.config.to_dict(), plan.dataset, records, scope, parameters, hashes_of(plan), count)

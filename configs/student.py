@@ -42,6 +42,7 @@ class Method(NamedTuple):
       imagenet_labels: The same on ImageNet.
       warmup: The phase before the training, if there is one.
       auxiliary: Whether teacher and student have HSAKD's auxiliary classifiers.
+      reuses_classifier: Whether the student ends in SimKD's projector and the teacher's classifier.
     """
 
     terms: dict[str, dict]
@@ -51,6 +52,7 @@ class Method(NamedTuple):
     imagenet_labels: float = 1.0
     warmup: Warmup | None = None
     auxiliary: bool = False
+    reuses_classifier: bool = False
 
 
 METHODS = {
@@ -87,6 +89,7 @@ METHODS = {
     "hint": Method({"hint": {"weight": 100.0}}),
     "ickd": Method({"ickd": {"weight": 2.5}}),
     "srrl": Method({"srrl": {"weight": 1.0, "logit_weight": 1.0}}),
+    "simkd": Method({"simkd": {"weight": 1.0}}, labels=0.0, imagenet_labels=0.0, reuses_classifier=True),
     "attention": Method({"attention": {"weight": 1000.0}}),
     "nst": Method({"nst": {"weight": 50.0}}),
     "fsp": Method({"fsp": {"weight": 0.0}}, warmup=Warmup(1.0, "body")),
@@ -139,6 +142,8 @@ def make(method: str, argument: str | None) -> ConfigDict:
         _use_auxiliary_classifiers(config, argument)
     elif row.terms:
         config.teachers = {"a": common.teacher_run(argument, "ce")}
+    if row.reuses_classifier:
+        _reuse_classifier(config)
     config.losses = _losses(row, setting)
     if row.warmup:
         _set_warmup(config, method, row.warmup)
@@ -165,6 +170,12 @@ def _use_auxiliary_classifiers(config: ConfigDict, argument: str | None) -> None
     made_by = f"python -m kdjax.train_teacher --config=configs/hsakd_teacher.py:{argument} --run={run}"
     config.teachers = {"a": {**common.teacher_run(argument, "ce"), "run": run, "made_by": made_by}}
     config.optimizer.nesterov = True
+
+
+def _reuse_classifier(config: ConfigDict) -> None:
+    """Makes the student the body of SimKD's network; width and size of its projector come from the teacher."""
+    config.model.args = {"body": config.model.name, "body_args": config.model.args.to_dict(), "factor": 2}
+    config.model.name = "simkd"
 
 
 def _set_warmup(config: ConfigDict, method: str, warmup: Warmup) -> None:

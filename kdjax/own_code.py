@@ -26,7 +26,8 @@ SHORT = {"folder": "path", "list": "path", "tfds": "name"}
 
 def names_in(config: Mapping[str, Any]) -> dict[str, str]:
     """Returns field -> 'package.module:attribute' of the code that a run's config, as plain mappings, names."""
-    found = {"config.model.name": config.get("model", {}).get("name")}
+    model = config.get("model", {})
+    found = {"config.model.name": model.get("name"), "config.model.args.body": model.get("args", {}).get("body")}
     found["config.schedule.name"] = config.get("schedule", {}).get("name")
     found |= names_in_data(config.get("data", {}))
     for key, term in config.get("losses", {}).items():

@@ -3,7 +3,7 @@
 import functools
 import importlib
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +23,9 @@ from kdjax.distillation.terms import Term
 from kdjax.errors import lookup
 from kdjax.training import forward
 from kdjax.training.plan import Plan, plan_with, resolve, traced
+from kdjax.training.spec import Model
 from kdjax.training.teachers import Teacher
-from kdjax.types import ModelOutput
+from kdjax.types import Array, ModelOutput
 
 TEACHER, STUDENT = "resnet32x4", "resnet8x4"
 SIZE, CLASSES, BATCH, EXAMPLES = 32, 100, 64, 50_000
@@ -81,19 +82,23 @@ def _compiled(plan: Plan, terms: list[Term]) -> tuple[Callable, tuple]:
     """Returns the compiled loss with its gradient for the student's outputs and the losses' own parameters."""
     generator = np.random.default_rng(0)
 
-    def output(name: str) -> ModelOutput:
-        module = models.create_model(name, CLASSES)
-        shapes = jax.eval_shape(
-            lambda variables, images: models.call(module, variables, images, train=False)[0],
-            models.variable_shapes(module, (1, SIZE, SIZE, 3)),
-            jax.ShapeDtypeStruct((BATCH, SIZE, SIZE, 3), np.float32),
-        )
-        return jax.tree.map(lambda leaf: generator.normal(size=leaf.shape).astype(np.float32), shapes)
+    def output(model: Model, variables: Mapping) -> tuple[ModelOutput, tuple[str, ...]]:
+        names = []
+
+        def run(variables: Mapping, images: Array) -> ModelOutput:
+            found = models.call(model, variables, images, train=False)[0]
+            names.extend(found.features)
+            return found
+
+        images = jax.ShapeDtypeStruct((BATCH, SIZE, SIZE, 3), np.float32)
+        shapes = jax.eval_shape(run, variables, images)
+        draw = lambda leaf: generator.normal(size=leaf.shape).astype(np.float32)  # noqa: E731
+        return jax.tree.map(draw, shapes), tuple(names)
 
     teacher = plan.teachers["a"]
     norms = forward.preact_norms(teacher.model, teacher.variables)
-    student, taught = output(STUDENT), output(TEACHER)
     of_student, of_teacher = (plan.spec.model, plan.variables), (teacher.model, teacher.variables)
+    (student, own_names), (taught, taught_names) = output(*of_student), output(*of_teacher)
     heads = [forward.head_of(model, variables["params"]) for model, variables in (of_student, of_teacher)]
     labels = generator.integers(0, CLASSES, BATCH).astype(np.int32)
     distiller, hyper = make_distiller(terms), traced(plan.config)["losses"]
@@ -101,7 +106,7 @@ def _compiled(plan: Plan, terms: list[Term]) -> tuple[Callable, tuple]:
     def objective(trainable, taught, state, labels):
         own = trainable["output"]
         inputs = LossInputs(
-            output=_by_depth(own),
+            output=_by_depth(own, own_names),
             targets=labels,
             labels=labels,
             index=labels,
@@ -109,7 +114,7 @@ def _compiled(plan: Plan, terms: list[Term]) -> tuple[Callable, tuple]:
             labelled=labels >= 0,
             epoch=jnp.int32(0),
             seed=jnp.uint32(0),
-            teachers={"a": TeacherOutput(taught.logits, 1.0, _by_depth(taught), norms, head=heads[1])},
+            teachers={"a": TeacherOutput(taught.logits, 1.0, _by_depth(taught, taught_names), norms, head=heads[1])},
             head=heads[0],
         )
         values, new_state = distiller.apply({"params": trainable["distiller"], "state": state}, inputs, hyper)
@@ -120,11 +125,9 @@ def _compiled(plan: Plan, terms: list[Term]) -> tuple[Callable, tuple]:
     return jax.jit(jax.value_and_grad(objective, has_aux=True)).lower(*arguments).compile(), arguments
 
 
-def _by_depth(output: ModelOutput) -> ModelOutput:
+def _by_depth(output: ModelOutput, names: Sequence[str]) -> ModelOutput:
     """Returns the output with its features in the order of depth, which dicts lose as arguments of compiled code."""
-    names = ("stem", "stage1", "stage2", "stage3")
-    features = {f"{name}{end}": output.features[f"{name}{end}"] for name in names for end in ("", "_preact")}
-    return output._replace(features=features)
+    return output._replace(features={name: output.features[name] for name in names})
 
 
 def _plan(config: ConfigDict) -> Plan:

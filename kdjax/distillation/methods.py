@@ -67,6 +67,7 @@ METHODS = {
     "hint": Method(second_stage, single=True, adapter=adapters.Hint),
     "ickd": Method(last_stage, single=True, adapter=adapters.ChannelProjection),
     "srrl": Method(last_stage, single=True, adapter=adapters.ThroughTeacher, heads=("teacher",)),
+    "simkd": Method(last_stage, single=True),
     "fsp": Method(stem_and_stages),
     "factor_transfer": Method(
         last_stage,

@@ -18,7 +18,7 @@ from jax import Array
 
 from kdjax.losses._checks import RANGES, check_combination, check_range
 from kdjax.losses._maps import adaptive_avg_pool
-from kdjax.losses.classifiers import srrl
+from kdjax.losses.classifiers import simkd, srrl
 from kdjax.losses.contrastive import contrast_loss, contrast_scores, crd, first_normalizer
 from kdjax.losses.corrected import corrected_kd
 from kdjax.losses.decoupled import dist, dkd, nkd
@@ -118,6 +118,7 @@ LOSSES: dict[str, Callable[..., Array]] = {
     "hint": hint,
     "ickd": ickd,
     "srrl": srrl,
+    "simkd": simkd,
     "attention": attention,
     "nst": nst,
     "fsp": fsp,

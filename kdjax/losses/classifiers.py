@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from kdjax.losses._checks import as_float
-from kdjax.losses._maps import as_pair, check_same_shape
+from kdjax.losses._maps import as_pair, check_same_shape, same_size
 
 
 def srrl(
@@ -45,3 +45,27 @@ def srrl(
         )
     vectors = jnp.mean((jnp.mean(student, axis=(1, 2)) - jnp.mean(teacher, axis=(1, 2))) ** 2)
     return vectors + logit_weight * jnp.mean((crossed - taught) ** 2)
+
+
+def simkd(student_features: Array, teacher_features: Array) -> Array:
+    """Computes SimKD's loss, the mean squared difference of a student's projected map and the teacher's last map.
+
+    The projector is a part of the student, which ends in the teacher's classifier; see the network `simkd`.
+
+    Args:
+      student_features: Projected student map [batch, height, width, channels], with the teacher's channels. The larger
+        map of the pair is averaged down to the smaller one's size.
+      teacher_features: Teacher map [batch, height, width, channels].
+
+    Returns:
+      Mean over all elements [], at least 0.
+
+    Raises:
+      ValueError: The numbers of channels differ.
+
+    References:
+      Chen, Mei, Zhang, Wang, Feng & Chen, 2022, "Knowledge Distillation with the Reused Teacher Classifier",
+      https://arxiv.org/abs/2203.14001
+    """
+    ((student, teacher),) = check_same_shape([same_size(*as_pair(student_features, teacher_features))], axes=(3,))
+    return jnp.mean((student - teacher) ** 2)

@@ -1,6 +1,6 @@
 """Networks: the table MODELS, and the functions through which other rooms build, initialise and call a network."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -28,6 +28,7 @@ from kdjax.models.mlp import MLP
 from kdjax.models.mobilenet import MobileNetV1, MobileNetV2
 from kdjax.models.resnet import CifarResNet
 from kdjax.models.resnet_imagenet import ResNet
+from kdjax.models.reused import ReusedClassifier
 from kdjax.models.shufflenet import ShuffleNetV1, ShuffleNetV2
 from kdjax.models.vgg import VGG
 from kdjax.models.vit import VisionTransformer
@@ -57,6 +58,25 @@ __all__ = [
     "variable_shapes",
 ]
 
+
+def _reused_classifier(
+    num_classes: int,
+    body: str,
+    body_args: Mapping[str, Any] | None = None,
+    width: int = 0,
+    size: int = 0,
+    factor: int = 2,
+    dtype: Any = None,
+) -> nn.Module:
+    """Builds SimKD's network from the name and the arguments of its body; see ReusedClassifier."""
+    if body == "simkd":
+        raise UserError("config.model.args.body cannot be simkd itself: name a network.")
+    typed = {"dtype": "bfloat16"} if dtype is not None else {}
+    return ReusedClassifier(
+        num_classes, create_model(body, num_classes, **typed, **(body_args or {})), width, size, factor, dtype
+    )
+
+
 # Name in config.model.name -> constructor, which is called as constructor(num_classes=..., **config.model.args).
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "mlp": MLP,
@@ -73,6 +93,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "resnet56_aux": partial(AuxiliaryResNet, depth=56),
     "resnet8x4_aux": partial(AuxiliaryResNet, depth=8, widths=(32, 64, 128, 256)),
     "resnet32x4_aux": partial(AuxiliaryResNet, depth=32, widths=(32, 64, 128, 256)),
+    "simkd": _reused_classifier,
     "resnet50_cifar": partial(ResNet, depth=50, small_images=True),
     "wrn": WideResNet,
     "wrn_16_1": partial(WideResNet, depth=16, width=1),

@@ -8,9 +8,11 @@ alone (`kdjax.distillation.methods`).
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from kdjax import models
 from kdjax.distillation.terms import Term
 from kdjax.errors import UserError, nearest
 from kdjax.types import Array, Config
@@ -41,6 +43,7 @@ class Freezing(NamedTuple):
       phase_trains: 'all', 'body' for a head that the phase freezes, or 'distiller' for a network that it freezes.
       reached_only: Whether parameters with a zero gradient keep still, so that weight decay does not shrink them.
       adapters: (term, parts of its adapter that are trained); adapters of other terms are frozen.
+      frozen: Names of the parts of the network that no phase trains.
     """
 
     head: str
@@ -48,6 +51,7 @@ class Freezing(NamedTuple):
     phase_trains: str
     reached_only: bool
     adapters: tuple[tuple[str, AdapterParts], ...]
+    frozen: tuple[str, ...] = ()
 
     @property
     def network_trains(self) -> bool:
@@ -55,12 +59,19 @@ class Freezing(NamedTuple):
         return self.trainable == "all" and self.phase_trains != "distiller"
 
 
-def make_freezing(config: Config, terms: Sequence[Term], *, warming_up: bool) -> Freezing:
+def frozen_parts(model: nn.Module | models.FeatureExtractor) -> tuple[str, ...]:
+    """Returns the names of the parts that a network never trains, its attribute FROZEN."""
+    module = model.module if isinstance(model, models.FeatureExtractor) else model
+    return tuple(getattr(module, "FROZEN", ()))
+
+
+def make_freezing(config: Config, terms: Sequence[Term], frozen: tuple[str, ...] = (), *, warming_up: bool) -> Freezing:
     """Returns which parameters a phase trains.
 
     Args:
       config: Resolved config.
       terms: The terms of the phase.
+      frozen: Names of the parts of the network that are never trained.
       warming_up: Whether the phase is the warm-up.
     """
     parts = {term.key: term.method.warmup_parts for term in terms}
@@ -73,6 +84,7 @@ def make_freezing(config: Config, terms: Sequence[Term], *, warming_up: bool) ->
         phase_trains=config.warmup.trains if warming_up else "all",
         reached_only=warming_up,
         adapters=tuple(adapters.items()),
+        frozen=frozen,
     )
 
 
@@ -90,9 +102,10 @@ def check_head(config: Config, variables: Mapping[str, Any]) -> None:
 
 def stop_gradients(params: Mapping[str, Any], freezing: Freezing) -> Mapping[str, Any]:
     """Returns the network's parameters with gradients stopped where the whole run freezes them."""
-    if freezing.trainable == "all":
+    if freezing.trainable == "all" and not freezing.frozen:
         return params
-    return {name: tree if name == freezing.head else jax.lax.stop_gradient(tree) for name, tree in params.items()}
+    moves = {name for name in params if freezing.trainable == "all" or name == freezing.head} - {*freezing.frozen}
+    return {name: tree if name in moves else jax.lax.stop_gradient(tree) for name, tree in params.items()}
 
 
 def mask_updates(
@@ -113,6 +126,7 @@ def mask_updates(
         model = {name: _zeros(tree) if name == freezing.head else tree for name, tree in model.items()}
     elif freezing.phase_trains == "distiller":
         model = _zeros(model)
+    model = {name: _zeros(tree) if name in freezing.frozen else tree for name, tree in model.items()}
     trained = dict(freezing.adapters)
     distiller = {
         key: {teacher: _mask_adapter(parts, trained.get(key)) for teacher, parts in teachers.items()}

@@ -21,6 +21,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml_c
 
 def make_manifest(
     config: dict[str, Any],
+    model_args: Mapping[str, Any],
     dataset: Dataset,
     teachers: Mapping[str, dict],
     batch_norm: str,
@@ -32,6 +33,7 @@ def make_manifest(
 
     Args:
       config: Resolved config, as plain mappings.
+      model_args: Arguments that its network was built with; a teacher may have completed those of the config.
       dataset: Data; its splits are recorded by size and hash.
       teachers: Name -> record of the run and step that was loaded.
       batch_norm: Over what batch statistics are taken for this network: 'none', 'global' or 'per_device'.
@@ -43,7 +45,7 @@ def make_manifest(
         "config": config,
         "model": {
             "name": config["model"]["name"],
-            "args": config["model"]["args"],
+            "args": dict(model_args),
             "num_classes": dataset.num_classes,
             "parameters": parameters,
             "batch_norm": batch_norm,

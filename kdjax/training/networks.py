@@ -47,12 +47,13 @@ def load_network(run: Run, checkpoint: str = "last") -> Network:
     if "config" not in stored or "num_classes" not in stored.get("model", {}):
         raise UserError(f"{run.path} is damaged: its manifest lacks 'config' or 'model'; delete it and train it again.")
     manifest = {**stored, "config": with_defaults(stored["config"])}
-    names = own_code.names_in({"model": manifest["config"]["model"]})
+    model = {**manifest["config"]["model"], "args": stored["model"].get("args", manifest["config"]["model"]["args"])}
+    names = own_code.names_in({"model": model})
     own_code.refuse_untrusted(names, run.trust, f"run '{run.name}'")
     run.check_content({"code": own_code.source_hashes(names)})
     which = _parse(checkpoint)
     variables, step = processes.by_writer(lambda: _read(run.name, run.path, which))
-    return Network(build(manifest["config"]["model"], manifest["model"]["num_classes"]), variables, manifest, step)
+    return Network(build(model, manifest["model"]["num_classes"]), variables, manifest, step)
 
 
 def build(model: Mapping[str, Any], num_classes: int) -> Model:

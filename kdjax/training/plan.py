@@ -24,10 +24,11 @@ from kdjax.store.content import variables_hash
 from kdjax.training import forward, parallel, processes
 from kdjax.training import state as train_state
 from kdjax.training.evaluation import stream_if_needed
-from kdjax.training.freezing import check_head, make_freezing
+from kdjax.training.freezing import check_head, frozen_parts, make_freezing
 from kdjax.training.initialization import initialize_from
 from kdjax.training.manifest import make_manifest
 from kdjax.training.networks import Network, build, load_network
+from kdjax.training.reuse import fitted_to_teacher, with_teachers_classifier
 from kdjax.training.schedules import find_schedule
 from kdjax.training.spec import Spec, SpecTeacher
 from kdjax.training.structure import combine, partition
@@ -60,6 +61,7 @@ class Plan(NamedTuple):
         'held_out'; {} for the others.
       devices: Devices of this process.
       origin: Hash of the weights of config.init_from, '' without it.
+      model_args: Arguments that the network was built with.
     """
 
     config: Config
@@ -73,6 +75,7 @@ class Plan(NamedTuple):
     held_out: dict[str, np.ndarray]
     devices: tuple[Device, ...]
     origin: str = ""
+    model_args: Mapping[str, Any] = {}
 
     @property
     def epochs(self) -> int:
@@ -164,13 +167,15 @@ def plan_with(
       origin: The network that the student starts from, None for freshly drawn weights.
       held_out: What `held_out_rows` returned, None for the other ensembles.
     """
-    model = build(config.model.to_dict(), dataset.num_classes)
     input_shape = (1, *dataset.input_shape)
+    described = fitted_to_teacher(config, teachers, input_shape)
+    model = build(described, dataset.num_classes)
     models.check_features(model, input_shape)
     variables = models.init_variables(model, input_shape, config.seed, config.model.init)
     check_head(config, variables)
     if origin:
         variables = initialize_from(variables, origin.variables, config.init_from, config.model.head)
+    variables = with_teachers_classifier(variables, config, teachers)
     teachers = {name: freeze(teacher, config, variables, input_shape) for name, teacher in teachers.items()}
     structure, numbers = partition(traced(config))
     for name, temperature in fitted_temperatures(config, dataset, teachers, devices).items():
@@ -192,7 +197,7 @@ def plan_with(
         unlabelled=len(dataset.labelled_train) < len(dataset.splits["train"]),
         phase="main",
         terms=terms,
-        freezing=make_freezing(config, terms, warming_up=False),
+        freezing=make_freezing(config, terms, frozen_parts(model), warming_up=False),
         first_epoch=config.warmup.epochs,
         steps_per_epoch=make_order(dataset, config.batch_size, schema.order_seed(config)).steps,
         sync_batch_norm=config.model.batch_norm == "global",
@@ -205,7 +210,18 @@ def plan_with(
     held_out = dict(held_out or {})
     begun_from = variables_hash(origin.variables) if origin else ""
     return Plan(
-        config, dataset, teachers, spec, warmup, numbers, variables, distiller, held_out, tuple(devices), begun_from
+        config,
+        dataset,
+        teachers,
+        spec,
+        warmup,
+        numbers,
+        variables,
+        distiller,
+        held_out,
+        tuple(devices),
+        begun_from,
+        described["args"],
     )
 
 
@@ -224,7 +240,7 @@ def _warmup_spec(config: Config, spec: Spec) -> Spec | None:
     if not config.warmup.epochs:
         return None
     terms = _terms(config, tuple(config.warmup.losses), warming_up=True)
-    freezing = make_freezing(config, terms, warming_up=True)
+    freezing = make_freezing(config, terms, frozen_parts(spec.model), warming_up=True)
     return spec._replace(phase="warmup", terms=terms, freezing=freezing, first_epoch=0)
 
 
@@ -378,4 +394,6 @@ def manifest_of(plan: Plan) -> dict[str, Any]:
         logging.warning("%s has statistics other than BatchNorm's, which are taken per device.", plan.config.model.name)
     parameters = models.count_parameters(plan.variables)
     count = parallel.device_count(plan.devices)
-    return make_manifest(plan.config.to_dict(), plan.dataset, records, scope, parameters, hashes_of(plan), count)
+    return make_manifest(
+        plan.config.to_dict(), plan.model_args, plan.dataset, records, scope, parameters, hashes_of(plan), count
+    )

@@ -43,6 +43,10 @@ def srrl(s, t, crossed, taught, weight):
     return np.mean((vectors[0] - vectors[1]) ** 2) + weight * np.mean((crossed - taught) ** 2)
 
 
+def simkd(s, t):
+    return hint(*alike(s, t))
+
+
 def attention(s, t):
     total = 0.0
     for a, b in zip(s, t):

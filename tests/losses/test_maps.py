@@ -37,6 +37,7 @@ CASES = {
     "srrl": (
         lambda s: losses.srrl(s[0], EQUAL_T[1], s[1], LOGITS[1], logit_weight=0.7), (EQUAL_S[0], LOGITS[0]),
         numpy_maps.srrl(EQUAL_S[0], EQUAL_T[1], *LOGITS, 0.7)),
+    "simkd": (lambda s: losses.simkd(s, EQUAL_T[0]), EQUAL_S[1], numpy_maps.simkd(EQUAL_S[1], EQUAL_T[0])),
     "attention": (lambda s: losses.attention(s, T3), S3, numpy_maps.attention(S3, T3)),
     "nst": (lambda s: losses.nst(s, T3), S3, numpy_maps.nst(S3, T3)),
     "fsp": (lambda s: losses.fsp(s, EQUAL_T), EQUAL_S, numpy_maps.fsp(EQUAL_S, EQUAL_T)),
@@ -129,6 +130,7 @@ AT_EQUALITY = {
     "hint": lambda: losses.hint(SAME_T[0], SAME_T[0]),
     "ickd": lambda: losses.ickd(T3[0], T3[0]),
     "srrl": lambda: losses.srrl(T3[0], T3[0], LOGITS[0], LOGITS[0]),
+    "simkd": lambda: losses.simkd(T3[0], T3[0]),
     "attention": lambda: losses.attention(T3, T3),
     "nst": lambda: losses.nst(T3, T3),
     "fsp": lambda: losses.fsp(EQUAL_T, EQUAL_T),
@@ -342,6 +344,7 @@ def test_scores_by_one_product_equal_scores_by_gathering():
         (lambda: losses.ickd(S3[0], T3[0]), "stage 1: .*equal channels"),
         (lambda: losses.srrl(S3[0], T3[0], *LOGITS), "stage 1: .*equal channels"),
         (lambda: losses.srrl(S3[0], S3[0], LOGITS[0], LOGITS[1][:, :3]), r"crossed_logits \[5, 6\] and teacher_logits"),
+        (lambda: losses.simkd(S3[0], T3[0]), "stage 1: .*equal channels"),
         (lambda: losses.attention(S3, T3[:2]), "3 maps and teacher_features 2"),
         (lambda: losses.fsp(S3, T3), "stage 1: .*equal channels"),
         (lambda: losses.fsp(S3[:1], S3[:1]), "at least two maps"),

@@ -7,14 +7,19 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from absl import logging
+from flax import traverse_util
 from ml_collections import ConfigDict
 
 from kdjax import models
+from kdjax.config import with_defaults
 from kdjax.config_files import load_config
 from kdjax.data import Stored
 from kdjax.data.views import augment
 from kdjax.errors import UserError
-from kdjax.inspection.predict import load_run
+from kdjax.given import with_objects
+from kdjax.inspection.predict import LoadedRun, load_run
+from kdjax.own_code import names_in, source_hashes
 from kdjax.reporting.listing import RunList
 from kdjax.reporting.listing import list_runs as _list_runs
 from kdjax.store import Store
@@ -28,6 +33,8 @@ def train(
     config: ConfigDict | Sequence[ConfigDict],
     store: Store | os.PathLike | str = "runs",
     *,
+    model: Any = None,
+    losses: Any = None,
     name: str | Sequence[str] = "",
     data_dir: str = "data",
     show: bool = True,
@@ -38,6 +45,12 @@ def train(
       config: A whole config, as `load_config` returns it; or several, which are trained in one step where they can
         share it.
       store: The store that has the teachers and gets the runs, or its folder.
+      model: A network in place of the config's: a flax module, its class, or a function that takes num_classes and
+        returns a module.
+      losses: Losses in place of the config's: a function, which is then the only loss, with weight 1; or label ->
+        function, name of a loss, or entry of config.losses whose 'loss' is a function. A label that the config has
+        keeps its weight and its hyper-parameters. What of these objects cannot be imported again, such as a lambda or
+        a class of a notebook, trains too; its run is marked, `load` then needs the network, and it cannot teach.
       name: Name of the run, '' for the default of its config; of several configs a name each.
       data_dir: Folder of the data sets that are not embedded.
       show: Whether to show progress.
@@ -51,7 +64,7 @@ def train(
       Interrupted: SIGINT or SIGTERM came; the runs were saved.
     """
     alone = isinstance(config, ConfigDict)
-    configs = [config] if alone else list(config)
+    configs = [with_objects(one, model, losses) for one in ([config] if alone else config)]
     names = ([name] if isinstance(name, str) else list(name)) if name else []
     if names and len(names) != len(configs):
         raise UserError(f"there are {len(names)} names for {len(configs)} configs; give one for each, or none.")
@@ -112,6 +125,7 @@ def load(
     checkpoint: str = "last",
     *,
     trust: Iterable[str] = (),
+    model: Any = None,
     data_dir: str = "data",
 ) -> LoadedModel:
     """Loads the network of a stored run.
@@ -121,16 +135,54 @@ def load(
       store: Its store, or the store's folder.
       checkpoint: 'last', 'best' or a step.
       trust: Packages that are imported if the run names code in them.
+      model: The network, as `train` takes it, in place of the one that the run names; needed if that one cannot be
+        imported.
       data_dir: Folder of the data sets that are not embedded; the run's own says how stored images are normalised.
 
     Raises:
-      UserError: The run, the checkpoint or the data set does not exist, or the run names code that is not trusted.
+      UserError: The run, the checkpoint or the data set does not exist, the run names code that is not trusted or
+        cannot be imported, or the weights are of another network than the given one.
     """
     opened = _store(store, trust)
-    loaded = load_run(opened, run, checkpoint, data_dir)
+    section = _model_section(opened, run, model) if model is not None else None
+    loaded = load_run(opened, run, checkpoint, data_dir, model=section)
+    if section is not None:
+        _check_weights(run, loaded)
     network, dataset = loaded.network, loaded.dataset
     how = (dataset.stored, tuple(dataset.stored_shape))
     return LoadedModel(network.model, network.variables, *how, loaded.config, opened.find(run).result)
+
+
+def _model_section(store: Store, run: str, model: Any) -> dict[str, Any]:
+    """Returns the config.model of a stored run with another network; warns if its code is not that of the run."""
+    found = store.find(run)
+    stored = with_defaults((found.manifest or {}).get("config", {}))
+    given = with_objects(ConfigDict({"model": stored["model"]}), model).model.to_dict()
+    names, before = names_in({"model": given}), (found.manifest or {}).get("hashes", {}).get("code", {})
+    for name, digest in source_hashes(names).items():
+        if before.get(stored["model"]["name"], digest) != digest:
+            logging.warning(
+                "run '%s' was trained with other code than that of model=%s: outputs may differ.", run, name
+            )
+    return given
+
+
+def _check_weights(run: str, loaded: LoadedRun) -> None:
+    network = loaded.network
+    module = network.model.module if isinstance(network.model, models.FeatureExtractor) else network.model
+    needed = _shapes(models.variable_shapes(module, (1, *loaded.dataset.input_shape)))
+    stored = _shapes(network.variables)
+    if differing := sorted(leaf for leaf, _ in needed.items() ^ stored.items()):
+        leaf = differing[0]
+        raise UserError(
+            f"run '{run}' has other weights than model= takes: its {leaf} is {stored.get(leaf, 'missing')}, and "
+            f"{type(module).__name__} needs {needed.get(leaf, 'none')}; give the network that it was trained with."
+        )
+
+
+def _shapes(variables: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    leaves = traverse_util.flatten_dict(dict(variables), sep="/")
+    return {name: tuple(leaf.shape) for name, leaf in leaves.items()}
 
 
 def list_runs(store: Store | os.PathLike | str = "runs", match: str = "*") -> RunList:

@@ -65,7 +65,22 @@ def lookup(table: Mapping[str, Any], name: str, kind: str) -> Any:
     raise UserError(f"unknown {kind} '{name}'.{nearest(name, table)} For your own, write 'package.module:attribute'.")
 
 
+_KEPT: dict[str, Any] = {}  # 'module:attribute' -> an object of this process that cannot be imported
+
+
+def keep(path: str, value: Any) -> None:
+    """Lets `lookup` find an object that cannot be imported, in this process and under a name of its own.
+
+    Args:
+      path: Name of the form 'module:attribute'; the last object of a name is found.
+      value: The object.
+    """
+    _KEPT[path] = value
+
+
 def _attribute(path: str, kind: str) -> Any:
+    if path in _KEPT:
+        return _KEPT[path]
     module_name, _, attribute = path.partition(":")
     try:
         module = importlib.import_module(module_name)

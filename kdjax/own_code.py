@@ -5,6 +5,7 @@ of the user's names the same in this process, or if the user trusts its package.
 """
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import inspect
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 
 from kdjax.errors import UserError, lookup
 
+MAIN = "__main__"  # the module of a script or a notebook: another process has another one by this name
 NAME = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 # The argument that may stand in the name of a data set, which is then no code: 'folder:PATH' is short for 'folder' with
 # config.data.args = {'path': PATH}.
@@ -53,6 +55,11 @@ def is_short(name: Any) -> bool:
 def is_code(name: Any) -> bool:
     """Whether a name in a config stands for code of the user's own."""
     return isinstance(name, str) and ":" in name
+
+
+def names_of_main(config: Mapping[str, Any]) -> dict[str, str]:
+    """Returns field -> '__main__:attribute' of the code in a run's config that no other process can import."""
+    return {field: name for field, name in names_in(config).items() if name.startswith(f"{MAIN}:")}
 
 
 _NAMED: set[str] = set()  # what the configs of this process name
@@ -166,7 +173,17 @@ def _collect(value: Any, package: str, texts: dict[int, str]) -> None:
         texts[id(value)] = hashlib.sha256(value.tobytes()).hexdigest()
     else:
         is_code = isinstance(value, type | types.FunctionType)
+        if dataclasses.is_dataclass(value) and not is_code:
+            _collect_fields(value, package, texts)
         _collect_code(value if is_code else type(value), package, texts)  # an instance may be called
+
+
+def _collect_fields(value: Any, package: str, texts: dict[int, str]) -> None:
+    """Adds the fields of a dataclass's instance, such as a flax module; code that is installed counts by its name."""
+    for field in dataclasses.fields(value):
+        part = getattr(value, field.name)
+        texts[id(field)] = f"{field.name}={getattr(part, '__module__', '')}.{getattr(part, '__qualname__', '')}"
+        _collect(part, package, texts)
 
 
 def _collect_code(value: Any, package: str, texts: dict[int, str]) -> None:
@@ -223,6 +240,8 @@ def _text_of(value: Any) -> str:
     try:
         source = textwrap.dedent(inspect.getsource(value))
     except (OSError, TypeError):  # made by exec, or by a tool
-        return f"{value.__module__}.{getattr(value, '__qualname__', '')}"
+        name = f"{value.__module__}.{getattr(value, '__qualname__', '')}"
+        in_notebook = isinstance(value, type) and value.__module__ == MAIN  # there only functions have a source
+        return "\n".join([name, *map(_text_of, _methods(value))]) if in_notebook else name
     lines = (line.rstrip() for line in source.splitlines())
     return "\n".join(line for line in lines if line and not line.lstrip().startswith("#"))

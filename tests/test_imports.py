@@ -13,7 +13,7 @@ ROWS = [
     {"randomness", "arguments", "own_code", "bounded"},
     {"losses", "config"},
     {"models", "data", "analysis", "config_files"},
-    {"store"},
+    {"store", "given"},
     {"interop", "distillation"},
     {"training"},
     {"inspection"},

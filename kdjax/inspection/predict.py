@@ -168,6 +168,7 @@ def load_run(
     devices: Sequence[jax.Device] | None = None,
     data: ConfigDict | None = None,
     without: Collection[str] = (),
+    model: Mapping[str, Any] | None = None,
 ) -> LoadedRun:
     """Loads a run's network and data set.
 
@@ -179,6 +180,7 @@ def load_run(
       devices: Devices of this process; all of them by default.
       data: Another config.data of the user's, to use instead of the run's own.
       without: Protocols of the run's own data that are left out.
+      model: A config.model of the user's, as plain mappings, to build in place of the run's own.
 
     Returns:
       The loaded run.
@@ -187,7 +189,7 @@ def load_run(
       UserError: The run or the checkpoint does not exist, the run has no data set, or its data set is missing.
     """
     run = shared(store).find(name)
-    network = load_network(run, checkpoint)
+    network = load_network(run, checkpoint, model)
     config = ConfigDict(network.manifest["config"])
     config.data = config.data if data is None else data
     if not config.data.name:

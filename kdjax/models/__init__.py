@@ -1,5 +1,6 @@
 """Networks: the table MODELS, and the functions through which other rooms build, initialise and call a network."""
 
+import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -55,6 +56,7 @@ __all__ = [
     "fold",
     "has_batch_norm",
     "init_variables",
+    "refuse_nnx",
     "variable_shapes",
 ]
 
@@ -143,10 +145,15 @@ def create_model(name: str, num_classes: int, /, *, dtype: str | None = None, **
       UserError: The name or an argument is unknown, a value is not allowed, or the user's network takes no dtype.
     """
     constructor = lookup(MODELS, name, "model")
+    refuse_nnx(constructor, f"model '{name}'")
     if not callable(constructor):
         raise UserError(f"model '{name}' is a {type(constructor).__name__}, not a flax.linen module.")
     compute_dtype = lookup(DTYPES, dtype or "float32", "config.model.dtype")
     args = {key: tuple(value) if isinstance(value, list) else value for key, value in args.items()}
+    if args.pop("num_classes", num_classes) != num_classes:
+        raise UserError(f"config.model.args.num_classes is not yours to set: the data set has it, {num_classes}.")
+    if isinstance(constructor, nn.Module):
+        return _as_it_is(name, constructor, num_classes, compute_dtype, args)
     _check_arguments(name, constructor, num_classes, compute_dtype, args)
     if compute_dtype is not None:
         args["dtype"] = compute_dtype
@@ -154,9 +161,43 @@ def create_model(name: str, num_classes: int, /, *, dtype: str | None = None, **
         module = constructor(num_classes=num_classes, **args)
     except (TypeError, ValueError) as error:
         raise UserError(f"model '{name}' cannot be built from {args}: {_one_line(error)}") from error
+    refuse_nnx(module, f"model '{name}'")
     if not isinstance(module, nn.Module):
         raise UserError(f"model '{name}' made a {type(module).__name__}, not a flax.linen module.")
     return module
+
+
+def refuse_nnx(model: Any, what: str) -> None:
+    """Refuses a module of flax.nnx, or a class of such modules, with the way to wrap it.
+
+    Args:
+      model: Any object.
+      what: What the message calls it.
+
+    Raises:
+      UserError: It is one.
+    """
+    nnx = sys.modules.get("flax.nnx")  # whoever has made such a module has imported it, which takes long
+    kind = model if isinstance(model, type) else type(model)
+    if nnx is not None and issubclass(kind, nnx.Module):
+        raise UserError(
+            f"{what} is {kind.__name__}, a flax.nnx module, and kdjax trains flax.linen modules; give this function in "
+            f"its place: def net(num_classes): return nnx.bridge.to_linen({kind.__name__}, num_classes)."
+        )
+
+
+def _as_it_is(name: str, module: Any, num_classes: int, compute_dtype: Any, args: dict) -> nn.Module:
+    """Returns a module that a name stands for, if it has the right number of classes, in the type of computation."""
+    if args:
+        raise UserError(f"model '{name}' is a module, which takes no config.model.args; name its class instead.")
+    own = getattr(module, "num_classes", num_classes)
+    if own != num_classes:
+        raise UserError(f"model '{name}' has num_classes={own}, and the data has {num_classes} classes.")
+    if compute_dtype is None:
+        return module
+    if not hasattr(module, "dtype"):
+        raise UserError(f"model '{name}' takes no dtype: give it such a field, or set config.model.dtype=float32.")
+    return module.clone(dtype=compute_dtype)
 
 
 def _check_arguments(name: str, constructor: Callable, num_classes: int, compute_dtype: Any, args: dict) -> None:
@@ -170,8 +211,6 @@ def _check_arguments(name: str, constructor: Callable, num_classes: int, compute
         raise UserError(f"model '{name}' must take the argument num_classes (here {num_classes}).")
     if compute_dtype is not None and "dtype" not in takes.parameters:
         raise UserError(f"model '{name}' takes no dtype: give it such a field, or set config.model.dtype=float32.")
-    if "num_classes" in args:
-        raise UserError("config.model.args.num_classes is not yours to set: the data set has it.")
     takes = signature_of(constructor, skip=("parent", "name", "num_classes", "dtype"))
     check_arguments(takes, args, field="config.model.args", owner=f"model '{name}'")
 

@@ -87,6 +87,12 @@ def call_arguments(module: nn.Module, train: bool, keys: Array | None = None) ->
     return arguments | select_arguments(takes, {"train": train, "keys": keys})
 
 
+def init_keys(seed: int) -> dict[str, Array]:
+    """Returns the random keys by stream that a network's `init` is given: nnx networks ask for all of theirs then."""
+    key = jax.random.key(seed)
+    return {"params": key, "dropout": key}
+
+
 @functools.lru_cache(maxsize=256)
 def _call_signature(module: type[nn.Module]) -> Signature:
     return signature_of(module.__call__)
@@ -185,7 +191,7 @@ def batch_norm_scope(module: nn.Module | FeatureExtractor, input_shape: Sequence
     images = jax.ShapeDtypeStruct(tuple(input_shape), jax.dtypes.canonicalize_dtype(float))
     init = functools.partial(module.init, **call_arguments(module, False))
     with nn.intercept_methods(note):
-        variables = jax.eval_shape(init, jax.random.key(0), images)
+        variables = jax.eval_shape(init, init_keys(0), images)
     layers = {path[:-1] for path in traverse_util.flatten_dict(variables.get("batch_stats", {}))}
     if not layers:
         return "none"
@@ -209,7 +215,7 @@ def feature_shapes(module: nn.Module, input_shape: Sequence[int]) -> tuple[dict[
     )
     # eval_shape returns mappings sorted by key. The output is stored while tracing, in the order of computation.
     traced = []
-    jax.eval_shape(lambda *args: traced.append(init(*args)), jax.random.key(0), images)
+    jax.eval_shape(lambda *args: traced.append(init(*args)), init_keys(0), images)
     output, variables = traced[0]
     own = output.features if isinstance(output, ModelOutput) else {}
     inner = {path: leaf.shape for path, leaf in captured_arrays(variables).items() if path}

@@ -12,7 +12,7 @@ import numpy as np
 from flax import traverse_util
 
 from kdjax.errors import UserError
-from kdjax.models.apply import call_arguments
+from kdjax.models.apply import call_arguments, init_keys
 from kdjax.models.feature_extraction import INTERMEDIATES, FeatureExtractor
 from kdjax.randomness import leaf_generator
 
@@ -111,7 +111,7 @@ def init_variables(
     if table is None or scheme == "flax":
         init = functools.partial(module.init, **call_arguments(module, False))
         images = np.zeros(input_shape, jax.dtypes.canonicalize_dtype(float))
-        variables = jax.jit(init)(jax.random.key(seed), images)
+        variables = jax.jit(init)(init_keys(seed), images)
         return _stored_collections(module, jax.tree.map(np.asarray, variables))
     return draw_variables(variable_shapes(module, input_shape), table, seed, type(module).__name__)
 
@@ -148,7 +148,7 @@ def variable_shapes(module: nn.Module, input_shape: Shape) -> dict[str, Any]:
     """
     images = jax.ShapeDtypeStruct(tuple(input_shape), jax.dtypes.canonicalize_dtype(float))
     init = functools.partial(module.init, **call_arguments(module, False))
-    return _stored_collections(module, jax.eval_shape(init, jax.random.key(0), images))
+    return _stored_collections(module, jax.eval_shape(init, init_keys(0), images))
 
 
 def _draw(who: str, table: Table, path: str, leaves: Mapping[str, Any], seed: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import kdjax
-from kdjax import randomness
+from kdjax import own_code, randomness
 from kdjax.data import Dataset, split_hash
 from kdjax.models import count_parameters
 
@@ -41,8 +41,10 @@ def make_manifest(
       hashes: What the run is made of; see `Run.check_content`.
       devices: Number of devices, of all processes, on which it is begun.
     """
+    of_main = own_code.names_of_main(config)
     return {
         "config": config,
+        **({"cannot_be_rebuilt": of_main} if of_main else {}),
         "model": {
             "name": config["model"]["name"],
             "args": dict(model_args),

@@ -29,16 +29,17 @@ class Network(NamedTuple):
     step: int
 
 
-def load_network(run: Run, checkpoint: str = "last") -> Network:
+def load_network(run: Run, checkpoint: str = "last", model: Mapping[str, Any] | None = None) -> Network:
     """Loads the network of a run.
 
     Args:
       run: A run that exists.
       checkpoint: 'last', 'best' or a step.
+      model: A config.model of the user's, as plain mappings, to build in place of the run's own.
 
     Raises:
-      UserError: The run keeps no such checkpoint, its model is code that is not trusted or has changed since, or the
-        model can no longer be built.
+      UserError: The run keeps no such checkpoint, its model is code that is not trusted, cannot be imported or has
+        changed since, or the model can no longer be built.
     """
     parallel.local_devices()  # orbax needs a backend: a missing one must not be taken for a damaged checkpoint
     stored = run.manifest
@@ -47,13 +48,26 @@ def load_network(run: Run, checkpoint: str = "last") -> Network:
     if "config" not in stored or "num_classes" not in stored.get("model", {}):
         raise UserError(f"{run.path} is damaged: its manifest lacks 'config' or 'model'; delete it and train it again.")
     manifest = {**stored, "config": with_defaults(stored["config"])}
-    model = {**manifest["config"]["model"], "args": stored["model"].get("args", manifest["config"]["model"]["args"])}
-    names = own_code.names_in({"model": model})
-    own_code.refuse_untrusted(names, run.trust, f"run '{run.name}'")
-    run.check_content({"code": own_code.source_hashes(names)})
+    if model is None:
+        section = manifest["config"]["model"]
+        model = {**section, "args": stored["model"].get("args", section["args"])}
+        _check_code(run, model)
     which = _parse(checkpoint)
     variables, step = processes.by_writer(lambda: _read(run.name, run.path, which))
     return Network(build(model, manifest["model"]["num_classes"]), variables, manifest, step)
+
+
+def _check_code(run: Run, model: Mapping[str, Any]) -> None:
+    """Refuses a stored network whose code is not trusted, cannot be imported or has changed since."""
+    names = own_code.names_in({"model": model})
+    if own_code.names_of_main({"model": model}):
+        raise UserError(
+            f"run '{run.name}' has a network that cannot be imported again, '{model['name']}', so that only "
+            "kdjax.load(..., model=...) can rebuild it; to use it as a teacher or in a command, train it from a "
+            "module that can be imported."
+        )
+    own_code.refuse_untrusted(names, run.trust, f"run '{run.name}'")
+    run.check_content({"code": own_code.source_hashes(names)})
 
 
 def build(model: Mapping[str, Any], num_classes: int) -> Model:

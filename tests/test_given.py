@@ -141,6 +141,7 @@ def test_mistakes_are_one_line(given, message, tmp_path):
         kdjax.train(smoke(), tmp_path, show=False, **given)
 
 
+@pytest.mark.slow
 def test_a_script_of_its_own_trains_and_resumes_its_classes(tmp_path, root):
     """`__main__` is another module in each process, so only objects that are given again may be found there."""
     script = tmp_path / "script.py"

@@ -131,8 +131,8 @@ def create_model(name: str, num_classes: int, /, *, dtype: str | None = None, **
     """Returns the network that a config names.
 
     Args:
-      name: Name in MODELS, or `package.module:attribute` of a flax.linen module class or a function that returns a
-        module.
+      name: Name in MODELS, or `package.module:attribute` of a flax.linen module, its class or a function that
+        returns a module.
       num_classes: Number of classes, the width of the logits.
       dtype: 'bfloat16' computes in bfloat16, with parameters, batch statistics and logits in float32. None or 'float32'
         takes the type of parameters and images, so that float64 stays float64.

@@ -44,7 +44,7 @@ def test_an_nnx_network_trains_and_its_statistics_move(tmp_path):
 def test_dropout_is_drawn_in_training_alone():
     module = net(6)
     variables = jax.tree.map(jax.numpy.asarray, models.init_variables(module, (1, 8), seed=0))
-    images = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
+    images = np.random.default_rng(0).normal(size=(64, 8)).astype(np.float32)
 
     def logits(train, seed=0):
         keys = {"dropout": jax.random.key(seed)}

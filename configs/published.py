@@ -61,6 +61,7 @@ ACCURACY = {
     "dist": (75.51, 74.73, 71.75, 71.65, 73.69, 76.31, 73.89, 68.50, 68.66, 74.11, 76.34, 77.35, 76.40),
     "dkd": (76.24, 74.81, 71.97, 71.06, 74.11, 76.32, 74.68, 69.71, 70.35, NONE, 76.45, 77.07, 76.70),
     "ttm": (76.23, 74.32, 71.83, 71.46, 73.97, 76.17, 74.33, 68.98, 69.24, 74.87, 74.18, 76.57, 75.39),
+    "simkd": (NONE, NONE, NONE, NONE, NONE, 78.08, NONE, NONE, NONE, NONE, NONE, NONE, NONE),
     "wttm": (76.37, 74.58, 71.92, 71.67, 74.13, 76.06, 74.44, 69.16, 69.59, 74.82, 74.37, 76.55, 75.42),
     "wttm_crd": (76.61, 74.94, 72.20, 72.13, 74.52, 76.65, 74.71, 70.30, 70.84, 75.30, 75.82, 77.04, 76.86),
     "wttm_itrd": (76.65, 75.34, 72.16, 72.20, 74.36, 77.36, 75.13, 70.70, 71.56, 76.00, 77.03, 77.68, 77.44),
@@ -124,6 +125,7 @@ SOURCES = {
     "itrd": MILES,
     "dist": HUANG,
     "dkd": ZHAO,
+    "simkd": Source("Chen et al. 2022 (SimKD), projector of factor 2", alone=73.09, same_teacher=False),
     **dict.fromkeys(("ttm", "wttm", "wttm_crd", "wttm_itrd"), ZHENG),
 }
 
@@ -239,6 +241,29 @@ class ByPair(NamedTuple):
             values = self.same_network if self.same_network and teacher == student else self.others
         return dict(zip(self.names, values, strict=True))
 
+
+class Known(NamedTuple):
+    """Hyper-parameters of a loss that its paper's code sets for a few pairs of networks only.
+
+    Attributes:
+      names: Names of the hyper-parameters.
+      pairs: (teacher, student) -> their values.
+      others: Their values for any other pair, those of one that is known.
+      imagenet: Their values for every pair on ImageNet.
+    """
+
+    names: tuple[str, ...]
+    pairs: dict[tuple[str, str], tuple[float, ...]]
+    others: tuple[float, ...]
+    imagenet: tuple[float, ...]
+
+    def of(self, dataset: str, teacher: str, student: str) -> dict[str, float]:
+        """Returns hyper-parameter -> value for a pair of networks."""
+        values = self.imagenet if dataset == "imagenet" else self.pairs.get((teacher, student), self.others)
+        return dict(zip(self.names, values, strict=True))
+
+
+CATKD = Known(("weight",), {("resnet32x4", "resnet8x4"): (15.0,), ("resnet56", "resnet20"): (0.7,)}, (15.0,), (0.5,))
 
 # Where the tables do not have the pair: the weights of KD at T = 4, which make TTM KD but for the Rényi term.
 KD_LIKE = (0.25, 3.6)

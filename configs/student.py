@@ -46,7 +46,7 @@ class Method(NamedTuple):
     """
 
     terms: dict[str, dict]
-    by_pair: dict[str, published.ByPair] = {}
+    by_pair: dict[str, published.ByPair | published.Known] = {}
     imagenet: dict[str, dict] = {}
     labels: float = 1.0
     imagenet_labels: float = 1.0
@@ -90,6 +90,17 @@ METHODS = {
     "ickd": Method({"ickd": {"weight": 2.5}}),
     "srrl": Method({"srrl": {"weight": 1.0, "logit_weight": 1.0}}),
     "simkd": Method({"simkd": {"weight": 1.0}}, labels=0.0, imagenet_labels=0.0, reuses_classifier=True),
+    "sdd": Method(
+        {"sdd": {"weight": 0.9, "temperature": 4.0, "levels": 2}},
+        imagenet={"sdd": {"weight": 0.5, "temperature": 1.0}},
+        labels=0.1,
+        imagenet_labels=0.5,
+    ),
+    "catkd": Method(
+        {"catkd": {"size": 2}},
+        by_pair={"catkd": published.CATKD},
+        imagenet={"catkd": {"size": 4}},
+    ),
     "attention": Method({"attention": {"weight": 1000.0}}),
     "nst": Method({"nst": {"weight": 50.0}}),
     "fsp": Method({"fsp": {"weight": 0.0}}, warmup=Warmup(1.0, "body")),

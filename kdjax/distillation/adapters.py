@@ -147,6 +147,42 @@ class ThroughTeacher(Adapter):
         }
 
 
+class Regions(Adapter):
+    """Both networks' logits of the regions of their last maps, each by its own classifier.
+
+    Wei, Luo & Luo, "Scaled Decoupled Distillation" (SDD), CVPR 2024.
+
+    Attributes:
+      levels: Number of grids of regions: 1x1, then 2x2, then 4x4.
+    """
+
+    levels: int = 2
+
+    @nn.compact
+    def __call__(self, given: Arguments) -> dict:
+        """Returns the logits of both networks, [batch, regions, classes]; the first region is the whole map."""
+        sides = ("student", "teacher")
+        return {f"{side}_regions": self._logits(given[f"{side}_features"], given[f"{side}_head"]) for side in sides}
+
+    def _logits(self, x: Array, head: Head) -> Array:
+        cells = losses.adaptive_avg_pool(x, (4, 4))  # the regions are unions of these
+        grids = [losses.adaptive_avg_pool(cells, (side, side)) for side in (1, 2, 4)[: self.levels]]
+        return classify(jnp.concatenate([grid.reshape(x.shape[0], -1, x.shape[-1]) for grid in grids], axis=1), head)
+
+
+class ClassMaps(Adapter):
+    """Both networks' class activation maps: their classifiers at every position of their last maps.
+
+    Guo, Yan, Li & Tu, "Class Attention Transfer Based Knowledge Distillation" (CAT-KD), CVPR 2023.
+    """
+
+    @nn.compact
+    def __call__(self, given: Arguments) -> dict:
+        """Returns the maps of both networks, [batch, height, width, classes]."""
+        sides = ("student", "teacher")
+        return {f"{side}_class_maps": classify(given[f"{side}_features"], given[f"{side}_head"]) for side in sides}
+
+
 def classify(x: Array, head: Head) -> Array:
     """Returns the logits [..., classes] that a linear classifier gives vectors [..., dim]."""
     kernel, bias = head

@@ -11,7 +11,7 @@ from jax import lax
 from kdjax import losses, models
 from kdjax.data import Dataset
 from kdjax.distillation.adapters import Adapter
-from kdjax.distillation.inputs import FROM_MAPS, FROM_VECTORS, Head, LossInputs, TeacherOutput
+from kdjax.distillation.inputs import FROM_VECTORS, Head, LossInputs, TeacherOutput
 from kdjax.distillation.stages import (
     branches,
     last_map,
@@ -182,7 +182,7 @@ def _offer(term: Term, inputs: LossInputs, teacher: TeacherOutput) -> Arguments:
     offered["teacher_logits"] = teacher.logits
     offered["student_auxiliary"] = branches(inputs.output)
     offered["teacher_auxiliary"] = branches(teacher.output)
-    if term.loss.takes(*FROM_MAPS):
+    if term.loss.reads_maps:
         offered |= _maps(term, inputs.output, teacher)
     for side, head in (("student", inputs.head), ("teacher", teacher.head)):
         if side in term.method.heads:

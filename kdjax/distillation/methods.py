@@ -68,6 +68,8 @@ METHODS = {
     "ickd": Method(last_stage, single=True, adapter=adapters.ChannelProjection),
     "srrl": Method(last_stage, single=True, adapter=adapters.ThroughTeacher, heads=("teacher",)),
     "simkd": Method(last_stage, single=True),
+    "sdd": Method(last_stage, single=True, adapter=adapters.Regions, heads=("student", "teacher")),
+    "catkd": Method(last_stage, single=True, adapter=adapters.ClassMaps, heads=("student", "teacher")),
     "fsp": Method(stem_and_stages),
     "factor_transfer": Method(
         last_stage,

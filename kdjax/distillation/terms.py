@@ -55,7 +55,7 @@ class LossFunction(NamedTuple):
     @property
     def reads_teacher_logits(self) -> bool:
         """Whether it compares logits with a teacher's, so that their classes must agree."""
-        return self.takes(*FROM_TEACHER, "teacher_auxiliary")
+        return self.takes(*FROM_TEACHER, "teacher_auxiliary", "teacher_regions", "teacher_class_maps")
 
     @property
     def reads_branches(self) -> bool:
@@ -67,6 +67,11 @@ class LossFunction(NamedTuple):
         """Whether logits are all that it reads of a teacher, so that several teachers can be made into one."""
         other = self.takes(*FROM_MAPS, *FROM_VECTORS, *FROM_BRANCHES, *FROM_ADAPTER)
         return self.reads_teacher_logits and not other
+
+    @property
+    def reads_maps(self) -> bool:
+        """Whether it compares maps, itself or through its adapter."""
+        return self.takes(*FROM_MAPS, "student_regions", "student_class_maps")
 
     @property
     def reads_vectors(self) -> bool:
@@ -188,9 +193,9 @@ def _resolve(key: str, term: Mapping[str, Any], teachers: Mapping[str, Any]) -> 
     _check_teacher(field, loss, term.get("teacher", ""), teachers)
     weight = _ramped(resolve_weight(term["weight"], f"{field}.weight"), term.get("ramp_epochs", 0), field)
     resolved = {"loss": loss.name, "weight": weight, "teacher": term.get("teacher", ""), **hyper}
-    if term.get("stages") and not loss.takes(*FROM_MAPS):
+    if term.get("stages") and not loss.reads_maps:
         raise UserError(f"{field}.stages: loss '{loss.name}' compares no maps; leave them out.")
-    if loss.takes(*FROM_MAPS):
+    if loss.reads_maps:
         resolved["stages"] = tuple(s if isinstance(s, str) else tuple(s) for s in term.get("stages", ()))
     return {**resolved, "adapter": adapter} if adapter else resolved
 

@@ -18,7 +18,7 @@ from jax import Array
 
 from kdjax.losses._checks import RANGES, check_combination, check_range
 from kdjax.losses._maps import adaptive_avg_pool
-from kdjax.losses.classifiers import simkd, srrl
+from kdjax.losses.classifiers import catkd, sdd, simkd, srrl
 from kdjax.losses.contrastive import contrast_loss, contrast_scores, crd, first_normalizer
 from kdjax.losses.corrected import corrected_kd
 from kdjax.losses.decoupled import dist, dkd, nkd
@@ -119,6 +119,8 @@ LOSSES: dict[str, Callable[..., Array]] = {
     "ickd": ickd,
     "srrl": srrl,
     "simkd": simkd,
+    "sdd": sdd,
+    "catkd": catkd,
     "attention": attention,
     "nst": nst,
     "fsp": fsp,

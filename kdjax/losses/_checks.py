@@ -59,6 +59,8 @@ RANGES = {
     "teacher_smoothing": SHARE,
     "average": Range(lambda value: value in ("mean", "released"), "'mean' or 'released'"),
     "direction": Range(lambda value: value in ("to_branch", "to_teacher"), "'to_branch' or 'to_teacher'"),
+    "size": Range(lambda value: _is_integer(value) and value >= 1, "an integer, at least 1"),
+    "levels": Range(lambda value: _is_integer(value) and 1 <= value <= 3, "1, 2 or 3"),
     "k": Range(lambda value: _is_integer(value) and value >= 1, "an integer, at least 1"),
     "space": Range(lambda value: value in ("probs", "logits"), "'probs' or 'logits'"),
     "reduction": Range(lambda value: value in ("class_sum", "class_mean"), "'class_sum' or 'class_mean'"),

@@ -25,7 +25,7 @@ OFTEN = ("fsp", "activation_boundary", "factor_transfer", "svd")
 TOGETHER = {
     "plain": ("kd", "ttm", "wttm", "dkd", "dist", "nkd", "attention", "nst", "similarity", "correlation", "rkd", "pkt"),
     "refined": ("wsl", "normkd", "rld", "abkd"),
-    "adapted": ("hint", "ickd", "srrl", "vid", "review", "ofd", "itrd", "crd"),
+    "adapted": ("hint", "ickd", "srrl", "sdd", "catkd", "vid", "review", "ofd", "itrd", "crd"),
 }
 
 
@@ -117,7 +117,8 @@ def test_methods_without_a_warmup_lower_their_terms_together(methods, config):
         before, after = (np.mean([row[f"losses/{method}"] for row in part]) for part in (rows[:6], rows[-6:]))
         assert after < before, (method, before, after)
     for method, before in plan.distiller["params"].items():
-        assert largest_difference(before, state.distiller["params"][method]) > 1e-2, method
+        if jax.tree.leaves(before):  # not all adapters have parameters
+            assert largest_difference(before, state.distiller["params"][method]) > 1e-2, method
 
 
 def test_every_method_is_run_in_one_of_the_two_ways():

@@ -47,6 +47,20 @@ def simkd(s, t):
     return hint(*alike(s, t))
 
 
+def sdd(s, t, labels, temperature):
+    out = np.zeros(len(s))
+    for i, (a, b) in enumerate(zip(s, t)):
+        for student, teacher in zip(a, b):
+            p, q = softmax(teacher / temperature), softmax(student / temperature)
+            differ = (b[0].argmax() == labels[i]) != (teacher.argmax() == labels[i])
+            out[i] += (1 + differ) * temperature**2 * (p * np.log(p / q)).sum() / len(a)
+    return out
+
+
+def catkd(s, t, size):
+    return hint(pool(s, size), pool(t, size))
+
+
 def attention(s, t):
     total = 0.0
     for a, b in zip(s, t):

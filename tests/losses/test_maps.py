@@ -28,6 +28,7 @@ WIDER = rng.normal(size=(BATCH, 9))
 SCORES = tuple(rng.normal(size=(BATCH, 12)) for _ in range(2))
 LOGITS = tuple(2 * rng.normal(size=(BATCH, 6)) for _ in range(2))
 LABELS = rng.integers(0, 6, BATCH)
+REGIONS = tuple(2 * rng.normal(size=(BATCH, 5, 6)) for _ in range(2))
 BRANCHES = [tuple(rng.normal(size=(BATCH, 4, width)) for width in (24, 24, 6)) for _ in range(2)]
 
 # name -> (loss of the student's side alone, that side, its value by NumPy)
@@ -38,6 +39,10 @@ CASES = {
         lambda s: losses.srrl(s[0], EQUAL_T[1], s[1], LOGITS[1], logit_weight=0.7), (EQUAL_S[0], LOGITS[0]),
         numpy_maps.srrl(EQUAL_S[0], EQUAL_T[1], *LOGITS, 0.7)),
     "simkd": (lambda s: losses.simkd(s, EQUAL_T[0]), EQUAL_S[1], numpy_maps.simkd(EQUAL_S[1], EQUAL_T[0])),
+    "sdd": (
+        lambda s: losses.sdd(s, REGIONS[1], LABELS, temperature=2.0), REGIONS[0],
+        numpy_maps.sdd(*REGIONS, LABELS, 2.0)),
+    "catkd": (lambda s: losses.catkd(s, EQUAL_T[1]), EQUAL_S[0], numpy_maps.catkd(EQUAL_S[0], EQUAL_T[1], 2)),
     "attention": (lambda s: losses.attention(s, T3), S3, numpy_maps.attention(S3, T3)),
     "nst": (lambda s: losses.nst(s, T3), S3, numpy_maps.nst(S3, T3)),
     "fsp": (lambda s: losses.fsp(s, EQUAL_T), EQUAL_S, numpy_maps.fsp(EQUAL_S, EQUAL_T)),
@@ -131,6 +136,8 @@ AT_EQUALITY = {
     "ickd": lambda: losses.ickd(T3[0], T3[0]),
     "srrl": lambda: losses.srrl(T3[0], T3[0], LOGITS[0], LOGITS[0]),
     "simkd": lambda: losses.simkd(T3[0], T3[0]),
+    "sdd": lambda: losses.sdd(REGIONS[0], REGIONS[0], LABELS),
+    "catkd": lambda: losses.catkd(T3[0], T3[0]),
     "attention": lambda: losses.attention(T3, T3),
     "nst": lambda: losses.nst(T3, T3),
     "fsp": lambda: losses.fsp(EQUAL_T, EQUAL_T),
@@ -345,6 +352,8 @@ def test_scores_by_one_product_equal_scores_by_gathering():
         (lambda: losses.srrl(S3[0], T3[0], *LOGITS), "stage 1: .*equal channels"),
         (lambda: losses.srrl(S3[0], S3[0], LOGITS[0], LOGITS[1][:, :3]), r"crossed_logits \[5, 6\] and teacher_logits"),
         (lambda: losses.simkd(S3[0], T3[0]), "stage 1: .*equal channels"),
+        (lambda: losses.sdd(REGIONS[0], REGIONS[1][:, :2], LABELS), r"\[5, 5, 6\] and teacher_regions \[5, 2, 6\]"),
+        (lambda: losses.catkd(S3[0], T3[0]), "stage 1: .*equal channels"),
         (lambda: losses.attention(S3, T3[:2]), "3 maps and teacher_features 2"),
         (lambda: losses.fsp(S3, T3), "stage 1: .*equal channels"),
         (lambda: losses.fsp(S3[:1], S3[:1]), "at least two maps"),

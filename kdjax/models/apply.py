@@ -82,7 +82,8 @@ def call(
 
 def call_arguments(module: nn.Module, train: bool, keys: Array | None = None) -> dict[str, Any]:
     """Returns those of the arguments `train` and `keys` that the network's call takes, by name."""
-    takes = _call_signature(type(module))
+    wrapped = getattr(module, "nnx_class", None)  # of flax.nnx.bridge.ToLinen, whose own call takes anything
+    takes = _call_signature(wrapped if isinstance(wrapped, type) else type(module))
     arguments = {"train": train} if takes.takes_any else {}
     return arguments | select_arguments(takes, {"train": train, "keys": keys})
 
@@ -94,7 +95,7 @@ def init_keys(seed: int) -> dict[str, Array]:
 
 
 @functools.lru_cache(maxsize=256)
-def _call_signature(module: type[nn.Module]) -> Signature:
+def _call_signature(module: type) -> Signature:
     return signature_of(module.__call__)
 
 

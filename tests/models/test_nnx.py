@@ -22,6 +22,14 @@ class Net(nnx.Module):
         return self.fc(self.dropout(x, deterministic=not train))
 
 
+class NoTrain(nnx.Module):
+    def __init__(self, num_classes, *, rngs):
+        self.fc = nnx.Linear(8, num_classes, rngs=rngs)
+
+    def __call__(self, images):
+        return self.fc(images)
+
+
 def net(num_classes, width=5):
     return nnx.bridge.to_linen(Net, num_classes, width=width)
 
@@ -52,6 +60,12 @@ def test_dropout_is_drawn_in_training_alone():
 
     assert np.any(logits(True, 0) != logits(True, 1))
     np.testing.assert_array_equal(logits(False, 0), logits(False, 1))
+
+
+def test_an_nnx_network_need_not_take_train():
+    module = nnx.bridge.to_linen(NoTrain, 6)
+    variables = models.init_variables(module, (1, 8), seed=0)
+    assert models.call(module, variables, np.ones((2, 8)), train=True)[0].logits.shape == (2, 6)
 
 
 @pytest.mark.parametrize("name", ["test_nnx:Net", "test_nnx:instance"])

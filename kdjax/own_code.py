@@ -6,6 +6,7 @@ of the user's names the same in this process, or if the user trusts its package.
 
 import contextlib
 import dataclasses
+import dis
 import functools
 import hashlib
 import inspect
@@ -216,8 +217,10 @@ def _used(function: Callable) -> Iterator[Any]:
     """Yields the global objects that a function uses, and those of the modules that it uses."""
     code, space = function.__code__, function.__globals__
     names = sorted(name for name in set(_names(code)) if not name.startswith("__"))
+    # A notebook gives its variables other values all the time: attributes of the same names must not count there.
+    loaded = set(_loaded_globals(code)) if space.get("__name__") == MAIN else set(names)
     for name in names:
-        if name in space:
+        if name in space and name in loaded:
             value = space[name]
             if isinstance(value, types.ModuleType):
                 yield from (vars(value)[other] for other in names if other in vars(value))
@@ -233,6 +236,13 @@ def _names(code: types.CodeType) -> Iterator[str]:
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             yield from _names(constant)
+
+
+def _loaded_globals(code: types.CodeType) -> Iterator[str]:
+    yield from (step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL")
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _loaded_globals(constant)
 
 
 def _text_of(value: Any) -> str:

@@ -1,6 +1,11 @@
 """A user's own losses, models, data sets and schedules, from a folder outside the project."""
 
+import sys
+import types
+
 import pytest
+
+from kdjax import own_code
 
 MODULE = """
 import flax.linen as nn
@@ -115,3 +120,17 @@ def test_a_field_that_the_schema_lacks_is_refused_in_a_users_own_file(folder, do
     )
     done = door("kdjax.train_teacher", "--config=teacher.py", cwd=folder)
     assert done.returncode == 2 and "config.optimizer has no field 'lr'" in done.stderr
+
+
+def test_variables_of_a_script_count_where_its_code_reads_them_alone(monkeypatch):
+    """A notebook reuses the names of its variables; an attribute of such a name is another thing."""
+    main = types.ModuleType("__main__")
+    source = "scale = 2.0\nname = 'a'\ndef loss(x): return scale * x.name\n"
+    exec(compile(source, "<cell>", "exec"), vars(main))
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    names = {"config.losses.a.loss": "__main__:loss"}
+    before = own_code.source_hashes(names)
+    main.name = "b"
+    assert own_code.source_hashes(names) == before
+    main.scale = 3.0
+    assert own_code.source_hashes(names) != before

@@ -86,6 +86,7 @@ METHODS = {
         {"rld": {"weight": 1.0, "alpha": 1.0, "beta": 8.0, "temperature": 4.0, "ramp_epochs": 20}},
         imagenet={"rld": {"beta": 0.5, "temperature": 1.0, "ramp_epochs": 1}},
     ),
+    "ctkd": Method({"ctkd": {"weight": 0.9, "low": 1.0, "span": 20.0, "epochs": 10}}, labels=0.1, imagenet_labels=0.1),
     "hint": Method({"hint": {"weight": 100.0}}),
     "ickd": Method({"ickd": {"weight": 2.5}}),
     "srrl": Method({"srrl": {"weight": 1.0, "logit_weight": 1.0}}),

@@ -189,6 +189,36 @@ def classify(x: Array, head: Head) -> Array:
     return jnp.matmul(x, kernel, precision="highest") + bias
 
 
+class CurriculumTemperature(Adapter):
+    """One temperature, low + span sigmoid(position), whose gradient is turned round.
+
+    Li et al., "Curriculum Temperature for Knowledge Distillation" (CTKD), AAAI 2023.
+
+    Attributes:
+      low: Lower bound of the temperature.
+      span: Its upper bound minus the lower one.
+      first: Initial value of the trained position.
+      epochs: Epochs in which the reversal rises from 0 to 1; in the first epoch it is 0, and the temperature is fixed.
+    """
+
+    low: float = 1.0
+    span: float = 20.0
+    first: float = 1.0
+    epochs: float = 10.0
+
+    @property
+    def INITIALIZERS(self) -> tuple:  # pyright: ignore[reportIncompatibleVariableOverride]  depends on a field
+        """Returns the initializer of the position."""
+        return ((r"position", lambda generator, shape, kernel: np.full(shape, self.first)),)
+
+    @nn.compact
+    def __call__(self, given: Arguments) -> dict:
+        """Returns the temperature []."""
+        position = self.param("position", nn.initializers.zeros, ())
+        turned = losses.reversed_gradient(position, losses.reversal_strength(given["epoch"], self.epochs))
+        return {"learned_temperature": self.low + self.span * nn.sigmoid(turned)}
+
+
 class WidthConnectors(Adapter):
     """A 1x1 convolution and BatchNorm to the teacher's width; the teacher's map is pooled to the student's size.
 

@@ -15,7 +15,8 @@ FROM_NETWORK = ("parameters", "batch_statistics", "branches")  # of the network 
 FROM_MEMORY = ("centroids", "remembered")  # of its own earlier outputs, which an adapter carries along
 FROM_ADAPTER = (
     *("variances", "student_projections", "student_scores", "teacher_scores", "normalizers", "examples"),
-    *("crossed_logits", "student_regions", "teacher_regions", "student_class_maps", "teacher_class_maps"),
+    *("learned_temperature", "crossed_logits"),
+    *("student_regions", "teacher_regions", "student_class_maps", "teacher_class_maps"),
 )
 INPUTS = (
     FROM_BATCH + FROM_NETWORK + FROM_MEMORY + FROM_TEACHER + FROM_MAPS + FROM_VECTORS + FROM_BRANCHES + FROM_ADAPTER

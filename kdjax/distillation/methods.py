@@ -66,6 +66,7 @@ class Method(NamedTuple):
 METHODS = {
     "hint": Method(second_stage, single=True, adapter=adapters.Hint),
     "ickd": Method(last_stage, single=True, adapter=adapters.ChannelProjection),
+    "ctkd": Method(adapter=adapters.CurriculumTemperature),
     "srrl": Method(last_stage, single=True, adapter=adapters.ThroughTeacher, heads=("teacher",)),
     "simkd": Method(last_stage, single=True),
     "sdd": Method(last_stage, single=True, adapter=adapters.Regions, heads=("student", "teacher")),

@@ -21,6 +21,7 @@ from kdjax.losses._maps import adaptive_avg_pool
 from kdjax.losses.classifiers import catkd, sdd, simkd, srrl
 from kdjax.losses.contrastive import contrast_loss, contrast_scores, crd, first_normalizer
 from kdjax.losses.corrected import corrected_kd
+from kdjax.losses.curriculum import ctkd, reversal_strength, reversed_gradient
 from kdjax.losses.decoupled import dist, dkd, nkd
 from kdjax.losses.divergences import (
     DIVERGENCES,
@@ -115,6 +116,7 @@ LOSSES: dict[str, Callable[..., Array]] = {
     "wsl": wsl,
     "normkd": normkd,
     "rld": rld,
+    "ctkd": ctkd,
     "hint": hint,
     "ickd": ickd,
     "srrl": srrl,
@@ -163,6 +165,8 @@ __all__ = [
     "power_transform",
     "remembered_share",
     "renyi_entropy",
+    "reversal_strength",
+    "reversed_gradient",
     "standardize_logits",
     *LOSSES,
 ]

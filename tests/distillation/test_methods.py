@@ -21,7 +21,7 @@ WIDER = (6, 8, 12)  # widths of the teacher
 EQUAL = (4, 6, 8)  # for methods that compare channels one by one
 SAME_CHANNELS = ("fsp", "svd")
 # Methods with a warm-up or widths of their own; the others run together, and one by one in the slow tests.
-OFTEN = ("fsp", "activation_boundary", "factor_transfer", "svd")
+OFTEN = ("ctkd", "fsp", "activation_boundary", "factor_transfer", "svd")
 TOGETHER = {
     "plain": ("kd", "ttm", "wttm", "dkd", "dist", "nkd", "attention", "nst", "similarity", "correlation", "rkd", "pkt"),
     "refined": ("wsl", "normkd", "rld", "abkd"),

@@ -16,6 +16,7 @@ INSIDE = {
     "average": ("mean", "released"), "direction": ("to_branch", "to_teacher"),
     "skew": (0, 0.1, 1), "mode": ("tail", "renormalize", "zero"), "jensen_shannon.beta": (0, 0.5, 1.0),
     "alpha_beta.alpha": (0, 0.8, -2.0), "alpha_beta.beta": (0, 0.3, -2.0),
+    "ctkd.low": (1, 0.5), "ctkd.span": (20, 1.0), "ctkd.epochs": (10, 1),
     "size": (1, 4), "levels": (1, 2, 3),
     "scale": (0.5, 2), "label_temperature": (1, 2.0),
 }  # fmt: skip
@@ -29,6 +30,7 @@ OUTSIDE = {
     "average": ("sum", None), "direction": ("to_student", True),
     "skew": (-0.1, 1.1), "mode": ("top", None), "jensen_shannon.beta": (-0.1, 1.1, "0.5"),
     "alpha_beta.alpha": (float("inf"), float("nan"), None), "alpha_beta.beta": (float("-inf"), True),
+    "ctkd.low": (0, -1), "ctkd.span": (0.0, "20"), "ctkd.epochs": (0, None),
     "size": (0, 2.0, True), "levels": (0, 4, 2.0),
     "scale": (0, "2"), "label_temperature": (0.0, None),
 }  # fmt: skip

@@ -7,7 +7,7 @@ import pytest
 from jax.test_util import check_grads
 
 from kdjax import losses
-from tests.losses import numpy_maps
+from tests.losses import numpy_losses, numpy_maps
 
 rng = np.random.default_rng(0)
 BATCH = 5
@@ -43,6 +43,7 @@ CASES = {
         lambda s: losses.sdd(s, REGIONS[1], LABELS, temperature=2.0), REGIONS[0],
         numpy_maps.sdd(*REGIONS, LABELS, 2.0)),
     "catkd": (lambda s: losses.catkd(s, EQUAL_T[1]), EQUAL_S[0], numpy_maps.catkd(EQUAL_S[0], EQUAL_T[1], 2)),
+    "ctkd": (lambda s: losses.ctkd(s, LOGITS[1], 2.5), LOGITS[0], numpy_losses.kd(*LOGITS, temperature=2.5)),
     "attention": (lambda s: losses.attention(s, T3), S3, numpy_maps.attention(S3, T3)),
     "nst": (lambda s: losses.nst(s, T3), S3, numpy_maps.nst(S3, T3)),
     "fsp": (lambda s: losses.fsp(s, EQUAL_T), EQUAL_S, numpy_maps.fsp(EQUAL_S, EQUAL_T)),

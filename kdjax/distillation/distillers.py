@@ -13,7 +13,9 @@ from kdjax.data import Dataset
 from kdjax.distillation.adapters import Adapter
 from kdjax.distillation.inputs import FROM_VECTORS, Head, LossInputs, TeacherOutput
 from kdjax.distillation.stages import (
+    POOLED,
     branches,
+    classified_map,
     last_map,
     map_of,
     margins_of,
@@ -200,6 +202,9 @@ def _maps(term: Term, student: ModelOutput, teacher: TeacherOutput) -> Arguments
     if method.single and len(pairs) != 1:
         raise UserError(f"{term.field}.stages: '{term.loss.name}' compares one map, not {len(pairs)}.")
     preact_student, preact_teacher = method.preact == "both", method.preact in ("both", "teacher")
+    if method.classified and POOLED not in pairs[0]:
+        (own, taught) = pairs[0]
+        return {"student_features": classified_map(student, own), "teacher_features": classified_map(output, taught)}
     of_student = tuple(map_of(student, name, preact_student, f"{term.field}: the student") for name, _ in pairs)
     of_teacher = tuple(map_of(output, name, preact_teacher, f"{term.field}: the teacher") for _, name in pairs)
     offered: Arguments = {"student_features": of_student, "teacher_features": of_teacher}
@@ -215,7 +220,8 @@ def _head(term: Term, side: str, head: Head | None, features: Array) -> Head:
     """Returns a network's classifier for an adapter that applies it to the mean of the network's map."""
     if head is None:
         raise UserError(
-            f"{term.field}: the {side} has no linear classifier 'fc'; name its layer by an attribute HEAD of its class."
+            f"{term.field}: the {side} has no linear classifier 'fc' of the mean of its last map; where that is another "
+            "layer, name it by an attribute HEAD of the network's class."
         )
     reads, has = head[0].shape[0], features.shape[-1]
     if reads != has:

@@ -46,6 +46,7 @@ class Method(NamedTuple):
       adapter: Class of its trainable part, None for none.
       warmup_loss: Name of the loss that replaces it in the warm-up, '' for none.
       warmup_parts: Parts of the adapter that only the warm-up trains; all other parts are trained afterwards.
+      classified: Whether the maps are compared as the classifiers read them, after the last BatchNorm and ReLU.
       heads: The networks whose linear classifiers the adapter reads, of 'student' and 'teacher'; each must read the
         mean of the map that is compared.
       gathers: Whether the adapter's memory is filled by the warm-up, so that a config needs one.
@@ -58,19 +59,22 @@ class Method(NamedTuple):
     adapter: type[adapters.Adapter] | None = None
     warmup_loss: str = ""
     warmup_parts: tuple[str, ...] = ()
+    classified: bool = False
     heads: tuple[str, ...] = ()
     gathers: bool = False
 
+
+CLASSIFIED = Method(last_stage, single=True, classified=True)
 
 # A loss without a row takes what its arguments name (all stages, pooled vectors, logits) and has no trainable part.
 METHODS = {
     "hint": Method(second_stage, single=True, adapter=adapters.Hint),
     "ickd": Method(last_stage, single=True, adapter=adapters.ChannelProjection),
     "ctkd": Method(adapter=adapters.CurriculumTemperature),
-    "srrl": Method(last_stage, single=True, adapter=adapters.ThroughTeacher, heads=("teacher",)),
-    "simkd": Method(last_stage, single=True),
-    "sdd": Method(last_stage, single=True, adapter=adapters.Regions, heads=("student", "teacher")),
-    "catkd": Method(last_stage, single=True, adapter=adapters.ClassMaps, heads=("student", "teacher")),
+    "srrl": CLASSIFIED._replace(adapter=adapters.ThroughTeacher, heads=("teacher",)),
+    "simkd": CLASSIFIED,
+    "sdd": CLASSIFIED._replace(adapter=adapters.Regions, heads=("student", "teacher")),
+    "catkd": CLASSIFIED._replace(adapter=adapters.ClassMaps, heads=("student", "teacher")),
     "fsp": Method(stem_and_stages),
     "factor_transfer": Method(
         last_stage,

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+import jax.numpy as jnp
+
 from kdjax.errors import UserError, nearest
 from kdjax.types import Array, ModelOutput
 
@@ -60,6 +62,19 @@ def map_of(output: ModelOutput, name: str, preact: bool, owner: str) -> Array:
     if name == POOLED:
         return pooled_vector(output, owner)[:, None, None, :]
     return output.features.get(f"{name}{PREACT}" if preact else name, output.features[name])
+
+
+def classified_map(output: ModelOutput, name: str) -> Array:
+    """Returns a map of a network as its classifier reads it, after the last BatchNorm and ReLU.
+
+    The last map of a pre-activation network is a sum, and only the map before its ReLU has had the BatchNorm.
+
+    Args:
+      output: The network's output.
+      name: Its last stage.
+    """
+    preact = output.features.get(f"{name}{PREACT}")
+    return output.features[name] if preact is None else jnp.maximum(preact, 0)
 
 
 def last_map(output: ModelOutput) -> Array | None:

@@ -98,10 +98,11 @@ class ReusedClassifier(nn.Module):
         with nn.intercept_methods(_without(f"body/{getattr(self.network, 'HEAD', 'fc')}")):
             output = body(images, **call_arguments(self.network, train, keys))
         features = output.features if isinstance(output, ModelOutput) else {}
-        maps = [leaf for name, leaf in features.items() if leaf.ndim == 4 and not name.endswith("_preact")]
+        maps = [name for name, leaf in features.items() if leaf.ndim == 4 and not name.endswith("_preact")]
         if not maps:
             raise UserError(f"simkd projects a network's last map, and {type(self.network).__name__} returns no map.")
-        preact = self._project(maps[-1], train)
+        last = features.get(f"{maps[-1]}_preact")  # with the last BatchNorm, which the sum in a map of WRN has not had
+        preact = self._project(features[maps[-1]] if last is None else nn.relu(last), train)
         projected = nn.relu(preact)
         pooled = spatial_mean(projected)
         logits = nn.Dense(self.num_classes, name="fc")(pooled)

@@ -150,6 +150,7 @@ class VisionTransformer(nn.Module):
     drop_path: float = 0.0
     dtype: DTypeLike | None = None
 
+    READS_MEAN = False  # the classifier reads the class token
     TORCH_NAMES = {
         "timm": _timm("ls1.gamma", "ls2.gamma"),
         "deit": _timm("gamma_1", "gamma_2"),

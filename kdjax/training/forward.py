@@ -211,16 +211,21 @@ def preact_norms(model: Model, variables: Mapping[str, Any]) -> dict[str, tuple[
 
 
 def head_of(model: Model, params: Mapping[str, Any]) -> Head | None:
-    """Returns kernel and bias of a network's linear classifier: the layer that its attribute HEAD names, 'fc' else.
+    """Returns kernel and bias of the linear classifier of the mean of a network's last map.
+
+    It is the layer that the network's attribute HEAD names, 'fc' else.
 
     Args:
       model: The network.
       params: Its parameters.
 
     Returns:
-      (kernel [dim, classes], bias [classes]), or None if there is no such layer.
+      (kernel [dim, classes], bias [classes]), or None if there is no such layer, or if it reads something else, which
+      a network says by READS_MEAN = False.
     """
     module = model.module if isinstance(model, models.FeatureExtractor) else model
+    if not getattr(module, "READS_MEAN", True):
+        return None
     layer: Any = params
     for part in getattr(module, "HEAD", "fc").split("/"):
         layer = layer.get(part, {}) if isinstance(layer, Mapping) else {}

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from test_methods import configured, make_plan, random_teacher
 
-from kdjax import losses
-from kdjax.distillation import adapters, distillers
+from kdjax import losses, models
+from kdjax.distillation import adapters, distillers, methods, stages
 from kdjax.distillation.distillers import make_distiller
 from kdjax.errors import UserError
 from kdjax.training import forward
@@ -40,6 +40,25 @@ def test_regions_begin_with_the_whole_map_and_class_maps_have_its_logits_as_thei
     maps = adapters.ClassMaps().apply({}, given)["teacher_class_maps"]
     np.testing.assert_allclose(maps.mean((1, 2)), logits, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(losses.catkd(maps, 0 * maps, size=1), (logits**2).mean(), rtol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "args"), [("wrn_16_1", {}), ("densenet100_bc", {"depth": 22}), ("vgg8", {})])
+def test_the_map_that_a_classifier_reads_has_the_pooled_vector_as_its_mean(name, args):
+    module = models.create_model(name, 5, **args)
+    variables = models.init_variables(module, (1, 16, 16, 3), 0)
+    images = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype(np.float32)
+
+    def means(images):
+        output, _ = models.call(module, variables, images, train=False)
+        names = [name for name in output.features if not name.endswith("_preact")]
+        return stages.classified_map(output, *methods.last_stage(names)).mean((1, 2)), output.pooled
+
+    np.testing.assert_allclose(*jax.jit(means)(images), rtol=1e-4, atol=1e-5)
+
+
+def test_a_transformers_classifier_reads_no_mean():
+    module = models.create_model("deit_tiny", 5, patch=8, depth=4, dim=12)
+    assert forward.head_of(module, models.init_variables(module, (1, 16, 16, 3), 0)["params"]) is None
 
 
 def x4(x):

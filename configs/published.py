@@ -61,6 +61,7 @@ ACCURACY = {
     "dist": (75.51, 74.73, 71.75, 71.65, 73.69, 76.31, 73.89, 68.50, 68.66, 74.11, 76.34, 77.35, 76.40),
     "dkd": (76.24, 74.81, 71.97, 71.06, 74.11, 76.32, 74.68, 69.71, 70.35, NONE, 76.45, 77.07, 76.70),
     "ttm": (76.23, 74.32, 71.83, 71.46, 73.97, 76.17, 74.33, 68.98, 69.24, 74.87, 74.18, 76.57, 75.39),
+    "kdpp": (NONE, NONE, 72.53, NONE, NONE, 75.54, NONE, NONE, NONE, NONE, NONE, NONE, NONE),
     "ctkd": (NONE, NONE, 71.19, NONE, NONE, 73.39, NONE, NONE, NONE, NONE, NONE, NONE, NONE),
     "simkd": (NONE, NONE, NONE, NONE, NONE, 78.08, NONE, NONE, NONE, NONE, NONE, NONE, NONE),
     "wttm": (76.37, 74.58, 71.92, 71.67, 74.13, 76.06, 74.44, 69.16, 69.59, 74.82, 74.37, 76.55, 75.42),
@@ -76,6 +77,7 @@ IMAGENET_ACCURACY = {
     "itrd": (71.68, NONE, NONE, NONE, NONE),
     "dkd": (71.70, NONE, NONE, NONE, 72.05),
     "dist": (72.07, 72.12, 72.08, 72.24, 73.24),
+    "kdpp": (71.98, NONE, NONE, NONE, 72.77),
     "ctkd": (71.32, NONE, NONE, NONE, NONE),
     "srrl": (71.73, NONE, NONE, NONE, 72.49),
     "nkd": (71.96, NONE, NONE, NONE, 72.58),
@@ -127,6 +129,7 @@ SOURCES = {
     "itrd": MILES,
     "dist": HUANG,
     "dkd": ZHAO,
+    "kdpp": Source("Wang et al. 2024 (KD++)", runs=(5, 5)),
     "ctkd": Source("Li et al. 2023 (CTKD)"),
     "simkd": Source("Chen et al. 2022 (SimKD), projector of factor 2", alone=73.09, same_teacher=False),
     **dict.fromkeys(("ttm", "wttm", "wttm_crd", "wttm_itrd"), ZHENG),
@@ -147,6 +150,7 @@ IMAGENET_SOURCES = {
     "itrd": Source(_repeated("Miles et al. 2022 (ITRD)", "Table 5")),
     "dkd": Source(_repeated("Zhao et al. 2022 (DKD)", "Table 5"), BEST, 100, (3, 3)),
     "dist": HUANG_7,
+    "kdpp": Source("Wang et al. 2024 (KD++)", runs=(5, 5), same_teacher=False),
     "ctkd": Source("Li et al. 2023 (CTKD), from a teacher of 73.96", alone=70.26, same_teacher=False),
     "srrl": Source("Yang et al. 2021 (SRRL)", epochs=100, same_teacher=False),
     "nkd": Source(MMCLS, alone=69.90, same_teacher=False),
@@ -269,6 +273,7 @@ class Known(NamedTuple):
 
 
 CATKD = Known(("weight",), {("resnet32x4", "resnet8x4"): (15.0,), ("resnet56", "resnet20"): (0.7,)}, (15.0,), (0.5,))
+KDPP = Known(("weight",), {("resnet32x4", "resnet8x4"): (3.5,), ("resnet56", "resnet20"): (1.0,)}, (1.0,), (1.0,))
 
 # Where the tables do not have the pair: the weights of KD at T = 4, which make TTM KD but for the Rényi term.
 KD_LIKE = (0.25, 3.6)

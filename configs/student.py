@@ -24,11 +24,15 @@ class Warmup(NamedTuple):
       weight: Weight of the method's loss in this phase.
       trains: Which parameters are trained, see `config.warmup.trains`.
       learning_rate: Constant learning rate; 0 for that of the training. VGG students always use the latter.
+      epochs: Number of its epochs.
+      loss: Name of the loss, '' for that of the method.
     """
 
     weight: float
     trains: str
     learning_rate: float = 0.0
+    epochs: int = 30
+    loss: str = ""
 
 
 class Method(NamedTuple):
@@ -41,6 +45,7 @@ class Method(NamedTuple):
       labels: Weight of cross-entropy.
       imagenet_labels: The same on ImageNet.
       warmup: The phase before the training, if there is one.
+      optimizer: Fields of config.optimizer that differ from the recipe of CIFAR.
       auxiliary: Whether teacher and student have HSAKD's auxiliary classifiers.
       reuses_classifier: Whether the student ends in SimKD's projector and the teacher's classifier.
     """
@@ -51,6 +56,7 @@ class Method(NamedTuple):
     labels: float = 1.0
     imagenet_labels: float = 1.0
     warmup: Warmup | None = None
+    optimizer: dict[str, float | bool] = {}
     auxiliary: bool = False
     reuses_classifier: bool = False
 
@@ -102,6 +108,13 @@ METHODS = {
         by_pair={"catkd": published.CATKD},
         imagenet={"catkd": {"size": 4}},
     ),
+    "kdpp": Method(
+        {"kd": {"temperature": 4.0, "ramp_epochs": 20}, "nd": {"weight": 2.0}},
+        by_pair={"kd": published.KDPP},
+        imagenet={"kd": {"temperature": 1.0}},
+        warmup=Warmup(1.0, "distiller", epochs=1, loss="nd"),
+        optimizer={"learning_rate": 0.1, "nesterov": True},
+    ),
     "attention": Method({"attention": {"weight": 1000.0}}),
     "nst": Method({"nst": {"weight": 50.0}}),
     "fsp": Method({"fsp": {"weight": 0.0}}, warmup=Warmup(1.0, "body")),
@@ -125,7 +138,6 @@ METHODS = {
     "wttm_crd": Method({"wttm": {}, "crd": CRD}, by_pair={"wttm": published.WTTM_CRD}),
     "wttm_itrd": Method({"wttm": {}, "itrd": ITRD}, by_pair={"wttm": published.WTTM_ITRD, "itrd": published.ITRD}),
 }
-WARMUP_EPOCHS = 30
 
 GRAMMAR = common.Grammar(
     "METHOD[,TEACHER,STUDENT][,DATASET]",
@@ -157,6 +169,8 @@ def make(method: str, argument: str | None) -> ConfigDict:
     if row.reuses_classifier:
         _reuse_classifier(config)
     config.losses = _losses(row, setting)
+    if setting.dataset.startswith("cifar"):
+        config.optimizer.update(row.optimizer)
     if row.warmup:
         _set_warmup(config, method, row.warmup)
     config.published = published.entry(method, *setting)
@@ -191,7 +205,7 @@ def _reuse_classifier(config: ConfigDict) -> None:
 
 
 def _set_warmup(config: ConfigDict, method: str, warmup: Warmup) -> None:
-    config.warmup.epochs = min(WARMUP_EPOCHS, config.epochs)
-    config.warmup.losses = {method: warmup.weight}
+    config.warmup.epochs = min(warmup.epochs, config.epochs)
+    config.warmup.losses = {warmup.loss or method: warmup.weight}
     config.warmup.trains = warmup.trains
     config.warmup.learning_rate = 0.0 if config.model.name.startswith("vgg") else warmup.learning_rate

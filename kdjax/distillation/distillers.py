@@ -180,7 +180,8 @@ def _from_self(inputs: LossInputs) -> Arguments:
 def _offer(term: Term, inputs: LossInputs, teacher: TeacherOutput) -> Arguments:
     """Returns all arguments that a term's loss and adapter may take, for one teacher."""
     offered = _from_batch(inputs)
-    offered |= {"classes": inputs.labels, "epoch": inputs.epoch, "seed": inputs.seed}  # for adapters
+    # for adapters
+    offered |= {"classes": inputs.labels, "labelled": inputs.labelled, "epoch": inputs.epoch, "seed": inputs.seed}
     offered["teacher_logits"] = teacher.logits
     offered["student_auxiliary"] = branches(inputs.output)
     offered["teacher_auxiliary"] = branches(teacher.output)
@@ -220,8 +221,8 @@ def _head(term: Term, side: str, head: Head | None, features: Array) -> Head:
     """Returns a network's classifier for an adapter that applies it to the mean of the network's map."""
     if head is None:
         raise UserError(
-            f"{term.field}: the {side} has no linear classifier 'fc' of the mean of its last map; where that is another "
-            "layer, name it by an attribute HEAD of the network's class."
+            f"{term.field}: the {side} has no linear classifier 'fc' of the mean of its last map; where that is "
+            "another layer, name it by an attribute HEAD of the network's class."
         )
     reads, has = head[0].shape[0], features.shape[-1]
     if reads != has:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from kdjax.distillation import adapters
+from kdjax.distillation.class_means import ClassMeans
 from kdjax.distillation.contrast import Contrast
 from kdjax.distillation.own_outputs import Centroids, Remembered
 from kdjax.distillation.stages import POOLED
@@ -91,6 +92,7 @@ METHODS = {
     "correlation": Method(adapter=adapters.Embeddings),
     "itrd": Method(adapter=adapters.Projection),
     "crd": Method(adapter=Contrast),
+    "nd": Method(adapter=ClassMeans, gathers=True),
     "mcmi": Method(adapter=Centroids, gathers=True),
     "consistency": Method(adapter=Remembered),
 }

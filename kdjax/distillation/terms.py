@@ -76,7 +76,7 @@ class LossFunction(NamedTuple):
     @property
     def reads_vectors(self) -> bool:
         """Whether it compares vectors, itself or through its adapter."""
-        return self.takes(*FROM_VECTORS, "student_scores")
+        return self.takes(*FROM_VECTORS, "student_scores", "student_vectors")
 
 
 class Term(NamedTuple):

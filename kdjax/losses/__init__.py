@@ -58,6 +58,7 @@ from kdjax.losses.logits import (
     ttm,
     wttm,
 )
+from kdjax.losses.norms import nd
 from kdjax.losses.refined import normkd, rld, wsl
 from kdjax.losses.relations import (
     correlation,
@@ -133,6 +134,7 @@ LOSSES: dict[str, Callable[..., Array]] = {
     "svd": svd,
     "review": review,
     "ofd": ofd,
+    "nd": nd,
     "similarity": similarity,
     "correlation": correlation,
     "rkd": rkd,

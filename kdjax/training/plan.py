@@ -230,7 +230,7 @@ def _check_gathered(config: Config) -> None:
     for key, term in config.losses.items():
         if method_of(term["loss"]).gathers and key not in config.warmup.losses:
             raise UserError(
-                f"config.losses.{key}: '{term['loss']}' reads what a warm-up gathers from the initial network; set "
+                f"config.losses.{key}: '{term['loss']}' reads what a warm-up gathers; set "
                 f"config.warmup.epochs to 1, .trains to 'distiller' and .losses to {{'{key}': 1.0}}."
             )
 

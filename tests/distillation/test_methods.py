@@ -15,7 +15,7 @@ from kdjax.training.plan import plan_with, resolve
 from kdjax.training.teachers import Teacher
 from tests.data import real_data
 
-OF_THEIR_OWN = ("alone", "hsakd", "simkd")  # hsakd and simkd need networks of their own, and have tests of their own
+OF_THEIR_OWN = ("alone", "hsakd", "simkd", "kdpp")  # with networks of their own or phases that depend on each other
 METHODS = [method for method in student.METHODS if method not in OF_THEIR_OWN]
 WIDER = (6, 8, 12)  # widths of the teacher
 EQUAL = (4, 6, 8)  # for methods that compare channels one by one

@@ -61,6 +61,14 @@ def catkd(s, t, size):
     return hint(pool(s, size), pool(t, size))
 
 
+def nd(s, t, means, labels):
+    values = []
+    for a, b, y in zip(s, t, labels):
+        c = means[y]
+        values.append(1 - a @ c / np.linalg.norm(c) / max(np.linalg.norm(a), np.linalg.norm(b)))
+    return np.array(values)
+
+
 def attention(s, t):
     total = 0.0
     for a, b in zip(s, t):

@@ -28,6 +28,7 @@ WIDER = rng.normal(size=(BATCH, 9))
 SCORES = tuple(rng.normal(size=(BATCH, 12)) for _ in range(2))
 LOGITS = tuple(2 * rng.normal(size=(BATCH, 6)) for _ in range(2))
 LABELS = rng.integers(0, 6, BATCH)
+MEANS = rng.normal(size=(6, 7))
 REGIONS = tuple(2 * rng.normal(size=(BATCH, 5, 6)) for _ in range(2))
 BRANCHES = [tuple(rng.normal(size=(BATCH, 4, width)) for width in (24, 24, 6)) for _ in range(2)]
 
@@ -44,6 +45,9 @@ CASES = {
         numpy_maps.sdd(*REGIONS, LABELS, 2.0)),
     "catkd": (lambda s: losses.catkd(s, EQUAL_T[1]), EQUAL_S[0], numpy_maps.catkd(EQUAL_S[0], EQUAL_T[1], 2)),
     "ctkd": (lambda s: losses.ctkd(s, LOGITS[1], 2.5), LOGITS[0], numpy_losses.kd(*LOGITS, temperature=2.5)),
+    "nd": (
+        lambda s: losses.nd(s, VECTORS[1], MEANS, LABELS), VECTORS[0],
+        numpy_maps.nd(VECTORS[0], VECTORS[1], MEANS, LABELS)),
     "attention": (lambda s: losses.attention(s, T3), S3, numpy_maps.attention(S3, T3)),
     "nst": (lambda s: losses.nst(s, T3), S3, numpy_maps.nst(S3, T3)),
     "fsp": (lambda s: losses.fsp(s, EQUAL_T), EQUAL_S, numpy_maps.fsp(EQUAL_S, EQUAL_T)),
@@ -139,6 +143,7 @@ AT_EQUALITY = {
     "simkd": lambda: losses.simkd(T3[0], T3[0]),
     "sdd": lambda: losses.sdd(REGIONS[0], REGIONS[0], LABELS),
     "catkd": lambda: losses.catkd(T3[0], T3[0]),
+    "nd": lambda: losses.nd(MEANS[LABELS], MEANS[LABELS], MEANS, LABELS),
     "attention": lambda: losses.attention(T3, T3),
     "nst": lambda: losses.nst(T3, T3),
     "fsp": lambda: losses.fsp(EQUAL_T, EQUAL_T),
@@ -355,6 +360,10 @@ def test_scores_by_one_product_equal_scores_by_gathering():
         (lambda: losses.simkd(S3[0], T3[0]), "stage 1: .*equal channels"),
         (lambda: losses.sdd(REGIONS[0], REGIONS[1][:, :2], LABELS), r"\[5, 5, 6\] and teacher_regions \[5, 2, 6\]"),
         (lambda: losses.catkd(S3[0], T3[0]), "stage 1: .*equal channels"),
+        (
+            lambda: losses.nd(VECTORS[0], WIDER, MEANS, LABELS),
+            r"\[5, 7\] and teacher_vectors \[5, 9\] must have one shape",
+        ),
         (lambda: losses.attention(S3, T3[:2]), "3 maps and teacher_features 2"),
         (lambda: losses.fsp(S3, T3), "stage 1: .*equal channels"),
         (lambda: losses.fsp(S3[:1], S3[:1]), "at least two maps"),

@@ -31,7 +31,7 @@ FITTED = "fitted"
 TRACED = ("losses", "warmup", "optimizer", "schedule", "average", "teachers", "seed")
 
 # Sections that may change under an existing run's name, since they do not change its numbers.
-OPERATIONAL = ("checkpoint", "notes", "published")
+OPERATIONAL = ("checkpoint", "notes", "published", "log_every")
 
 # Field -> the values it may take. 'teachers.NAME' stands for every teacher.
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -137,6 +137,7 @@ RANGES = {
     "batch_size": AT_LEAST_1,
     "eval_batch_size": AT_LEAST_1,
     "eval_every": AT_LEAST_1,
+    "log_every": AT_LEAST_0,
     "data.order_seed": Range("-1 or in [0, 2^32)", lambda value: -1 <= value < 2**32),
     "data.split_seed": SEED,
     "data.validation": FRACTION,
@@ -177,6 +178,7 @@ def defaults() -> ConfigDict:
     config.batch_size = 64  # over all devices
     config.eval_batch_size = 512  # over all devices
     config.eval_every = 1  # epochs between evaluations
+    config.log_every = 0  # steps between two whose losses are written to the run's steps.jsonl; 0 for none
     config.init_from = ""  # run whose weights this run starts from; a head of another shape is initialised anew
     config.init_checkpoint = "last"  # checkpoint of that run: 'last', 'best' or a step
     config.trainable = "all"  # which parameters are trained

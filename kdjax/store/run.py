@@ -32,6 +32,7 @@ FORMAT = 2  # number of the format of a run's folder; increase it if older versi
 READABLE = (1, 2)  # runs of format 1 have no packed checkpoints
 MANIFEST = "manifest.json"
 METRICS = "metrics.jsonl"
+STEPS = "steps.jsonl"  # the losses of single steps, where config.log_every asks for them
 RESULT = "result.json"
 LOCK = lock.FILE
 SAVED = "saved"  # exists since the first checkpoint was on disk
@@ -184,6 +185,31 @@ class Run(Checkpoints):
             files.append_line(path, json.dumps(plain(row), allow_nan=False))
         self.note_saved()
 
+    def append_steps(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Adds lines to steps.jsonl; nan and inf are written as null."""
+        path, lines = self.path / STEPS, [json.dumps(plain(row), allow_nan=False) for row in rows]
+        if lines:
+            with disk_errors(path):
+                make_folder(path.parent)
+                files.append_line(path, "\n".join(lines))
+
+    def logged_steps(self) -> list[dict]:
+        """Returns the rows of steps.jsonl, such as {'step': 10, 'loss': 0.7, 'losses/kd': 0.6}.
+
+        An incomplete last line of a killed process is left out.
+
+        Raises:
+          UserError: A line is damaged.
+        """
+        return _rows(self.path / STEPS, "step")
+
+    def cut_steps(self, after_step: int) -> None:
+        """Deletes the rows of later steps from steps.jsonl, before a run is resumed from a checkpoint."""
+        path = self.path / STEPS
+        if path.exists():
+            rows = [row for row in self.logged_steps() if row["step"] <= after_step]
+            write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))
+
     def save(self, *args: Any, **kwargs: Any) -> None:
         """Writes a checkpoint as `Checkpoints.save` does, after the rows of its epochs are on disk."""
         self._sync_metrics()
@@ -204,11 +230,11 @@ class Run(Checkpoints):
         self.note_saved()
 
     def _sync_metrics(self) -> None:
-        path = self.path / METRICS
-        if path.exists():
-            with disk_errors(path):
-                sync(path)
-                sync(path.parent)
+        for path in (self.path / STEPS, self.path / METRICS):
+            if path.exists():
+                with disk_errors(path):
+                    sync(path)
+                    sync(path.parent)
 
     def metrics(self) -> list[dict]:
         """Returns the rows of metrics.jsonl, without an incomplete last line of a killed process.
@@ -216,18 +242,7 @@ class Run(Checkpoints):
         Raises:
           UserError: A line is damaged.
         """
-        path = self.path / METRICS
-        with disk_errors(path, "read"):
-            lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else [""]
-        rows = []
-        for number, line in enumerate(lines[:-1], 1):  # after the last newline there is nothing or an incomplete line
-            try:
-                rows.append(_row(line))
-            except (TypeError, ValueError, RecursionError) as error:
-                # A power cut can leave the last line half-written, but not as JSON that says something else.
-                if number < len(lines) - 1 or isinstance(error, TypeError):
-                    raise UserError(f"{path}:{number} is damaged; delete that line.") from error
-        return rows
+        return _rows(self.path / METRICS, "epoch")
 
     def cut_metrics(self, after_epoch: int, needed: Sequence[int] = ()) -> None:
         """Deletes the rows of later epochs and an incomplete last line, before a run is resumed from a checkpoint.
@@ -334,11 +349,26 @@ def _check_types(found: Mapping[str, Any], wanted: Mapping[str, Any], path: path
             )
 
 
-def _row(line: str) -> dict:
+def _rows(path: pathlib.Path, key: str) -> list[dict]:
+    """Returns the rows of a file of lines; each is numbered by an integer under `key`."""
+    with disk_errors(path, "read"):
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else [""]
+    rows = []
+    for number, line in enumerate(lines[:-1], 1):  # after the last newline there is nothing or an incomplete line
+        try:
+            rows.append(_row(line, key))
+        except (TypeError, ValueError, RecursionError) as error:
+            # A power cut can leave the last line half-written, but not as JSON that says something else.
+            if number < len(lines) - 1 or isinstance(error, TypeError):
+                raise UserError(f"{path}:{number} is damaged; delete that line.") from error
+    return rows
+
+
+def _row(line: str, key: str) -> dict:
     row = json.loads(line)
-    epoch = row.get("epoch") if isinstance(row, dict) else None
-    if not isinstance(epoch, int) or isinstance(epoch, bool):
-        raise TypeError("not a row with an epoch")
+    number = row.get(key) if isinstance(row, dict) else None
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise TypeError(f"not a row with a number under '{key}'")
     return row
 
 

@@ -52,7 +52,7 @@ class Member:
     def restore(self) -> tuple[TrainState, Sums]:
         """Returns the state and the sums of the newest checkpoint, or those before the first step, on the host.
 
-        The rows of metrics.jsonl after that checkpoint are dropped, since their epochs will be trained again.
+        The rows of metrics.jsonl and steps.jsonl after that checkpoint are dropped: their epochs will be trained again.
 
         Raises:
           UserError: The run was begun with other data, teachers or code, or it has lost its checkpoints or rows.
@@ -68,6 +68,7 @@ class Member:
         scored = [self.progress.best.epoch] if self.progress.best else []
         scored += [self.progress.epoch] if self.finished else []
         self.run.cut_metrics(self.progress.epoch, needed=scored)
+        self.run.cut_steps(self.step)
         return saved["train"], jax.tree.unflatten(structure, saved["sums"])
 
     def _check_resumable(self) -> None:

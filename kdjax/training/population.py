@@ -25,7 +25,7 @@ from kdjax.training.plan import Plan
 from kdjax.training.spec import Fixed, Model
 from kdjax.training.state import TrainState
 from kdjax.training.teacher_logits import cached_logits
-from kdjax.training.together import UNROLLED, VMAP, Carry, PopulationSpec, population_steps
+from kdjax.training.together import UNROLLED, VMAP, Carry, PopulationSpec, logged_steps, population_steps
 from kdjax.types import Batch, Device
 
 IN_TURN = "in turn"  # not laid out: each run is a population of one
@@ -148,7 +148,7 @@ def sharing_of(plan: Plan) -> Sharing:
     """Returns what another plan must have in common with this one to be trained in one step with it."""
     config, spec, dataset, layout = plan.config, plan.spec, plan.dataset, layout_of(plan)
     loop = (config.batch_size, config.eval_batch_size, config.eval_every, config.select, plan.epochs)
-    loop += (config.warmup.epochs, config.checkpoint.every_epochs, spec.steps_per_epoch, plan.devices)
+    loop += (config.warmup.epochs, config.checkpoint.every_epochs, config.log_every, spec.steps_per_epoch, plan.devices)
     sizes = tuple((name, len(rows)) for name, rows in dataset.splits.items())
     shared_test = None if dataset.shared_test is None else dataset.shared_test.tobytes()
     data: tuple = (id(dataset.images), dataset.streamed, dataset.skip_bad, dataset.unseen, sizes, shared_test)
@@ -216,9 +216,15 @@ def make_loader(plan: Plan) -> BatchLoader:
 
 
 @functools.lru_cache(maxsize=64)
-def compiled_population(spec: PopulationSpec, devices: tuple[Device, ...]) -> Callable[..., Carry]:
-    """Returns the compiled `population_steps`, the same function for all populations that share a spec."""
-    body = functools.partial(population_steps, spec=spec, axis_name=parallel.AXIS)
+def compiled_population(spec: PopulationSpec, devices: tuple[Device, ...], logs: bool = False) -> Callable[..., Any]:
+    """Returns the compiled `population_steps`, the same function for all populations that share a spec.
+
+    Args:
+      spec: What shapes the step.
+      devices: Devices of this process.
+      logs: Whether it is `logged_steps`, which also returns the losses of every step.
+    """
+    body = functools.partial(logged_steps if logs else population_steps, spec=spec, axis_name=parallel.AXIS)
     return parallel.data_parallel(body, devices, donate_argnums=(0,))
 
 
@@ -254,6 +260,11 @@ class Population:
         self.loaders = [make_loader(plan) for plan in (plans[:1] if self.shares_batches else plans)]
 
     @property
+    def log_every(self) -> int:
+        """Steps between two whose losses are logged, the same for all members; 0 for none."""
+        return self.plans[0].config.log_every
+
+    @property
     def stacked(self) -> bool:
         """Whether the members' leaves are stacked into one."""
         return self.layout != UNROLLED
@@ -268,7 +279,7 @@ class Population:
         """Returns the compiled `population_steps` of an epoch, counted from 0: all epochs of a phase have one."""
         phase = self.plans[0].spec_at(epoch).phase
         if phase not in self._compiled:
-            self._compiled[phase] = compiled_population(self.spec_at(epoch), self.devices)
+            self._compiled[phase] = compiled_population(self.spec_at(epoch), self.devices, self.log_every > 0)
         return self._compiled[phase]
 
     def _place_fixed(self) -> Fixed:
@@ -317,6 +328,10 @@ class Population:
         if old is None:
             return jax.tree.map(jax.numpy.copy, new)
         return _select(np.array(better), new, old)
+
+    def take_steps(self, losses: Any, member: int) -> Mapping[str, Any]:
+        """Returns a member's part of the losses of steps, as `logged_steps` lays them out."""
+        return jax.tree.map(lambda leaf: leaf[:, member], losses) if self.stacked else losses[member]
 
     def batches(self, epoch: int, start: int, count: int) -> Batch:
         """Returns `count` batches of an epoch from step `start` on, `[devices, steps, (members,) batch]`."""

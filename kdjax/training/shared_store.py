@@ -47,6 +47,7 @@ class SharedRun:
     refuse_without_manifest, check_checkpoints = _asked("refuse_without_manifest"), _asked("check_checkpoints")
     check_content, note_saved = _asked("check_content"), _asked("note_saved")
     metrics, append_metrics, cut_metrics = _asked("metrics"), _asked("append_metrics"), _asked("cut_metrics")
+    append_steps, logged_steps, cut_steps = _asked("append_steps"), _asked("logged_steps"), _asked("cut_steps")
     write_result, steps = _asked("write_result"), _asked("steps")
     save, save_final, wait, close = _asked("save"), _asked("save_final"), _asked("wait"), _asked("close")
     restore, restore_variables = _asked("restore"), _asked("restore_variables")

@@ -4,7 +4,7 @@ Like `kdjax.training.steps`, these are pure per-device functions. What members s
 batch, and one forward pass of each shared teacher.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -137,17 +137,45 @@ def _mapped(states: TrainState, fixed: Fixed, batch: Batch, spec: PopulationSpec
 STEPS = {VMAP: _vmap, UNROLLED: _unrolled, MAPPED: _mapped}
 
 
+Losses = Any  # of each step: laid out as the sums are, name of a loss -> (sum, count) with leaves [steps, ...]
+
+
 def population_steps(carry: Carry, fixed: Fixed, batches: Batch, *, spec: PopulationSpec, axis_name: str) -> Carry:
     """Makes the `[steps, ...]` updates of `batches` in one dispatch and adds their sums to the carried ones."""
+    return _steps(carry, fixed, batches, spec, axis_name, lambda sums: None)[0]
 
-    def body(carry: Carry, batch: Batch) -> tuple[Carry, None]:
+
+def logged_steps(
+    carry: Carry, fixed: Fixed, batches: Batch, *, spec: PopulationSpec, axis_name: str
+) -> tuple[Carry, Losses]:
+    """Does what `population_steps` does, and also returns the losses of every step."""
+    return _steps(carry, fixed, batches, spec, axis_name, _losses)
+
+
+def _steps(
+    carry: Carry,
+    fixed: Fixed,
+    batches: Batch,
+    spec: PopulationSpec,
+    axis_name: str,
+    note: Callable[[Any], Losses | None],
+) -> tuple[Carry, Losses | None]:
+    def body(carry: Carry, batch: Batch) -> tuple[Carry, Losses | None]:
         states, sums = carry
         states, step_sums = population_step(states, fixed, batch, spec=spec, axis_name=axis_name)
-        return (states, _merge(sums, step_sums)), None
+        return (states, _merge(sums, step_sums)), note(step_sums)
 
     if batches.index.shape[0] == 1:  # no loop: on CPU a plain convolution's gradient takes 21 times as long in a loop
-        return body(carry, jax.tree.map(lambda leaf: leaf[0], batches))[0]
-    return lax.scan(body, carry, batches)[0]
+        carry, noted = body(carry, jax.tree.map(lambda leaf: leaf[0], batches))
+        return carry, jax.tree.map(lambda leaf: leaf[None], noted)
+    return lax.scan(body, carry, batches)
+
+
+def _losses(sums: Any) -> Losses:
+    """Returns the losses among the sums of a step of all members."""
+    if isinstance(sums, Sums):
+        return {name: pair for name, pair in sums.metrics.items() if name.split("/")[0] in ("loss", "losses")}
+    return tuple(map(_losses, sums))
 
 
 def _merge(a: Any, b: Any) -> Any:

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 
@@ -79,6 +79,7 @@ class Trainer:
         self.states, self.sums = population.place(carries)
         self.best_states: Any = None  # on the devices until they are written with the next checkpoint
         self.best_is_new = [False] * len(self.members)
+        self._logged: list[tuple[int, Any]] = []  # (first step, losses of a dispatch), on the devices until written
         self._compared = processes.count() == 1  # whether all processes were seen to have the same parameters
         self.failed: dict[int, RunError] = {}  # member -> why it is no longer saved
 
@@ -171,11 +172,15 @@ class Trainer:
     def _dispatch(self, epoch: int, start: int, end: int) -> None:
         step, batches = self.population.compiled(epoch), self.population.batches(epoch, start, end - start)
         try:
-            self.states, self.sums = step((self.states, self.sums), self.population.fixed, batches)
+            found = step((self.states, self.sums), self.population.fixed, batches)
             self.stop.unsaved = True  # before this, a signal need not wait for the compilation
         except UserError:  # the first call traces the step and finds mistakes in the config of a member
             self._blame(epoch)
             raise
+        if self.population.log_every:
+            found, losses = found
+            self._logged.append((epoch * self.plan.spec.steps_per_epoch + start, losses))
+        self.states, self.sums = found
         if not self._compared:
             self._compared = True
             parallel.check_same_everywhere(self.states, f"the parameters after step {self.first.step + end - start}")
@@ -226,6 +231,7 @@ class Trainer:
             splits = [split for split in ("validation", "test") if split in self.plan.dataset.splits]
             dispatched = {split: self.population.score(self.states, split) for split in splits}
         sums, scored = jax.device_get((self.sums, dispatched))
+        self._log_steps()
         members = range(len(self.members))
         own = [self.population.take(sums, i) for i in members]
         self._check_finite(own)
@@ -235,6 +241,16 @@ class Trainer:
             for i in members
         ]
         return own, scores
+
+    def _log_steps(self) -> None:
+        """Writes the losses of the steps since the last call, each `log_every`-th, to the members' steps.jsonl."""
+        logged, self._logged = jax.device_get(self._logged), []
+        if not logged:
+            return
+        every = self.population.log_every
+        for i, member in self._alive():
+            own = [(first, self.population.take_steps(losses, i)) for first, losses in logged]
+            member.run.append_steps([row for first, losses in own for row in _step_rows(first, losses, every)])
 
     def _zero_sums(self) -> Any:
         return self.population.place_all([member.zero_sums for member in self.members])
@@ -304,6 +320,7 @@ class Trainer:
 
     def _stop(self, step_in_epoch: int) -> NoReturn:
         """Saves all members and leaves."""
+        self._log_steps()
         sums = jax.device_get(self.sums)
         self._check_finite([self.population.take(sums, i) for i in range(len(self.members))])
         for _, member in self._alive():
@@ -334,6 +351,14 @@ def _for_each(members: Sequence[int], save: Callable[[int], None], closes: Seque
     # Several processes talk about every save, in the same order.
     with ThreadPoolExecutor(SAVERS if processes.count() == 1 else 1) as pool:
         list(pool.map(save_and_close, members))
+
+
+def _step_rows(first: int, losses: Mapping[str, Any], every: int) -> Iterator[dict[str, Any]]:
+    """Yields the row of each `every`-th update of a dispatch, whose first one is number `first` counted from 0."""
+    steps = len(losses["loss"][0])
+    for k in range(-(first + 1) % every, steps, every):
+        row = {name: (total[k], count[k]) for name, (total, count) in losses.items()}
+        yield {"step": first + k + 1, **metrics.means(row)}
 
 
 def _trace(plan: Plan, epoch: int) -> None:

@@ -93,6 +93,7 @@ METHODS = {
         imagenet={"rld": {"beta": 0.5, "temperature": 1.0, "ramp_epochs": 1}},
     ),
     "ctkd": Method({"ctkd": {"weight": 0.9, "low": 1.0, "span": 20.0, "epochs": 10}}, labels=0.1, imagenet_labels=0.1),
+    "ofa": Method({"ofa": {"weight": 1.0, "exponent": 1.0, "stage_weight": 1.0}}),
     "hint": Method({"hint": {"weight": 100.0}}),
     "ickd": Method({"ickd": {"weight": 2.5}}),
     "srrl": Method({"srrl": {"weight": 1.0, "logit_weight": 1.0}}),

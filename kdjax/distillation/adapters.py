@@ -19,7 +19,7 @@ from kdjax.data import Dataset
 from kdjax.distillation.inputs import Head
 from kdjax.losses._maps import same_size
 from kdjax.models.initialize import TORCH_INITIALIZERS, kaiming_normal_fan_out, torch_transposed
-from kdjax.models.layers import batch_norm, conv1x1, conv3x3, spatial_mean
+from kdjax.models.layers import batch_norm, conv1x1, conv3x3, depthwise3x3, spatial_mean
 from kdjax.types import Array
 
 Arguments = Mapping[str, Any]  # argument of a loss -> value
@@ -187,6 +187,31 @@ def classify(x: Array, head: Head) -> Array:
     """Returns the logits [..., classes] that a linear classifier gives vectors [..., dim]."""
     kernel, bias = head
     return jnp.matmul(x, kernel, precision="highest") + bias
+
+
+class StageHeads(Adapter):
+    """A head on each of the student's stages: separable convolutions of stride 2, the mean, a linear classifier.
+
+    A stage gets one convolution for each stage after it; each halves the map and doubles its channels. So does the
+    patch grid of a transformer.
+
+    Hao et al., "One-for-All: Bridge the Gap Between Heterogeneous Architectures in Knowledge Distillation" (OFA-KD),
+    NeurIPS 2023. The layers of its code are not known to kdjax.
+    """
+
+    @nn.compact
+    def __call__(self, given: Arguments) -> dict:
+        """Returns the logits of every stage, each [batch, classes]; () for a student without maps."""
+        maps, classes = given["student_stages"], given["teacher_logits"].shape[-1]
+        norm, found = batch_norm(None, self.train), []
+        for stage, x in enumerate(maps, start=1):
+            for step in range(1, len(maps) - stage + 1):
+                name = f"stage{stage}_{step}"
+                x = depthwise3x3(x.shape[-1], strides=2, name=f"{name}_depthwise")(x)
+                x = conv1x1(2 * x.shape[-1], name=f"{name}_conv")(x)
+                x = nn.relu(norm(name=f"{name}_bn")(x))
+            found.append(nn.Dense(classes, name=f"stage{stage}_fc")(spatial_mean(x)))
+        return {"stage_logits": tuple(found)}
 
 
 class CurriculumTemperature(Adapter):

@@ -21,6 +21,7 @@ from kdjax.distillation.stages import (
     margins_of,
     pair_stages,
     pooled_vector,
+    stage_maps,
     student_branches,
 )
 from kdjax.distillation.terms import Term
@@ -183,6 +184,7 @@ def _offer(term: Term, inputs: LossInputs, teacher: TeacherOutput) -> Arguments:
     # for adapters
     offered |= {"classes": inputs.labels, "labelled": inputs.labelled, "epoch": inputs.epoch, "seed": inputs.seed}
     offered["teacher_logits"] = teacher.logits
+    offered["student_stages"] = stage_maps(inputs.output)  # for adapters
     offered["student_auxiliary"] = branches(inputs.output)
     offered["teacher_auxiliary"] = branches(teacher.output)
     if term.loss.reads_maps:

@@ -72,6 +72,7 @@ METHODS = {
     "hint": Method(second_stage, single=True, adapter=adapters.Hint),
     "ickd": Method(last_stage, single=True, adapter=adapters.ChannelProjection),
     "ctkd": Method(adapter=adapters.CurriculumTemperature),
+    "ofa": Method(adapter=adapters.StageHeads),
     "srrl": CLASSIFIED._replace(adapter=adapters.ThroughTeacher, heads=("teacher",)),
     "simkd": CLASSIFIED,
     "sdd": CLASSIFIED._replace(adapter=adapters.Regions, heads=("student", "teacher")),

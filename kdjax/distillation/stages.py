@@ -64,6 +64,11 @@ def map_of(output: ModelOutput, name: str, preact: bool, owner: str) -> Array:
     return output.features.get(f"{name}{PREACT}" if preact else name, output.features[name])
 
 
+def stage_maps(output: ModelOutput) -> tuple[Array, ...]:
+    """Returns a network's maps by depth without the stem's; () where it has none."""
+    return tuple(output.features[name] for name in _map_names(output) if name != "stem")
+
+
 def classified_map(output: ModelOutput, name: str) -> Array:
     """Returns a map of a network as its classifier reads it, after the last BatchNorm and ReLU.
 

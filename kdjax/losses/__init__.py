@@ -85,6 +85,7 @@ from kdjax.losses.teaching import (
     remembered_share,
     student_branches,
 )
+from kdjax.losses.unlike import ofa
 
 # Name of a loss in configs -> its function.
 LOSSES: dict[str, Callable[..., Array]] = {
@@ -118,6 +119,7 @@ LOSSES: dict[str, Callable[..., Array]] = {
     "normkd": normkd,
     "rld": rld,
     "ctkd": ctkd,
+    "ofa": ofa,
     "hint": hint,
     "ickd": ickd,
     "srrl": srrl,

@@ -69,6 +69,17 @@ def nd(s, t, means, labels):
     return np.array(values)
 
 
+def ofa(heads, teacher, labels, exponent, weights):
+    p, out = softmax(teacher), np.zeros(len(teacher))
+    for logits, weight in zip(heads, weights):
+        q = softmax(logits)
+        for i, y in enumerate(labels):
+            for k in range(q.shape[1]):
+                share = (p[i, k] + 1) ** exponent - 1 if k == y else p[i, k] ** exponent
+                out[i] -= weight * share * np.log(q[i, k])
+    return out
+
+
 def attention(s, t):
     total = 0.0
     for a, b in zip(s, t):

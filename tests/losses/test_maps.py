@@ -28,6 +28,7 @@ WIDER = rng.normal(size=(BATCH, 9))
 SCORES = tuple(rng.normal(size=(BATCH, 12)) for _ in range(2))
 LOGITS = tuple(2 * rng.normal(size=(BATCH, 6)) for _ in range(2))
 LABELS = rng.integers(0, 6, BATCH)
+HEADS = tuple(2 * rng.normal(size=(BATCH, 6)) for _ in range(3))
 MEANS = rng.normal(size=(6, 7))
 REGIONS = tuple(2 * rng.normal(size=(BATCH, 5, 6)) for _ in range(2))
 BRANCHES = [tuple(rng.normal(size=(BATCH, 4, width)) for width in (24, 24, 6)) for _ in range(2)]
@@ -48,6 +49,9 @@ CASES = {
     "nd": (
         lambda s: losses.nd(s, VECTORS[1], MEANS, LABELS), VECTORS[0],
         numpy_maps.nd(VECTORS[0], VECTORS[1], MEANS, LABELS)),
+    "ofa": (
+        lambda s: losses.ofa(s[0], s[1:], LOGITS[1], LABELS, exponent=1.5, stage_weight=0.3), HEADS,
+        numpy_maps.ofa(HEADS, LOGITS[1], LABELS, 1.5, (1, 0.3, 0.3))),
     "attention": (lambda s: losses.attention(s, T3), S3, numpy_maps.attention(S3, T3)),
     "nst": (lambda s: losses.nst(s, T3), S3, numpy_maps.nst(S3, T3)),
     "fsp": (lambda s: losses.fsp(s, EQUAL_T), EQUAL_S, numpy_maps.fsp(EQUAL_S, EQUAL_T)),
@@ -221,6 +225,11 @@ def test_dkd_is_kd_taken_apart():
         for alpha, beta in ((1.0, 0.0), (0.0, 1.0))
     ]
     np.testing.assert_allclose(parts[0] + (1 - p) * parts[1], losses.kd(*LOGITS, temperature=temperature), rtol=1e-10)
+
+
+def test_ofa_with_exponent_1_is_the_cross_entropy_with_the_teacher():
+    p, q = (numpy_maps.softmax(x) for x in (LOGITS[1], LOGITS[0]))
+    np.testing.assert_allclose(losses.ofa(LOGITS[0], (), LOGITS[1], LABELS), -(p * np.log(q)).sum(-1), rtol=1e-12)
 
 
 def test_dist_masks_the_columns_and_gathers_them_over_devices():

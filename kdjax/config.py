@@ -224,6 +224,7 @@ def _data() -> ConfigDict:
     data.stream = "auto"  # whether images are read from disk during training
     data.workers = -1  # processes that decode a stream; -1 for half of the cores, 0 for threads
     data.skip_bad = False  # a stream skips and counts images that cannot be read, instead of ending the run
+    data.exif = False  # turns encoded images as their EXIF data says; if not, a warning says that some have such data
     data.allow_overlap = False  # accepts a data set of your own that has the same images in two splits
     data.report_unshared = False  # also reports the test accuracy without images that train or validation share
     data.targets = "labels"  # targets of the losses on labels

@@ -1,11 +1,14 @@
 """Images that stay encoded (as JPEG, PNG and so on) until they are read, such as the files of a folder."""
 
 import abc
+import contextlib
+import copy
 import dataclasses
+import functools
 import hashlib
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +24,9 @@ MOST_PIXELS = 85_000_000  # of one image; the largest of ImageNet has 61 million
 # Pillow's readers that only read. Others start programs, such as Ghostscript for PostScript.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "PPM", "TIFF")
 MODES = {1: "L", 3: "RGB"}  # channels -> Pillow's mode
+ORIENTATION = 274  # EXIF's tag
+TURNED = range(2, 9)  # its values for images that are mirrored or turned; 1 is upright
+ON_THEIR_SIDE = range(5, 9)  # those that change height and width
 DEEP = ("PNG", "PPM")  # formats whose grey levels in Pillow's mode of 32 bits are of 16 bits
 
 
@@ -29,9 +35,11 @@ class Encoded(abc.ABC):
 
     Attributes:
       channels: Number of channels of a decoded image, 1 or 3; every image is converted to it.
+      exif: Whether an image is turned as its EXIF data says, which `upright` sets.
     """
 
     channels: int = 3
+    exif: bool = False
 
     @abc.abstractmethod
     def __len__(self) -> int: ...
@@ -94,18 +102,21 @@ class Files(Encoded):
 def decode(images: Encoded, row: int) -> "Image.Image":
     """Returns the decoded image of a row, converted to the number of channels of `images`.
 
-    Grey images of 16 bits are scaled to 8. An orientation that EXIF data names is ignored: pixels stay where they are.
+    Grey images of 16 bits are scaled to 8. An orientation that EXIF data names is applied if `images.exif` is set; if
+    not, pixels stay where they are. Pillow itself always turns TIFF images.
 
     Raises:
       UserError: The file is not an image, it is truncated, or its grey levels have 32 bits, whose scale is not known.
     """
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     content = images.encoded(row)
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
         _check_pixels(image.size)
         image.load()
+        if images.exif:
+            ImageOps.exif_transpose(image, in_place=True)
         return _in_8_bits(image).convert(MODES[images.channels])
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = "it is empty" if not content else " ".join(str(error).split())
@@ -131,7 +142,7 @@ def _check_pixels(size: tuple[int, int]) -> None:
 
 
 def size_of(images: Encoded, row: int) -> tuple[int, int]:
-    """Returns the height and the width of a row's image, from the header of the file.
+    """Returns the height and the width of a row's decoded image, from the header of the file.
 
     Raises:
       UserError: The file is not an image.
@@ -140,8 +151,11 @@ def size_of(images: Encoded, row: int) -> tuple[int, int]:
 
     content = images.encoded(row)
     try:
-        width, height = Image.open(io.BytesIO(content), formats=FORMATS).size
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
+        width, height = image.size
         _check_pixels((width, height))
+        if images.exif and _orientation(image) in ON_THEIR_SIDE:
+            width, height = height, width
     except (TooLarge, Image.DecompressionBombError) as error:
         line = " ".join(str(error).split())
         raise UserError(f"{images.name(row)} cannot be read as an image: {line}; remove or replace it.") from error
@@ -149,6 +163,31 @@ def size_of(images: Encoded, row: int) -> tuple[int, int]:
         reason = "it is empty" if not content else "unknown or damaged format"
         raise UserError(f"{images.name(row)} cannot be read as an image: {reason}; remove or replace it.") from error
     return height, width
+
+
+def _orientation(image: "Image.Image") -> int:
+    """Returns the orientation that EXIF data names, 1 for upright; of a TIFF image 1, since Pillow turns it itself."""
+    return 1 if image.format == "TIFF" else image.getexif().get(ORIENTATION, 1)
+
+
+def count_turned(images: Encoded, rows: Iterable[int]) -> int:
+    """Returns how many of the rows have an image whose EXIF data says that it is not upright as it is stored."""
+    from PIL import Image
+
+    count = 0
+    for row in rows:
+        with contextlib.suppress(OSError, ValueError, SyntaxError, Image.DecompressionBombError, UserError):
+            image = Image.open(io.BytesIO(images.encoded(row)), formats=FORMATS)
+            count += _orientation(image) in TURNED
+    return count
+
+
+@functools.lru_cache(maxsize=8)  # runs that read the same images share what is decoded of them
+def upright(images: Encoded) -> Encoded:
+    """Returns the same images, turned as their EXIF data says when they are decoded."""
+    turned = copy.copy(images)
+    object.__setattr__(turned, "exif", True)  # of a frozen dataclass, too
+    return turned
 
 
 def decode_all(images: Encoded) -> np.ndarray:

@@ -5,8 +5,9 @@ import os
 from typing import NamedTuple
 
 import numpy as np
+from absl import logging
 
-from kdjax.data.encoded import Encoded, decode_all, size_of
+from kdjax.data.encoded import Encoded, count_turned, decode_all, size_of, upright
 from kdjax.errors import UserError
 
 PART_OF_MEMORY = 0.4  # largest fraction of the memory that a decoded set may take
@@ -63,7 +64,7 @@ def _decoded(images: Encoded) -> np.ndarray:
 @functools.lru_cache(maxsize=8)
 def _one_size(images: Encoded, skip_bad: bool) -> tuple[int, int] | None:
     """Returns the height and the width that all images have, or None if two differ; looks at a sample first."""
-    sample = np.unique(np.linspace(0, len(images) - 1, SAMPLE).astype(int))
+    sample = _sample(images)
     sizes = set()
     for row in (*sample, *range(len(images))):
         try:
@@ -76,6 +77,44 @@ def _one_size(images: Encoded, skip_bad: bool) -> tuple[int, int] | None:
     if not sizes:
         raise UserError("no image of the data set can be read; check config.data.name.")
     return sizes.pop()
+
+
+def _sample(images: Encoded) -> np.ndarray:
+    return np.unique(np.linspace(0, len(images) - 1, SAMPLE).astype(int))
+
+
+def oriented(images: np.ndarray | Encoded, exif: bool, where: str) -> np.ndarray | Encoded:
+    """Returns images that are turned as their EXIF data says, or as they are, with a warning if that ignores some.
+
+    Args:
+      images: Images as a source returned them.
+      exif: config.data.exif.
+      where: Name of the data set, for messages.
+
+    Raises:
+      UserError: They are asked to be turned, and are stored as an array.
+    """
+    if not isinstance(images, Encoded):
+        if exif:
+            raise UserError(f"config.data.exif: {where} is stored as an array, which has no EXIF data; leave it False.")
+        return images
+    if exif:
+        return upright(images)
+    _warn_of_turned(images, where)
+    return images
+
+
+@functools.lru_cache(maxsize=8)  # once for each data set of a process
+def _warn_of_turned(images: Encoded, where: str) -> None:
+    rows = _sample(images)
+    if turned := count_turned(images, map(int, rows)):
+        logging.warning(
+            "%s: %d of %d images that were looked at have EXIF data by which they are turned or mirrored. It is "
+            "ignored; config.data.exif=True applies it.",
+            where,
+            turned,
+            len(rows),
+        )
 
 
 def host_memory() -> int:

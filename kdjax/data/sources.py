@@ -16,7 +16,7 @@ from kdjax.data.content import Content
 from kdjax.data.dataset import Dataset, Rows, Source, Stored, check_rows, check_stored
 from kdjax.data.encoded import Encoded
 from kdjax.data.folders import load_folder, load_imagenet, load_list, load_tiny_imagenet
-from kdjax.data.keeping import keep
+from kdjax.data.keeping import keep, oriented
 from kdjax.data.letters import load_letters
 from kdjax.data.overlap import shared_rows
 from kdjax.data.protocols import apply_protocols
@@ -191,7 +191,8 @@ def load_dataset(data_config: Any, data_dir: str) -> Dataset:
 def _split(found: "_Found", data_config: Any) -> Dataset:
     """Returns the splits of what was read, with images decoded or encoded as the config wants them."""
     name, rows = data_config.name, found.rows
-    kept = keep(rows.images, data_config.size, data_config.stream, data_config.skip_bad)
+    images = oriented(rows.images, data_config.exif, f"data set '{name}'")
+    kept = keep(images, data_config.size, data_config.stream, data_config.skip_bad)
     if data_config.size and len(kept.shape) == 1:
         raise UserError(
             f"config.data.size: data set '{name}' has vectors [rows, dim], which have no size; leave it at 0."

@@ -1,12 +1,14 @@
 """Folders and lists of image files: their order, their splits, and one-line errors for what is wrong with them."""
 
+import pickle
+
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 from kdjax.config import defaults
 from kdjax.data import load_dataset
-from kdjax.data.encoded import Files, decode, decode_all
+from kdjax.data.encoded import Files, decode, decode_all, size_of
 from kdjax.data.folders import load_folder, load_imagenet, load_list, load_tiny_imagenet
 from kdjax.errors import UserError
 
@@ -214,3 +216,37 @@ def test_grey_levels_of_16_bits_are_scaled(name, tmp_path):
 def test_grey_levels_of_32_bits_are_refused(kind, words, tmp_path):
     Image.fromarray(np.full((4, 4), 300, kind)).save(tmp_path / "deep.tif")
     refused(f"its grey levels are {words} numbers", decode, Files([str(tmp_path / "deep.tif")], 1), 0)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of images of 4 x 6 pixels, one of which was taken with the camera on its side."""
+    for i, name in enumerate(["cat/a.png", "cat/b.png", "dog/a.png", "dog/b.png"]):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        image = Image.fromarray(image_of(i)[:4])
+        exif = image.getexif()
+        exif[274] = 6 if name == "dog/b.png" else 1
+        image.save(tmp_path / name, exif=exif)
+    return tmp_path
+
+
+def test_exif_turns_images_or_is_said_to_be_ignored_once(photos, caplog):
+    data = defaults().data
+    data.name, data.size, data.validation = f"folder:{photos}", 4, 0.0
+    stored = load_dataset(data, "").images
+    assert load_dataset(data, "").images is stored and stored.shape == (4, 4, 6, 3)
+    assert [line.count("1 of 4 images") for line in caplog.messages] == [1]
+    caplog.clear()
+    data.exif = True
+    turned = load_dataset(data, "").images
+    expected = np.rot90(image_of(3)[:4], -1)  # orientation 6: to be turned by 90 degrees clockwise
+    np.testing.assert_array_equal(decode(turned, 3), expected)
+    np.testing.assert_array_equal(decode(turned, 0), image_of(0)[:4])
+    assert [size_of(turned, row) for row in (0, 3)] == [(4, 6), (6, 4)] and not caplog.messages
+    assert np.asarray(decode(pickle.loads(pickle.dumps(turned)), 3)).shape == (6, 4, 3)  # as workers get it
+
+
+def test_exif_of_arrays_is_refused():
+    data = defaults().data
+    data.exif = True
+    refused("config.data.exif: data set 'digits' is stored as an array", load_dataset, data, "")

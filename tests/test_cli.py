@@ -64,7 +64,7 @@ def test_help_shows_kdjaxs_own_flags_without_jax(door, command):
                 "--config.teachers.a.run=x",
                 "--store=nowhere",
             ),
-            "Make it with: python -m kdjax.train_teacher --config=... --run=x",
+            "train it with python -m kdjax.train_teacher --config=FILE --run=x --store=nowhere, FILE being",
         ),
         (
             (*TEACHER, "--config.losses.softmax_mse.spce=logits"),

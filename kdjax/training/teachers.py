@@ -18,6 +18,7 @@ from kdjax.errors import UserError, nearest
 from kdjax.store import Run, Store
 from kdjax.store.content import variables_hash
 from kdjax.training.identity import ByIdentity
+from kdjax.training.missing_teacher import how_to_make
 from kdjax.training.networks import load_network
 from kdjax.training.spec import Model
 from kdjax.types import Config
@@ -78,12 +79,9 @@ def load_teachers(config: Config, store: Store, loaded: LoadedTeachers | None = 
 def _load(name: str, fields: Mapping[str, Any], store: Store) -> Teacher:
     run = store.run(fields["run"])
     if run.manifest is None:
-        made_by = fields.get("made_by", "")
-        generic = f"python -m kdjax.train_teacher --config=... --run={run.name}"
-        make = made_by if made_by.endswith(f"--run={run.name}") else generic  # the run may have been overridden
-        hint = nearest(run.name, store.runs()) if made_by != make else ""
-        make += f" --store={store.root}"  # the command must fill this store, even if it is not the default one
-        raise UserError(f"teacher '{name}': {store.root} has no run '{run.name}'.{hint} Make it with: {make}")
+        hint = nearest(run.name, store.runs()) if not fields.get("made_by", "").endswith(f"--run={run.name}") else ""
+        make = how_to_make(name, fields, str(store.root))
+        raise UserError(f"teacher '{name}': {store.root} has no run '{run.name}'.{hint} {make}")
     checkpoint = str(fields.get("checkpoint", "last"))
     if run.result is None and not checkpoint.isdigit():
         raise UserError(f"teacher '{name}': run '{run.name}' has not finished; repeat its command to resume it.")

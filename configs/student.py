@@ -45,7 +45,8 @@ class Method(NamedTuple):
       labels: Weight of cross-entropy.
       imagenet_labels: The same on ImageNet.
       warmup: The phase before the training, if there is one.
-      optimizer: Fields of config.optimizer that differ from the recipe of CIFAR.
+      optimizer: Fields of config.optimizer that differ from the recipe of the data set, on ImageNet apart.
+      imagenet_optimizer: The same on ImageNet.
       auxiliary: Whether teacher and student have HSAKD's auxiliary classifiers.
       reuses_classifier: Whether the student ends in SimKD's projector and the teacher's classifier.
     """
@@ -56,7 +57,8 @@ class Method(NamedTuple):
     labels: float = 1.0
     imagenet_labels: float = 1.0
     warmup: Warmup | None = None
-    optimizer: dict[str, float | bool] = {}
+    optimizer: dict[str, float | bool | str] = {}
+    imagenet_optimizer: dict[str, float | bool | str] = {}
     auxiliary: bool = False
     reuses_classifier: bool = False
 
@@ -68,6 +70,14 @@ METHODS = {
         imagenet={"kd": {"weight": 0.5, "temperature": 1.0}},
         labels=0.1,
         imagenet_labels=0.5,
+    ),
+    "kd_dot": Method(
+        {"kd": {"weight": 0.9, "temperature": 4.0}},
+        imagenet={"kd": {"weight": 0.5, "temperature": 1.0}},
+        labels=0.1,
+        imagenet_labels=0.5,
+        optimizer={"name": "dot", "delta": 0.075},
+        imagenet_optimizer={"name": "dot", "delta": 0.09},
     ),
     "ttm": Method({"ttm": {}}, by_pair={"ttm": published.TTM}),
     "wttm": Method({"wttm": {"normalize": "none"}}, by_pair={"wttm": published.WTTM}),
@@ -170,8 +180,7 @@ def make(method: str, argument: str | None) -> ConfigDict:
     if row.reuses_classifier:
         _reuse_classifier(config)
     config.losses = _losses(row, setting)
-    if setting.dataset.startswith("cifar"):
-        config.optimizer.update(row.optimizer)
+    config.optimizer.update(row.imagenet_optimizer if setting.dataset == "imagenet" else row.optimizer)
     if row.warmup:
         _set_warmup(config, method, row.warmup)
     config.published = published.entry(method, *setting)

@@ -104,7 +104,11 @@ CHOICES: dict[str, tuple[str, ...]] = {
         "ema",  # an exponential moving average over updates
         "swa",  # the mean over the ends of epochs
     ),
-    "optimizer.name": ("sgd", "adamw"),
+    "optimizer.name": (
+        "sgd",
+        "adamw",
+        "dot",  # SGD with a momentum for losses that read a teacher and another for the rest (Zhao et al. 2023)
+    ),
     "optimizer.decay": (
         "all",
         "kernels",  # no weight decay on biases and on the scales of normalisation layers
@@ -147,6 +151,7 @@ RANGES = {
     "warmup.learning_rate": AT_LEAST_0,
     "optimizer.learning_rate": ABOVE_0,
     "optimizer.momentum": FRACTION,
+    "optimizer.delta": FRACTION,
     "optimizer.weight_decay": AT_LEAST_0,
     "optimizer.body_factor": AT_LEAST_0,
     "average.decay": FRACTION,
@@ -259,7 +264,8 @@ def _optimizer() -> ConfigDict:
     optimizer = ConfigDict()
     optimizer.name = "sgd"
     optimizer.learning_rate = 0.05
-    optimizer.momentum = 0.9  # sgd only
+    optimizer.momentum = 0.9  # sgd and dot
+    optimizer.delta = 0.075  # dot only: momentum + delta for losses that read a teacher, momentum - delta for others
     optimizer.nesterov = False  # sgd only
     optimizer.b1 = 0.9  # adamw only
     optimizer.b2 = 0.999  # adamw only

@@ -45,7 +45,8 @@ def show(flag: flags.FlagValues) -> None:
     The config of the command is configs/student.py, which is called for each method in turn.
     """
     student = importlib.import_module("configs.student")  # on the path since --config was read
-    methods = flag.only or [method for method in student.METHODS if method not in ("alone", "hsakd")]
+    others = ("alone", "hsakd", "kd_dot")  # no loss, other networks, the loss of kd
+    methods = flag.only or [method for method in student.METHODS if method not in others]
     for method in methods:
         lookup(student.METHODS, method, "method")
     seconds = _step_seconds(_plan(student.get_config(f"kd,{TEACHER},{STUDENT}")), flag.rounds)

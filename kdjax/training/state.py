@@ -10,10 +10,11 @@ import optax
 
 from kdjax.errors import UserError, nearest
 from kdjax.training import averaging
+from kdjax.training.dot import dot
 from kdjax.training.schedules import Schedule, find_schedule, learning_rate
 from kdjax.types import Array
 
-OPTIMIZERS = ("sgd", "adamw")
+OPTIMIZERS = ("sgd", "adamw", "dot")
 
 
 @flax.struct.dataclass
@@ -73,14 +74,21 @@ def optimizer(config: Mapping[str, Any], rate: Array) -> optax.GradientTransform
       config: The traced sections of the config; floats in `config['optimizer']` may be traced.
       rate: [] learning rate of this step.
 
+    Returns:
+      A transformation of gradients, for 'dot' of `kdjax.training.dot.Streams` of gradients.
+
     Raises:
-      UserError: The name of the optimizer is unknown.
+      UserError: The name of the optimizer is unknown, or DOT shall have Nesterov's momentum.
     """
     fields = config["optimizer"]
     decay = optax.add_decayed_weights(fields["weight_decay"], mask=_is_kernel if fields["decay"] == "kernels" else None)
     if fields["name"] == "sgd":  # weight decay enters the momentum, as in torch.optim.SGD
         momentum = optax.trace(decay=fields["momentum"], nesterov=fields["nesterov"])
         return optax.chain(decay, momentum, optax.scale_by_learning_rate(rate))
+    if fields["name"] == "dot":
+        if fields["nesterov"]:
+            raise UserError("config.optimizer.nesterov: optimizer 'dot' has no Nesterov momentum; set it to False.")
+        return optax.chain(dot(fields["momentum"], fields["delta"], decay), optax.scale_by_learning_rate(rate))
     if fields["name"] == "adamw":
         moments = optax.scale_by_adam(b1=fields["b1"], b2=fields["b2"])
         return optax.chain(moments, decay, optax.scale_by_learning_rate(rate))

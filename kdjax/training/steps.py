@@ -1,6 +1,6 @@
 """Train and eval steps: pure per-device functions that know the name of the mapped axis and nothing else of devices."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -16,6 +16,7 @@ from kdjax.distillation.terms import Term
 from kdjax.errors import UserError
 from kdjax.training import averaging, forward, metrics
 from kdjax.training import state as train_state
+from kdjax.training.dot import Streams
 from kdjax.training.forward import Prepared
 from kdjax.training.freezing import mask_updates
 from kdjax.training.metrics import Observed, Scored, Sums
@@ -79,7 +80,7 @@ def update_student(state: TrainState, prepared: Prepared, context: StepContext) 
     ensemble = forward.ensemble_of(teachers, context)
     distiller, images = make_distiller(spec.terms), views.images[spec.view]
 
-    def objective(trainable: dict[str, Any]) -> tuple[Array, Objective]:
+    def objective(trainable: dict[str, Any]) -> Objective:
         with models.convolutions_for(spec.platform):
             output, batch_stats = forward.run_student(trainable["model"], state, images, context)
             variables = {"params": trainable["model"], "batch_stats": batch_stats}
@@ -87,10 +88,9 @@ def update_student(state: TrainState, prepared: Prepared, context: StepContext) 
             carried = {"params": trainable["distiller"], "state": state.distiller["state"]}
             values, distiller_state = distiller.apply(carried, inputs, config["losses"])
         terms = {term.key: _mean(term, values[term.key], context) for term in spec.terms}
-        total = sum(_weight(term, context) * terms[term.key] for term in spec.terms)
-        return total, Objective(terms, output.logits, batch_stats, distiller_state)
+        return Objective(terms, output.logits, batch_stats, distiller_state)
 
-    (total, found), gradients = jax.value_and_grad(objective, has_aux=True)(state.trainable)
+    total, found, gradients = _slopes(objective, state.trainable, context)
     total, terms, gradients, batch_stats = lax.pmean((total, found.terms, gradients, found.batch_stats), axis_name)
     distiller_state = _average_statistics(found.distiller_state, axis_name)
     new_state = _update(state, gradients, batch_stats, distiller_state, context)
@@ -99,6 +99,31 @@ def update_student(state: TrainState, prepared: Prepared, context: StepContext) 
     logged = metrics.train_metrics(observed, config["losses"], spec.diagnostics)
     bad_step = jnp.where(jnp.isfinite(total), metrics.NEVER, state.step).astype(jnp.int32)
     return new_state, Sums(lax.psum(logged, axis_name), bad_step)
+
+
+def _slopes(
+    objective: Callable[[dict[str, Any]], Objective], trainable: dict[str, Any], context: StepContext
+) -> tuple[Array, Objective, Any]:
+    """Returns the weighted sum of the terms, what else was computed, and the gradients: for DOT those of two sums."""
+    terms = context.spec.terms
+
+    def total(trainable: dict[str, Any]) -> tuple[Array, Objective]:
+        found = objective(trainable)
+        return sum(_weight(term, context) * found.terms[term.key] for term in terms), found
+
+    def totals(trainable: dict[str, Any]) -> tuple[tuple[Array, Array], Objective]:
+        found = objective(trainable)
+        parts = [[term for term in terms if term.loss.reads_teacher == reads] for reads in (False, True)]
+        start = jnp.zeros((), jnp.result_type(float))
+        task, taught = (sum((_weight(t, context) * found.terms[t.key] for t in part), start) for part in parts)
+        return (task, taught), found
+
+    if context.config["optimizer"]["name"] != "dot":
+        (value, found), gradients = jax.value_and_grad(total, has_aux=True)(trainable)
+        return value, found, gradients
+    (task, taught), pull, found = jax.vjp(totals, trainable, has_aux=True)
+    one, none = jnp.ones_like(task), jnp.zeros_like(task)
+    return task + taught, found, Streams(pull((one, none))[0], pull((none, one))[0])
 
 
 def _weight(term: Term, context: StepContext) -> Array:
@@ -152,7 +177,8 @@ def _update(
     optimizer = train_state.optimizer(config, rate(state.step, config, spec))
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.trainable)
     body_factor = config["optimizer"]["body_factor"]
-    updates = mask_updates(cast("dict[str, Any]", updates), gradients, spec.freezing, body_factor)
+    slopes = gradients.total if isinstance(gradients, Streams) else gradients
+    updates = mask_updates(cast("dict[str, Any]", updates), slopes, spec.freezing, body_factor)
     trainable = cast("dict[str, Any]", optax.apply_updates(state.trainable, updates))
     average = averaging.update(state.average, trainable["model"], _updates(state, spec), config, spec.steps_per_epoch)
     return TrainState(

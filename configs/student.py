@@ -126,6 +126,7 @@ METHODS = {
         warmup=Warmup(1.0, "distiller", epochs=1, loss="nd"),
         optimizer={"learning_rate": 0.1, "nesterov": True},
     ),
+    "vitkd": Method({"vitkd": {"weight": 1.0, "shallow_weight": 3e-5, "deep_weight": 3e-6, "masked": 0.5}}),
     "attention": Method({"attention": {"weight": 1000.0}}),
     "nst": Method({"nst": {"weight": 50.0}}),
     "fsp": Method({"fsp": {"weight": 0.0}}, warmup=Warmup(1.0, "body")),

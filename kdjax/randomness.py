@@ -50,8 +50,8 @@ PHILOX_STREAMS = {
 }
 
 # Streams of jax.random, whose word is folded into the key of the seed: `example_keys` by (epoch, example), for
-# drop-path; dropout by (step, device); the negatives of a memory by (epoch, example).
-KEY_STREAMS = {"example_keys": 0xD809, "dropout": 0x64726F70, "negatives": 0xC8D}
+# drop-path; dropout by (step, device); the negatives of a memory and the patches that are masked by (epoch, example).
+KEY_STREAMS = {"example_keys": 0xD809, "dropout": 0x64726F70, "negatives": 0xC8D, "patches": 0x70746368}
 
 
 def philox(seed: int, stream: str) -> np.random.Philox:

@@ -184,6 +184,7 @@ def _offer(term: Term, inputs: LossInputs, teacher: TeacherOutput) -> Arguments:
     # for adapters
     offered |= {"classes": inputs.labels, "labelled": inputs.labelled, "epoch": inputs.epoch, "seed": inputs.seed}
     offered["teacher_logits"] = teacher.logits
+    offered |= {"student_output": inputs.output, "teacher_output": teacher.output}  # for adapters
     offered["student_stages"] = stage_maps(inputs.output)  # for adapters
     offered["student_auxiliary"] = branches(inputs.output)
     offered["teacher_auxiliary"] = branches(teacher.output)

@@ -15,6 +15,7 @@ FROM_NETWORK = ("parameters", "batch_statistics", "branches")  # of the network 
 FROM_MEMORY = ("centroids", "remembered")  # of its own earlier outputs, which an adapter carries along
 FROM_ADAPTER = (
     *("variances", "student_projections", "student_scores", "teacher_scores", "normalizers", "examples"),
+    *("student_tokens", "teacher_tokens", "generated_map", "teacher_map", "masked"),
     *("stage_logits", "student_vectors", "teacher_vectors", "class_means", "learned_temperature", "crossed_logits"),
     *("student_regions", "teacher_regions", "student_class_maps", "teacher_class_maps"),
 )

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from kdjax.distillation import adapters
 from kdjax.distillation.class_means import ClassMeans
 from kdjax.distillation.contrast import Contrast
+from kdjax.distillation.masked import MaskedGeneration
 from kdjax.distillation.own_outputs import Centroids, Remembered
 from kdjax.distillation.stages import POOLED
 
@@ -93,6 +94,7 @@ METHODS = {
     "correlation": Method(adapter=adapters.Embeddings),
     "itrd": Method(adapter=adapters.Projection),
     "crd": Method(adapter=Contrast),
+    "vitkd": Method(adapter=MaskedGeneration),
     "nd": Method(adapter=ClassMeans, gathers=True),
     "mcmi": Method(adapter=Centroids, gathers=True),
     "consistency": Method(adapter=Remembered),

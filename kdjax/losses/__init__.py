@@ -85,6 +85,7 @@ from kdjax.losses.teaching import (
     remembered_share,
     student_branches,
 )
+from kdjax.losses.transformers import vitkd
 from kdjax.losses.unlike import ofa
 
 # Name of a loss in configs -> its function.
@@ -137,6 +138,7 @@ LOSSES: dict[str, Callable[..., Array]] = {
     "review": review,
     "ofd": ofd,
     "nd": nd,
+    "vitkd": vitkd,
     "similarity": similarity,
     "correlation": correlation,
     "rkd": rkd,

@@ -60,6 +60,7 @@ RANGES = {
     "average": Range(lambda value: value in ("mean", "released"), "'mean' or 'released'"),
     "direction": Range(lambda value: value in ("to_branch", "to_teacher"), "'to_branch' or 'to_teacher'"),
     "size": Range(lambda value: _is_integer(value) and value >= 1, "an integer, at least 1"),
+    "vitkd.masked": Range(lambda value: 0 < value < 1, "in (0, 1)"),
     "ctkd.low": POSITIVE,
     "ctkd.span": POSITIVE,
     "ctkd.epochs": POSITIVE,

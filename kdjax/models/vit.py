@@ -201,7 +201,8 @@ class VisionTransformer(nn.Module):
 
         Returns:
           logits [batch, classes]; features stem (the patch embeddings) and stage1, ..., stage4 (after each quarter of
-          the blocks) [batch, height / patch, width / patch, dim]; pooled [batch, dim], the class token.
+          the blocks) [batch, height / patch, width / patch, dim], and tokens1 and tokens2 (the patches after the first
+          two blocks) [batch, patches, dim]; pooled [batch, dim], the class token.
 
         Raises:
           UserError: `patch` does not divide the images' sides, or drop-path is used without keys.
@@ -218,6 +219,8 @@ class VisionTransformer(nn.Module):
             x = Block(self.heads, mlp_width, scaled, rate, i - 1, self.dtype, name=f"block{i}")(x, keys)
             if i in ends:
                 features[f"stage{ends[i]}"] = x[:, 1:].reshape(maps.shape)
+            if i <= 2:
+                features[f"tokens{i}"] = x[:, 1:]
         x = nn.LayerNorm(EPSILON, dtype=self.dtype, name="norm")(x)
         pooled = x[:, 0].astype(jnp.promote_types(x.dtype, jnp.float32))
         logits = nn.Dense(self.num_classes, name="fc")(pooled)

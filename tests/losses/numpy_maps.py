@@ -80,6 +80,15 @@ def ofa(heads, teacher, labels, exponent, weights):
     return out
 
 
+def vitkd(low, low_teacher, made, high, masked, weights):
+    out = np.zeros(len(made))
+    for i in range(len(made)):
+        out[i] = weights[0] * sum(((s[i] - t[i]) ** 2).sum() for s, t in zip(low, low_teacher))
+        for a, b in np.argwhere(masked[i]):
+            out[i] += weights[1] / masked[i].mean() * ((made[i, a, b] - high[i, a, b]) ** 2).sum()
+    return out
+
+
 def attention(s, t):
     total = 0.0
     for a, b in zip(s, t):

@@ -28,6 +28,8 @@ WIDER = rng.normal(size=(BATCH, 9))
 SCORES = tuple(rng.normal(size=(BATCH, 12)) for _ in range(2))
 LOGITS = tuple(2 * rng.normal(size=(BATCH, 6)) for _ in range(2))
 LABELS = rng.integers(0, 6, BATCH)
+TOKENS = tuple(rng.normal(size=(BATCH, 16, 3)) for _ in range(2))
+MASKED = rng.random((BATCH, 4, 4)) < 0.5
 HEADS = tuple(2 * rng.normal(size=(BATCH, 6)) for _ in range(3))
 MEANS = rng.normal(size=(6, 7))
 REGIONS = tuple(2 * rng.normal(size=(BATCH, 5, 6)) for _ in range(2))
@@ -52,6 +54,10 @@ CASES = {
     "ofa": (
         lambda s: losses.ofa(s[0], s[1:], LOGITS[1], LABELS, exponent=1.5, stage_weight=0.3), HEADS,
         numpy_maps.ofa(HEADS, LOGITS[1], LABELS, 1.5, (1, 0.3, 0.3))),
+    "vitkd": (
+        lambda s: losses.vitkd(s[1:], TOKENS, s[0], SAME_T[1], MASKED, shallow_weight=0.1, deep_weight=0.2),
+        (SAME_S[1], TOKENS[1], TOKENS[0]),
+        numpy_maps.vitkd(TOKENS[::-1], TOKENS, SAME_S[1], SAME_T[1], MASKED, (0.1, 0.2))),
     "attention": (lambda s: losses.attention(s, T3), S3, numpy_maps.attention(S3, T3)),
     "nst": (lambda s: losses.nst(s, T3), S3, numpy_maps.nst(S3, T3)),
     "fsp": (lambda s: losses.fsp(s, EQUAL_T), EQUAL_S, numpy_maps.fsp(EQUAL_S, EQUAL_T)),
@@ -148,6 +154,7 @@ AT_EQUALITY = {
     "sdd": lambda: losses.sdd(REGIONS[0], REGIONS[0], LABELS),
     "catkd": lambda: losses.catkd(T3[0], T3[0]),
     "nd": lambda: losses.nd(MEANS[LABELS], MEANS[LABELS], MEANS, LABELS),
+    "vitkd": lambda: losses.vitkd(TOKENS, TOKENS, SAME_T[1], SAME_T[1], MASKED),
     "attention": lambda: losses.attention(T3, T3),
     "nst": lambda: losses.nst(T3, T3),
     "fsp": lambda: losses.fsp(EQUAL_T, EQUAL_T),
@@ -373,6 +380,8 @@ def test_scores_by_one_product_equal_scores_by_gathering():
             lambda: losses.nd(VECTORS[0], WIDER, MEANS, LABELS),
             r"\[5, 7\] and teacher_vectors \[5, 9\] must have one shape",
         ),
+        (lambda: losses.vitkd(TOKENS, TOKENS[:1], S3[0], S3[0], MASKED), "must have one shape each"),
+        (lambda: losses.vitkd(TOKENS, TOKENS, SAME_T[0], SAME_T[0], MASKED), r"masked \[5, 4, 4\] has the first three"),
         (lambda: losses.attention(S3, T3[:2]), "3 maps and teacher_features 2"),
         (lambda: losses.fsp(S3, T3), "stage 1: .*equal channels"),
         (lambda: losses.fsp(S3[:1], S3[:1]), "at least two maps"),

@@ -208,6 +208,8 @@ def vision_transformer(sd, x, *, patch, depth, heads):
         x = x + sd.get(f"{name}.ls1.gamma", 1) * linear(out, sd, f"{name}.attn.proj")
         y = gelu(linear(layer_norm(x, sd, f"{name}.norm2"), sd, f"{name}.mlp.fc1"))
         x = x + sd.get(f"{name}.ls2.gamma", 1) * linear(y, sd, f"{name}.mlp.fc2")
+        if i < 2:
+            maps[f"tokens{i + 1}"] = x[:, 1:]
         if (i + 1) % (depth // 4) == 0:
             maps[f"stage{(i + 1) // (depth // 4)}"] = x[:, 1:].swapaxes(1, 2).reshape(stem.shape)
     pooled = layer_norm(x, sd, "norm")[:, 0]

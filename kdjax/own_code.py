@@ -183,8 +183,17 @@ def _collect_fields(value: Any, package: str, texts: dict[int, str]) -> None:
     """Adds the fields of a dataclass's instance, such as a flax module; code that is installed counts by its name."""
     for field in dataclasses.fields(value):
         part = getattr(value, field.name)
-        texts[id(field)] = f"{field.name}={getattr(part, '__module__', '')}.{getattr(part, '__qualname__', '')}"
+        texts[hash((id(value), field.name))] = f"{field.name}={_label(part)}"
         _collect(part, package, texts)
+
+
+def _label(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_label, value))}]"
+    if isinstance(value, bool | int | float | complex | str | None):
+        return repr(value)
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 def _collect_code(value: Any, package: str, texts: dict[int, str]) -> None:

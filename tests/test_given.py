@@ -14,6 +14,7 @@ import kdjax
 from kdjax import losses, models
 from kdjax.errors import UserError
 from kdjax.given import with_objects
+from kdjax.own_code import source_hashes
 from kdjax.store import Store
 
 
@@ -66,6 +67,13 @@ def test_a_network_is_recorded_as_what_makes_it_again(model, name, args):
     assert (config.model.name, recorded) == (name, args)
     again = models.create_model(config.model.name, 6, dtype=config.model.dtype, **config.model.args)
     assert again == (model if isinstance(model, nn.Module) else model(num_classes=6))
+
+
+def test_a_sequence_of_layers_trains(tmp_path):
+    """It takes anything and passes it to its first layer, which takes no `train`."""
+    layers = nn.Sequential([nn.Dense(5), nn.relu, nn.Dense(6)])
+    kdjax.train(smoke(), tmp_path, model=layers, name="layers", show=False)
+    assert kdjax.load("layers", tmp_path, model=layers).logits(np.zeros((2, 8), np.float32)).shape == (2, 6)
 
 
 def test_losses_are_recorded_by_name_and_keep_their_weights():
@@ -127,12 +135,23 @@ def test_another_object_under_the_same_name_is_refused(unnamed):
         kdjax.train(smoke(), store, name=name, **again)
 
 
+def test_fields_that_are_functions_count_in_the_hash_of_a_module():
+    def digest(activation):
+        config = named(nn.Sequential([nn.Dense(5), activation, nn.Dense(6)]))
+        return source_hashes({"config.model.name": config.model.name})
+
+    assert digest(nn.relu) == digest(nn.relu) != digest(nn.gelu)
+
+
 @pytest.mark.parametrize(
     "given, message",
     [
         ({"model": 3}, "model= takes a flax.linen module, its class or a function that makes one, not 3"),
         ({"losses": {"kd": 3}}, "losses=: 'kd' must be a function or the name of a loss, not 3"),
         ({"losses": {}}, "losses= takes a function, or a mapping"),
+        ({"losses": max}, "loss 'builtins:max' is no function whose arguments Python knows"),
+        ({"model": nn.Sequential([nn.relu, nn.Dense(7)])}, "Sequential returns 7 logits, and the data has 6 classes"),
+        ({"model": Tiny(6, activation=np.ones(2))}, "model '__main__:Tiny' has a field that has no hash"),
         ({"model": models.MLP(5)}, "num_classes is not yours to set: the data set has it, 6"),
     ],
 )

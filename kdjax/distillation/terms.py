@@ -115,10 +115,13 @@ def find_loss(name: str) -> LossFunction:
       name: A row of LOSSES or 'package.module:attribute'.
 
     Raises:
-      UserError: There is no such loss.
+      UserError: There is no such loss, or Python does not know what it takes.
     """
     function = hashable(lookup(losses.LOSSES, name, "loss"))
-    names = signature_of(function).parameters
+    try:
+        names = signature_of(function).parameters
+    except (TypeError, ValueError) as error:
+        raise UserError(f"loss '{name}' is no function whose arguments Python knows: {error}.") from error
     inputs = tuple(name for name in names if name in INPUTS)
     return LossFunction(name, function, inputs, tuple(name for name in names if name not in inputs))
 

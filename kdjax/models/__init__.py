@@ -1,5 +1,6 @@
 """Networks: the table MODELS, and the functions through which other rooms build, initialise and call a network."""
 
+import dataclasses
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 
 from kdjax.arguments import check_arguments, signature_of
 from kdjax.errors import UserError, lookup
-from kdjax.models.apply import batch_norm_scope, batch_statistics, call, check_features, feature_shapes
+from kdjax.models.apply import batch_norm_scope, batch_statistics, call, check_classes, check_features, feature_shapes
 from kdjax.models.auxiliary import AuxiliaryResNet
 from kdjax.models.convolution import convolutions_for
 from kdjax.models.densenet import DenseNet
@@ -46,6 +47,7 @@ __all__ = [
     "batch_norm_scope",
     "batch_statistics",
     "call",
+    "check_classes",
     "check_features",
     "convolutions_for",
     "count_parameters",
@@ -153,7 +155,7 @@ def create_model(name: str, num_classes: int, /, *, dtype: str | None = None, **
     if args.pop("num_classes", num_classes) != num_classes:
         raise UserError(f"config.model.args.num_classes is not yours to set: the data set has it, {num_classes}.")
     if isinstance(constructor, nn.Module):
-        return _as_it_is(name, constructor, num_classes, compute_dtype, args)
+        return _hashable(name, _as_it_is(name, constructor, num_classes, compute_dtype, args))
     _check_arguments(name, constructor, num_classes, compute_dtype, args)
     if compute_dtype is not None:
         args["dtype"] = compute_dtype
@@ -164,6 +166,21 @@ def create_model(name: str, num_classes: int, /, *, dtype: str | None = None, **
     refuse_nnx(module, f"model '{name}'")
     if not isinstance(module, nn.Module):
         raise UserError(f"model '{name}' made a {type(module).__name__}, not a flax.linen module.")
+    return _hashable(name, module)
+
+
+def _hashable(name: str, module: nn.Module) -> nn.Module:
+    """Returns a module with tuples in place of lists, if it then has a hash: compiled steps are looked up by it."""
+    values = {field.name: getattr(module, field.name) for field in dataclasses.fields(module) if field.init}
+    lists = {field: tuple(value) for field, value in values.items() if isinstance(value, list)}
+    module = module.clone(**lists) if lists else module
+    try:
+        hash(module)
+    except TypeError as error:
+        raise UserError(
+            f"model '{name}' has a field that has no hash, such as an array or a set ({_one_line(error)}); make it a "
+            "number, a text, a tuple or a function."
+        ) from error
     return module
 
 

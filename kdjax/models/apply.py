@@ -82,8 +82,7 @@ def call(
 
 def call_arguments(module: nn.Module, train: bool, keys: Array | None = None) -> dict[str, Any]:
     """Returns those of the arguments `train` and `keys` that the network's call takes, by name."""
-    wrapped = getattr(module, "nnx_class", None)  # of flax.nnx.bridge.ToLinen, whose own call takes anything
-    takes = _call_signature(wrapped if isinstance(wrapped, type) else type(module))
+    takes = _call_signature(_called(module))
     arguments = {"train": train} if takes.takes_any else {}
     return arguments | select_arguments(takes, {"train": train, "keys": keys})
 
@@ -94,9 +93,19 @@ def init_keys(seed: int) -> dict[str, Array]:
     return {"params": key, "dropout": key}
 
 
+def _called(module: Any) -> Callable:
+    """Returns what takes a network's arguments in the end: some modules of flax take anything and pass it on."""
+    if isinstance(module, nn.Sequential):
+        return _called(module.layers[0])
+    wrapped = getattr(module, "nnx_class", None)  # of flax.nnx.bridge.ToLinen
+    if isinstance(wrapped, type):
+        return wrapped.__call__
+    return type(module).__call__ if isinstance(module, nn.Module) else module
+
+
 @functools.lru_cache(maxsize=256)
-def _call_signature(module: type) -> Signature:
-    return signature_of(module.__call__)
+def _call_signature(called: Callable) -> Signature:
+    return signature_of(called)
 
 
 def batch_statistics(axis_name: str | None, unbiased: bool, train: bool) -> Callable:
@@ -197,6 +206,32 @@ def batch_norm_scope(module: nn.Module | FeatureExtractor, input_shape: Sequence
     if not layers:
         return "none"
     return "global" if layers <= found else "per_device"
+
+
+def check_classes(
+    module: nn.Module | FeatureExtractor, variables: Mapping[str, Any], input_shape: Sequence[int], num_classes: int
+) -> None:
+    """Refuses a network whose logits are not one for each class of the data.
+
+    Args:
+      module: Network, or a feature extractor.
+      variables: Its variables.
+      input_shape: Shape of a batch of images, batch axis included.
+      num_classes: Number of classes of the data.
+
+    Raises:
+      UserError: It has more or fewer. A network that has the field num_classes is checked whenever it is called.
+    """
+    inner = module.module if isinstance(module, FeatureExtractor) else module
+    if hasattr(inner, "num_classes"):
+        return
+    images = jax.ShapeDtypeStruct(tuple(input_shape), jax.dtypes.canonicalize_dtype(float))
+    output = jax.eval_shape(functools.partial(call, inner, train=False), variables, images)[0]
+    if output.logits.shape[-1] != num_classes:
+        raise UserError(
+            f"model {type(inner).__name__} returns {output.logits.shape[-1]} logits, and the data has {num_classes} "
+            "classes."
+        )
 
 
 def feature_shapes(module: nn.Module, input_shape: Sequence[int]) -> tuple[dict[str, tuple], dict[str, tuple]]:

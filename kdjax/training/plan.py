@@ -172,6 +172,7 @@ def plan_with(
     model = build(described, dataset.num_classes)
     models.check_features(model, input_shape)
     variables = models.init_variables(model, input_shape, config.seed, config.model.init)
+    models.check_classes(model, variables, input_shape, dataset.num_classes)
     check_head(config, variables)
     if origin:
         variables = initialize_from(variables, origin.variables, config.init_from, config.model.head)

@@ -21,7 +21,7 @@ IMAGENET_NETWORKS = (
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "mobilenetv1"),
     *("deit_tiny", "deit3_small", "vit_b32"),
 )
-WITH_AUXILIARY = ("resnet20", "resnet56", "resnet8x4", "resnet32x4")  # networks that HSAKD's classifiers are built for
+WITH_AUXILIARY = ("resnet20", "resnet56", "resnet8x4", "resnet32x4")  # networks whose auxiliary classifiers are HSAKD's
 LOW_RATE = ("mobilenetv2_half", "shufflenetv1", "shufflenetv2")  # trained with learning rate 0.01 instead of 0.05
 
 
@@ -257,15 +257,20 @@ def use_digits_weights(config: ConfigDict, argument: str | None, loss: str, weig
         config.losses[loss].weight = weight
 
 
-def with_auxiliary_classifiers(network: str) -> str:
-    """Returns the name of the network with HSAKD's auxiliary classifiers.
-
-    Raises:
-      UserError: The classifiers are not built for this network.
-    """
-    if network not in WITH_AUXILIARY:
+def use_auxiliary_classifiers(model: ConfigDict, network: str) -> None:
+    """Makes `config.model` a network with HSAKD's auxiliary classifiers."""
+    if network in WITH_AUXILIARY:
+        model.name = auxiliary_name(network)
+    elif network == "mlp":
         raise UserError(
-            f"HSAKD's auxiliary classifiers are built for {', '.join(WITH_AUXILIARY)}, not for {network}; name two of "
-            "them: 'hsakd_teacher.py:cifar100,TEACHER,STUDENT', 'student.py:hsakd,TEACHER,STUDENT'."
+            "HSAKD puts auxiliary classifiers on the stages of convolutional networks, and mlp has none; name two: "
+            "'hsakd_teacher.py:cifar100,TEACHER,STUDENT', 'student.py:hsakd,TEACHER,STUDENT'."
         )
+    else:
+        model.args = {"body": network, "body_args": model.args.to_dict()}
+        model.name = "aux"
+
+
+def auxiliary_name(network: str) -> str:
+    """Returns the name of a network with auxiliary classifiers in the names of runs."""
     return f"{network}_aux"

@@ -11,11 +11,11 @@ from configs import common
 
 
 def get_config(argument: str | None = None):
-    """Argument: [DATASET][,TEACHER,STUDENT], cifar100 by default; only networks with auxiliary classifiers."""
+    """Argument: [DATASET][,TEACHER,STUDENT], cifar100 by default; networks that have stages."""
     argument = argument or "cifar100"
     config = common.teacher(argument)
     config.name = common.name("hsakd", argument)
-    config.model.name = common.with_auxiliary_classifiers(common.parse(argument).teacher)
+    common.use_auxiliary_classifiers(config.model, common.parse(argument).teacher)
     config.optimizer.nesterov = True
     config.losses = {
         "cross_entropy": {"weight": 1.0, "label_smoothing": 0.0},

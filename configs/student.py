@@ -201,8 +201,8 @@ def _losses(row: Method, setting: common.Setting) -> dict:
 def _use_auxiliary_classifiers(config: ConfigDict, argument: str | None) -> None:
     """Gives both networks classifiers that also predict rotations; the teacher is that of configs/hsakd_teacher.py."""
     setting = common.parse(argument)
-    config.model.name = common.with_auxiliary_classifiers(setting.student)
-    teacher = common.with_auxiliary_classifiers(setting.teacher)
+    common.use_auxiliary_classifiers(config.model, setting.student)
+    teacher = common.auxiliary_name(setting.teacher)
     run = f"{setting.dataset}/{teacher}-hsakd-s0"
     made_by = f"python -m kdjax.train_teacher --config=configs/hsakd_teacher.py:{argument} --run={run}"
     config.teachers = {"a": {**common.teacher_run(argument, "ce"), "run": run, "made_by": made_by}}

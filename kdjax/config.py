@@ -30,6 +30,9 @@ FITTED = "fitted"
 # Sections whose floats are passed to the compiled step as arguments. A change of any other field recompiles the step.
 TRACED = ("losses", "warmup", "optimizer", "schedule", "average", "teachers", "seed")
 
+# Networks around another one, which config.model.args.body names; the name of a run has both.
+WRAPPERS = ("simkd", "aux")
+
 # Sections that may change under an existing run's name, since they do not change its numbers.
 OPERATIONAL = ("checkpoint", "notes", "published", "log_every")
 
@@ -530,7 +533,9 @@ def default_run_name(config: ConfigDict) -> str:
         what = "-".join(["+".join(fields["losses"]), *runs, *view])
     split = f"-split{data['split_seed']}" if data["split_seed"] else ""
     protocols = "".join(_protocol_name(name, arguments) for name, arguments in data["protocols"].items())
-    model = fields["model"]["name"].replace(":", ".")
+    model, body = fields["model"]["name"].replace(":", "."), fields["model"]["args"].get("body")
+    if model in WRAPPERS and isinstance(body, str):
+        model = f"{body.replace(':', '.')}_{model}"
     return f"{data_name(config)}{protocols}/{model}-{what}{split}-s{fields['seed']}"
 
 

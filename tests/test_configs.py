@@ -47,16 +47,18 @@ def test_every_config_passes_the_schema(name, argument):
 
 
 def test_hsakds_networks_have_auxiliary_classifiers():
-    for pair in (("resnet56", "resnet20"), ("resnet32x4", "resnet8x4")):
+    for pair in published.PAIRS:
         teacher = get("hsakd_teacher", ",".join(["cifar100", *pair]))
         config = get("student", ",".join(["hsakd", *pair]))
         resolve(teacher)
         resolve(config)
-        assert (teacher.model.name, config.model.name) == tuple(f"{name}_aux" for name in pair)
+        for network, made in zip(pair, (teacher.model, config.model), strict=True):
+            own = network in common.WITH_AUXILIARY
+            assert made.name == f"{network}_aux" if own else (made.name, made.args.body) == ("aux", network)
         assert config.teachers.a.run == default_run_name(teacher)
         assert config.teachers.a.made_by.endswith(f"--run={config.teachers.a.run}")
-    with pytest.raises(UserError, match="are built for resnet20, .* not for vgg"):
-        get("student", "hsakd,vgg13,vgg8")
+    with pytest.raises(UserError, match="stages of convolutional networks, and mlp has none"):
+        get("student", "hsakd,digits")
 
 
 def test_weak_and_strong_teachers_and_their_student(tmp_path, one_device):

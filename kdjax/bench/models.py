@@ -32,7 +32,7 @@ HEADER = (
 
 def show(flag: flags.FlagValues) -> None:
     """Prints a row for every network that the command's flags name, as soon as it is measured."""
-    names = flag.only or [name for name in models.MODELS if name != "simkd"]
+    names = flag.only or [name for name in models.MODELS if name not in models.WRAPPERS]
     for name in names:
         lookup(models.MODELS, name, "model")
     note = f"{machine()}; one device, batch {BATCH}, {SIZE}x{SIZE}, {CLASSES} classes, cross-entropy, SGD"

@@ -77,5 +77,5 @@ def _branches(branches: Sequence[Array], name: str) -> list[Array]:
     checked = [as_float(branch) for branch in branches]
     if not checked or any(branch.ndim != 3 for branch in checked):
         shapes = [list(branch.shape) for branch in checked]
-        raise ValueError(f"{name} must be branches of [batch, rotations, classes], not {shapes}; see resnet20_aux.")
+        raise ValueError(f"{name} must be branches of [batch, rotations, classes], not {shapes}; see the network aux.")
     return checked

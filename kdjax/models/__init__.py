@@ -13,6 +13,7 @@ from kdjax.arguments import check_arguments, signature_of
 from kdjax.errors import UserError, lookup
 from kdjax.models.apply import batch_norm_scope, batch_statistics, call, check_classes, check_features, feature_shapes
 from kdjax.models.auxiliary import AuxiliaryResNet
+from kdjax.models.branched import BranchedNetwork
 from kdjax.models.convolution import convolutions_for
 from kdjax.models.densenet import DenseNet
 from kdjax.models.describe import Description, describe
@@ -44,6 +45,7 @@ __all__ = [
     "MLP",
     "FeatureExtractor",
     "SCHEMES",
+    "WRAPPERS",
     "batch_norm_scope",
     "batch_statistics",
     "call",
@@ -73,12 +75,19 @@ def _reused_classifier(
     dtype: Any = None,
 ) -> nn.Module:
     """Builds SimKD's network from the name and the arguments of its body; see ReusedClassifier."""
-    if body == "simkd":
-        raise UserError("config.model.args.body cannot be simkd itself: name a network.")
-    typed = {"dtype": "bfloat16"} if dtype is not None else {}
-    return ReusedClassifier(
-        num_classes, create_model(body, num_classes, **typed, **(body_args or {})), width, size, factor, dtype
-    )
+    return ReusedClassifier(num_classes, _body(num_classes, body, body_args, dtype), width, size, factor, dtype)
+
+
+def _branched(num_classes: int, body: str, body_args: Mapping[str, Any] | None = None, dtype: Any = None) -> nn.Module:
+    """Builds HSAKD's network from the name and the arguments of its body; see BranchedNetwork."""
+    return BranchedNetwork(num_classes, _body(num_classes, body, body_args, dtype), dtype)
+
+
+def _body(num_classes: int, name: str, args: Mapping[str, Any] | None, dtype: Any) -> nn.Module:
+    """Builds the network inside another one."""
+    if name in WRAPPERS:
+        raise UserError(f"config.model.args.body cannot be {name} itself: name a network.")
+    return create_model(name, num_classes, dtype=None if dtype is None else "bfloat16", **(args or {}))
 
 
 # Name in config.model.name -> constructor, which is called as constructor(num_classes=..., **config.model.args).
@@ -98,6 +107,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "resnet8x4_aux": partial(AuxiliaryResNet, depth=8, widths=(32, 64, 128, 256)),
     "resnet32x4_aux": partial(AuxiliaryResNet, depth=32, widths=(32, 64, 128, 256)),
     "simkd": _reused_classifier,
+    "aux": _branched,
     "resnet50_cifar": partial(ResNet, depth=50, small_images=True),
     "wrn": WideResNet,
     "wrn_16_1": partial(WideResNet, depth=16, width=1),
@@ -124,6 +134,9 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "deit3_small": partial(VisionTransformer, patch=16, dim=384, heads=6, layer_scale=1e-6, class_position=False),
     "vit_b32": partial(VisionTransformer, patch=32, dim=768, heads=12),
 }
+
+# The rows that put layers around another network, which config.model.args.body names.
+WRAPPERS = ("simkd", "aux")
 
 # Values of config.model.dtype -> type of the computation; None takes that of parameters and images.
 DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}

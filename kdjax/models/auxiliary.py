@@ -96,13 +96,13 @@ class AuxiliaryResNet(nn.Module):
         rotations = [jnp.rot90(images, turns, (1, 2)) for turns in range(ROTATIONS)]
         if train:
             together = backbone(jnp.concatenate(rotations), train)
-            outputs = [_of_rotation(together, i, images.shape[0]) for i in range(ROTATIONS)]
+            outputs = [of_rotation(together, i, images.shape[0]) for i in range(ROTATIONS)]
             maps = {name: together.features[name] for name in STAGES}
         else:
             outputs = [backbone(rotation, train) for rotation in rotations]
             maps = {name: jnp.concatenate([output.features[name] for output in outputs]) for name in STAGES}
         branches = {f"auxiliary{i}": self._branch(i, maps[f"stage{i}"], train) for i in (1, 2, 3)}
-        auxiliary = {name: _by_example(logits) for name, logits in branches.items()}
+        auxiliary = {name: by_example(logits) for name, logits in branches.items()}
         rotated = jnp.stack([output.logits for output in outputs], axis=1)
         upright = outputs[0]
         return upright._replace(features={**upright.features, "rotated": rotated, **auxiliary})
@@ -124,7 +124,7 @@ class AuxiliaryResNet(nn.Module):
         return {f"stage{s}": f"backbone/stage{s}_block{(self.depth - 2) // 6}/bn2" for s in (1, 2, 3)}
 
 
-def _of_rotation(output: ModelOutput, number: int, batch: int) -> ModelOutput:
+def of_rotation(output: ModelOutput, number: int, batch: int) -> ModelOutput:
     """Returns one rotation's part of an output on all four rotations."""
     rows = slice(number * batch, (number + 1) * batch)
     features = {name: leaf[rows] for name, leaf in output.features.items()}  # a dict in the order of depth
@@ -132,6 +132,6 @@ def _of_rotation(output: ModelOutput, number: int, batch: int) -> ModelOutput:
     return ModelOutput(output.logits[rows], features, pooled)
 
 
-def _by_example(logits: Array) -> Array:
+def by_example(logits: Array) -> Array:
     """Returns logits [4 batch, width], one rotation after the other, as [batch, 4, width]."""
     return jnp.swapaxes(logits.reshape(ROTATIONS, -1, logits.shape[-1]), 0, 1)

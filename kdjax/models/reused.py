@@ -12,12 +12,9 @@ from jax.typing import DTypeLike
 
 from kdjax.errors import UserError
 from kdjax.losses import adaptive_avg_pool
-from kdjax.models.apply import call_arguments
-from kdjax.models.initialize import TORCH_INITIALIZERS
+from kdjax.models import wrapped
 from kdjax.models.layers import batch_norm, conv1x1, conv3x3, spatial_mean
 from kdjax.types import Array, ModelOutput
-
-PATHS = {"paths": ((r"(.*)", lambda path: path.replace("/", ".")),)}  # names of a network without PyTorch names
 
 
 class ReusedClassifier(nn.Module):
@@ -57,25 +54,18 @@ class ReusedClassifier(nn.Module):
     @property
     def INITIALIZERS(self) -> tuple | None:  # noqa: N802, a table as in the other networks
         """Initial values of the network under its name here; None where it has no table."""
-        table = getattr(self.network, "INITIALIZERS", None)
-        return table and (*((rf"body/(?:{pattern})", draw) for pattern, draw in table), *TORCH_INITIALIZERS)
+        return wrapped.initializers(self.network, "body")
 
     @property
     def TORCH_NAMES(self) -> dict[str, tuple]:  # noqa: N802, a table as in the other networks
         """PyTorch's names: those of the network after 'backbone.', then the projector's and the classifier's."""
-        own = (
-            (r"projector_(conv|bn)(\d)", lambda layer, number: f"projector.{layer}{number}"),
-            (r"fc", "fc"),
-        )
-        return {
-            dialect: (*((rf"body/(?:{pattern})", _backbone(name)) for pattern, name in rules), *own)
-            for dialect, rules in getattr(self.network, "TORCH_NAMES", PATHS).items()
-        }
+        projector = (r"projector_(conv|bn)(\d)", lambda layer, number: f"projector.{layer}{number}")
+        return wrapped.torch_names(self.network, (projector, (r"fc", "fc")))
 
     @property
     def STEM(self) -> str:  # noqa: N802, a name as in the other networks
         """Path of the first layer."""
-        return f"body/{getattr(self.network, 'STEM', 'stem')}"
+        return wrapped.path_in_body(self.network, "STEM", "stem")
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False, keys: Array | None = None) -> ModelOutput:
@@ -93,20 +83,17 @@ class ReusedClassifier(nn.Module):
         Raises:
           UserError: The network returns no map.
         """
-        typed: dict[str, Any] = {"dtype": self.dtype} if hasattr(self.network, "dtype") else {}
-        body = self.network.clone(parent=self, name="body", **typed)
-        with nn.intercept_methods(_without(f"body/{getattr(self.network, 'HEAD', 'fc')}")):
-            output = body(images, **call_arguments(self.network, train, keys))
-        features = output.features if isinstance(output, ModelOutput) else {}
-        maps = [name for name, leaf in features.items() if leaf.ndim == 4 and not name.endswith("_preact")]
+        body = wrapped.bound(self, self.network, "body")
+        with nn.intercept_methods(_without(wrapped.path_in_body(self.network, "HEAD", "fc"))):
+            output = wrapped.output_of(body, images, train, keys)
+        maps = wrapped.maps_of(output)
         if not maps:
             raise UserError(f"simkd projects a network's last map, and {type(self.network).__name__} returns no map.")
-        last = features.get(f"{maps[-1]}_preact")  # with the last BatchNorm, which the sum in a map of WRN has not had
-        preact = self._project(features[maps[-1]] if last is None else nn.relu(last), train)
+        preact = self._project(wrapped.classified(output, maps[-1]), train)
         projected = nn.relu(preact)
         pooled = spatial_mean(projected)
         logits = nn.Dense(self.num_classes, name="fc")(pooled)
-        return ModelOutput(logits, {**features, "projected": projected, "projected_preact": preact}, pooled)
+        return ModelOutput(logits, {**output.features, "projected": projected, "projected_preact": preact}, pooled)
 
     def _project(self, x: Array, train: bool) -> Array:
         """Returns the projected map before its last ReLU."""
@@ -121,8 +108,7 @@ class ReusedClassifier(nn.Module):
 
     def preact_norms(self) -> dict[str, str]:
         """Returns for each stage the path of the last BatchNorm before its ReLU."""
-        own = self.network.preact_norms() if hasattr(self.network, "preact_norms") else {}
-        return {**{stage: f"body/{path}" for stage, path in own.items()}, "projected": "projector_bn3"}
+        return {**wrapped.norms(self.network), "projected": "projector_bn3"}
 
 
 def _without(path: str) -> Callable:
@@ -133,8 +119,3 @@ def _without(path: str) -> Callable:
         return args[0] if leaves else call_next(*args, **kwargs)
 
     return leave_out
-
-
-def _backbone(name: str | Callable[..., str]) -> Callable[..., str]:
-    """Returns a rule of TORCH_NAMES with 'backbone.' before the name."""
-    return lambda *groups: "backbone." + (name if isinstance(name, str) else name(*groups))

@@ -210,13 +210,19 @@ def test_a_warmup_of_the_body_leaves_the_head(config):
     assert largest_difference(state.params["conv1"], plan.variables["params"]["conv1"]) > 1e-6
 
 
-@pytest.mark.slow
-def test_hsakd_teaches_from_a_teacher_that_was_trained_to(config, one_device, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("aux", {"body": "four_layers:FourLayers"}),
+        pytest.param("resnet20_aux", {"depth": 8, "widths": (4, 4, 6, 8)}, marks=pytest.mark.slow),
+    ],
+)
+def test_hsakd_teaches_from_a_teacher_that_was_trained_to(name, args, config, one_device, tmp_path):
     from kdjax.store import Store
     from kdjax.training.loop import train
 
     store = Store(tmp_path)
-    config.model.name, config.model.args, config.epochs = "resnet20_aux", {"depth": 8, "widths": (4, 4, 6, 8)}, 2
+    config.model.name, config.model.args, config.epochs = name, args, 2
     config.optimizer.learning_rate, config.schedule.milestones = 0.02, ()
     teacher = config.copy_and_resolve_references()
     teacher.teachers = {}
@@ -229,6 +235,21 @@ def test_hsakd_teaches_from_a_teacher_that_was_trained_to(config, one_device, tm
     train(config, store, name="student", devices=one_device, show=False)
     values = [row["train"]["losses/hsakd"] for row in store.find("student").metrics()]
     assert values[1] < values[0]
+
+
+def test_hsakd_on_any_network_is_the_same_on_one_and_four_devices(config):
+    config.model.name, config.model.args = "aux", {"body": "four_layers:FourLayers"}
+    config.losses = {"cross_entropy": {"weight": 1.0}, "hsakd": {"weight": 1.0}}
+    model = models.create_model("aux", 4, **config.model.args.to_dict())
+    with jax.enable_x64(True):
+        teacher = Teacher(model, models.init_variables(model, (1, 8, 8, 3), 7), 4, "softmax", {}, None)
+        states = []
+        for devices in (1, 4):
+            resolved = resolve(config)
+            dataset = load_dataset(resolved.data, "")
+            plan = plan_with(resolved, dataset, {"a": teacher}, tuple(jax.local_devices()[:devices]))
+            states.append(run(plan, plan.spec, 3)[0])
+        assert largest_difference(states[0].trainable, states[1].trainable) < 1e-10
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ LARGE += ("resnet14", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110
 LARGE += ("resnet20_aux", "resnet56_aux", "wrn_16_2", "wrn_40_1", "wrn_40_2", "vgg11", "vgg13", "vgg16")
 NAMES = [
     pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name
-    for name in sorted(set(models.MODELS) - {"mlp", "simkd"})
+    for name in sorted(set(models.MODELS) - {"mlp", *models.WRAPPERS})
 ]
 
 

@@ -271,6 +271,12 @@ def use_auxiliary_classifiers(model: ConfigDict, network: str) -> None:
         model.name = "aux"
 
 
+def use_views(model: ConfigDict) -> None:
+    """Makes `config.model` its network with SSKD's second head, which embeds rotated images."""
+    model.args = {"body": model.name, "body_args": model.args.to_dict()}
+    model.name = "sskd"
+
+
 def auxiliary_name(network: str) -> str:
     """Returns the name of a network with auxiliary classifiers in the names of runs."""
     return f"{network}_aux"

@@ -48,6 +48,7 @@ class Method(NamedTuple):
       optimizer: Fields of config.optimizer that differ from the recipe of the data set, on ImageNet apart.
       imagenet_optimizer: The same on ImageNet.
       auxiliary: Whether teacher and student have HSAKD's auxiliary classifiers.
+      views: Whether teacher and student have SSKD's head for rotated images.
       reuses_classifier: Whether the student ends in SimKD's projector and the teacher's classifier.
     """
 
@@ -60,6 +61,7 @@ class Method(NamedTuple):
     optimizer: dict[str, float | bool | str] = {}
     imagenet_optimizer: dict[str, float | bool | str] = {}
     auxiliary: bool = False
+    views: bool = False
     reuses_classifier: bool = False
 
 
@@ -146,6 +148,12 @@ METHODS = {
     "pkt": Method({"pkt": {"weight": 30000.0}}),
     "itrd": Method({"itrd": ITRD}, by_pair={"itrd": published.ITRD}),
     "crd": Method({"crd": CRD}),
+    "sskd": Method(
+        {"kd": {"weight": 0.9, "temperature": 4.0}, "sskd": {"weight": 1.0}},
+        labels=0.1,
+        imagenet_labels=0.1,
+        views=True,
+    ),
     "hsakd": Method({"hsakd": {"weight": 1.0, "temperature": 3.0}}, auxiliary=True),
     "wttm_crd": Method({"wttm": {}, "crd": CRD}, by_pair={"wttm": published.WTTM_CRD}),
     "wttm_itrd": Method({"wttm": {}, "itrd": ITRD}, by_pair={"wttm": published.WTTM_ITRD, "itrd": published.ITRD}),
@@ -180,6 +188,8 @@ def make(method: str, argument: str | None) -> ConfigDict:
         config.teachers = {"a": common.teacher_run(argument, "ce")}
     if row.reuses_classifier:
         _reuse_classifier(config)
+    if row.views:
+        _use_views(config, argument)
     config.losses = _losses(row, setting)
     config.optimizer.update(row.imagenet_optimizer if setting.dataset == "imagenet" else row.optimizer)
     if row.warmup:
@@ -207,6 +217,16 @@ def _use_auxiliary_classifiers(config: ConfigDict, argument: str | None) -> None
     made_by = f"python -m kdjax.train_teacher --config=configs/hsakd_teacher.py:{argument} --run={run}"
     config.teachers = {"a": {**common.teacher_run(argument, "ce"), "run": run, "made_by": made_by}}
     config.optimizer.nesterov = True
+
+
+def _use_views(config: ConfigDict, argument: str | None) -> None:
+    """Gives the student SSKD's second head; the teacher is that of configs/sskd_teacher.py."""
+    setting = common.parse(argument)
+    common.use_views(config.model)
+    dataset = "gaussian" if setting.dataset == "smoke" else setting.dataset
+    run = f"{dataset}/{setting.teacher}_sskd-{common.name('sskd', argument)}-s0"
+    made_by = f"python -m kdjax.train_teacher --config=configs/sskd_teacher.py:{argument} --run={run}"
+    config.teachers = {"a": {**common.teacher_run(argument, "ce"), "run": run, "made_by": made_by}}
 
 
 def _reuse_classifier(config: ConfigDict) -> None:

@@ -19,7 +19,7 @@ from kdjax.training.plan import make_plan, resolve, traced
 from kdjax.training.state import rate_at
 
 TEACHERS = ("ce_teacher", "mse_teacher", "tolerant_teacher")
-AUXILIARY = ("hsakd_teacher",)  # for networks with auxiliary classifiers only
+AUXILIARY = ("hsakd_teacher", "sskd_teacher")  # for networks with auxiliary classifiers only
 STUDENTS = ("alone_student", "kd_student", "ttm_student", "wttm_student", "function_matching")
 # These differ from another config only in a loss, which the smoke configs train too.
 LIKE_ANOTHER = {

@@ -45,7 +45,7 @@ def show(flag: flags.FlagValues) -> None:
     The config of the command is configs/student.py, which is called for each method in turn.
     """
     student = importlib.import_module("configs.student")  # on the path since --config was read
-    others = ("alone", "hsakd", "vitkd", "kd_dot")  # no loss, other networks (twice), the loss of kd
+    others = ("alone", "hsakd", "sskd", "vitkd", "kd_dot")  # no loss, other teachers or networks, the loss of kd
     methods = flag.only or [method for method in student.METHODS if method not in others]
     for method in methods:
         lookup(student.METHODS, method, "method")

@@ -175,6 +175,7 @@ def _from_self(inputs: LossInputs) -> Arguments:
         "batch_statistics": inputs.batch_statistics,
         "branches": student_branches(inputs.output),
         "auxiliary": branches(inputs.output)[:-1],
+        "views": inputs.output.features.get("views"),
     }
 
 
@@ -186,6 +187,8 @@ def _offer(term: Term, inputs: LossInputs, teacher: TeacherOutput) -> Arguments:
     offered["teacher_logits"] = teacher.logits
     offered |= {"student_output": inputs.output, "teacher_output": teacher.output}  # for adapters
     offered["student_stages"] = stage_maps(inputs.output)  # for adapters
+    for side, output in (("student", inputs.output), ("teacher", teacher.output)):
+        offered |= {f"{side}_{name}": output.features.get(name) for name in ("rotated", "views")}
     offered["student_auxiliary"] = branches(inputs.output)
     offered["teacher_auxiliary"] = branches(teacher.output)
     if term.loss.reads_maps:

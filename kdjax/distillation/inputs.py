@@ -11,7 +11,8 @@ FROM_TEACHER = ("teacher_logits",)
 FROM_MAPS = ("student_features", "teacher_features", "margins")
 FROM_VECTORS = ("student_embeddings", "teacher_embeddings")
 FROM_BRANCHES = ("auxiliary", "student_auxiliary", "teacher_auxiliary")  # classifiers of rotated images
-FROM_NETWORK = ("parameters", "batch_statistics", "branches")  # of the network that is trained
+FROM_VIEWS = ("student_rotated", "teacher_rotated", "student_views", "teacher_views")  # of rotated images
+FROM_NETWORK = ("parameters", "batch_statistics", "branches", "views")  # of the network that is trained
 FROM_MEMORY = ("centroids", "remembered")  # of its own earlier outputs, which an adapter carries along
 FROM_ADAPTER = (
     *("variances", "student_projections", "student_scores", "teacher_scores", "normalizers", "examples"),
@@ -20,7 +21,8 @@ FROM_ADAPTER = (
     *("student_regions", "teacher_regions", "student_class_maps", "teacher_class_maps"),
 )
 INPUTS = (
-    FROM_BATCH + FROM_NETWORK + FROM_MEMORY + FROM_TEACHER + FROM_MAPS + FROM_VECTORS + FROM_BRANCHES + FROM_ADAPTER
+    *(FROM_BATCH + FROM_NETWORK + FROM_MEMORY + FROM_TEACHER),
+    *(FROM_MAPS + FROM_VECTORS + FROM_BRANCHES + FROM_VIEWS + FROM_ADAPTER),
 )
 
 

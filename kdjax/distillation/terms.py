@@ -13,6 +13,7 @@ from kdjax.distillation.inputs import (
     FROM_MAPS,
     FROM_TEACHER,
     FROM_VECTORS,
+    FROM_VIEWS,
     INPUTS,
 )
 from kdjax.distillation.methods import Method, method_of
@@ -55,17 +56,19 @@ class LossFunction(NamedTuple):
     @property
     def reads_teacher_logits(self) -> bool:
         """Whether it compares logits with a teacher's, so that their classes must agree."""
-        return self.takes(*FROM_TEACHER, "teacher_auxiliary", "teacher_regions", "teacher_class_maps")
+        return self.takes(
+            *FROM_TEACHER, "teacher_auxiliary", "teacher_rotated", "teacher_regions", "teacher_class_maps"
+        )
 
     @property
     def reads_branches(self) -> bool:
         """Whether it compares branches of rotated images, which are as they are: of all of a teacher's classes."""
-        return self.takes("teacher_auxiliary")
+        return self.takes("teacher_auxiliary", "teacher_rotated")
 
     @property
     def reads_logits_alone(self) -> bool:
         """Whether logits are all that it reads of a teacher, so that several teachers can be made into one."""
-        other = self.takes(*FROM_MAPS, *FROM_VECTORS, *FROM_BRANCHES, *FROM_ADAPTER)
+        other = self.takes(*FROM_MAPS, *FROM_VECTORS, *FROM_BRANCHES, *FROM_VIEWS, *FROM_ADAPTER)
         return self.reads_teacher_logits and not other
 
     @property

@@ -87,6 +87,7 @@ from kdjax.losses.teaching import (
 )
 from kdjax.losses.transformers import vitkd
 from kdjax.losses.unlike import ofa
+from kdjax.losses.views import sskd, view_cross_entropy
 
 # Name of a loss in configs -> its function.
 LOSSES: dict[str, Callable[..., Array]] = {
@@ -145,6 +146,8 @@ LOSSES: dict[str, Callable[..., Array]] = {
     "pkt": pkt,
     "itrd": itrd,
     "crd": crd,
+    "sskd": sskd,
+    "view_cross_entropy": view_cross_entropy,
     "hsakd": hsakd,
     "auxiliary_cross_entropy": auxiliary_cross_entropy,
 }

@@ -14,6 +14,7 @@ from kdjax.errors import UserError, lookup
 from kdjax.models.apply import batch_norm_scope, batch_statistics, call, check_classes, check_features, feature_shapes
 from kdjax.models.auxiliary import AuxiliaryResNet
 from kdjax.models.branched import BranchedNetwork
+from kdjax.models.contrasted import ContrastedNetwork
 from kdjax.models.convolution import convolutions_for
 from kdjax.models.densenet import DenseNet
 from kdjax.models.describe import Description, describe
@@ -83,6 +84,13 @@ def _branched(num_classes: int, body: str, body_args: Mapping[str, Any] | None =
     return BranchedNetwork(num_classes, _body(num_classes, body, body_args, dtype), dtype)
 
 
+def _contrasted(
+    num_classes: int, body: str, body_args: Mapping[str, Any] | None = None, dtype: Any = None
+) -> nn.Module:
+    """Builds SSKD's network from the name and the arguments of its body; see ContrastedNetwork."""
+    return ContrastedNetwork(num_classes, _body(num_classes, body, body_args, dtype), dtype)
+
+
 def _body(num_classes: int, name: str, args: Mapping[str, Any] | None, dtype: Any) -> nn.Module:
     """Builds the network inside another one."""
     if name in WRAPPERS:
@@ -108,6 +116,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "resnet32x4_aux": partial(AuxiliaryResNet, depth=32, widths=(32, 64, 128, 256)),
     "simkd": _reused_classifier,
     "aux": _branched,
+    "sskd": _contrasted,
     "resnet50_cifar": partial(ResNet, depth=50, small_images=True),
     "wrn": WideResNet,
     "wrn_16_1": partial(WideResNet, depth=16, width=1),
@@ -136,7 +145,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 }
 
 # The rows that put layers around another network, which config.model.args.body names.
-WRAPPERS = ("simkd", "aux")
+WRAPPERS = ("simkd", "aux", "sskd")
 
 # Values of config.model.dtype -> type of the computation; None takes that of parameters and images.
 DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}

@@ -32,6 +32,13 @@ def initialize_from(variables: Mapping[str, Any], origin: Mapping[str, Any], run
     return {name: {} for name in variables} | traverse_util.unflatten_dict(started, sep="/")
 
 
+def in_body(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the variables of a network as those of the body of a network around it, unless they are that already."""
+    if "body" in variables["params"]:
+        return dict(variables)
+    return {name: {"body": tree} if tree else tree for name, tree in variables.items()}
+
+
 def _check_same(fresh: Mapping[str, Any], given: Mapping[str, Any], run: str) -> None:
     problems = {
         "missing there": sorted(set(fresh) - set(given)),

@@ -25,7 +25,7 @@ from kdjax.training import forward, parallel, processes
 from kdjax.training import state as train_state
 from kdjax.training.evaluation import stream_if_needed
 from kdjax.training.freezing import check_head, frozen_parts, make_freezing
-from kdjax.training.initialization import initialize_from
+from kdjax.training.initialization import in_body, initialize_from
 from kdjax.training.manifest import make_manifest
 from kdjax.training.networks import Network, build, load_network
 from kdjax.training.reuse import fitted_to_teacher, with_teachers_classifier
@@ -175,7 +175,8 @@ def plan_with(
     models.check_classes(model, variables, input_shape, dataset.num_classes)
     check_head(config, variables)
     if origin:
-        variables = initialize_from(variables, origin.variables, config.init_from, config.model.head)
+        begun = in_body(origin.variables) if config.model.name in models.WRAPPERS else origin.variables
+        variables = initialize_from(variables, begun, config.init_from, config.model.head)
     variables = with_teachers_classifier(variables, config, teachers)
     teachers = {name: freeze(teacher, config, variables, input_shape) for name, teacher in teachers.items()}
     structure, numbers = partition(traced(config))

@@ -16,7 +16,7 @@ from kdjax.training.teachers import Teacher
 from tests.data import real_data
 
 # With networks or optimizers of their own, or phases that depend on each other; they have files of their own.
-OF_THEIR_OWN = ("alone", "kd_dot", "hsakd", "simkd", "kdpp", "vitkd")
+OF_THEIR_OWN = ("alone", "kd_dot", "hsakd", "sskd", "simkd", "kdpp", "vitkd")
 METHODS = [method for method in student.METHODS if method not in OF_THEIR_OWN]
 WIDER = (6, 8, 12)  # widths of the teacher
 EQUAL = (4, 6, 8)  # for methods that compare channels one by one

@@ -98,6 +98,7 @@ CASES = {
 ELSEWHERE = {"cross_entropy", "softmax_mse", "tolerant", "top_score_difference", "confidence_penalty", "student_renyi"}
 ELSEWHERE |= {"kd", "ttm", "wttm", "gce", "corrected_kd", *losses.DIVERGENCES}
 ELSEWHERE |= {"mcmi", "consistency", "lipschitz", "student_branches"}  # in test_teaching.py
+ELSEWHERE |= {"sskd", "view_cross_entropy"}  # in test_views.py
 ELSEWHERE |= {"wsl", "normkd", "rld"}  # in test_refined.py
 
 

@@ -74,8 +74,8 @@ METHODS = {
         imagenet_labels=0.5,
     ),
     "kd_dot": Method(
-        {"kd": {"weight": 0.9, "temperature": 4.0}},
-        imagenet={"kd": {"weight": 0.5, "temperature": 1.0}},
+        {"kd_dot": {"loss": "kd", "weight": 0.9, "temperature": 4.0}},
+        imagenet={"kd_dot": {"weight": 0.5, "temperature": 1.0}},
         labels=0.1,
         imagenet_labels=0.5,
         optimizer={"name": "dot", "delta": 0.075},

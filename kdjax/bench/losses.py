@@ -4,6 +4,7 @@ import functools
 import importlib
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,7 @@ from kdjax.training.teachers import Teacher
 from kdjax.types import Array, ModelOutput
 
 TEACHER, STUDENT = "resnet32x4", "resnet8x4"
+TRANSFORMERS = "deit3_small,deit_tiny,imagenet"  # the networks of vitkd, here with patches of 4 pixels
 SIZE, CLASSES, BATCH, EXAMPLES = 32, 100, 64, 50_000
 HEADER = (
     "method",
@@ -45,8 +47,7 @@ def show(flag: flags.FlagValues) -> None:
     The config of the command is configs/student.py, which is called for each method in turn.
     """
     student = importlib.import_module("configs.student")  # on the path since --config was read
-    others = ("alone", "hsakd", "sskd", "vitkd", "kd_dot")  # no loss, other teachers or networks, the loss of kd
-    methods = flag.only or [method for method in student.METHODS if method not in others]
+    methods = flag.only or [method for method in student.METHODS if method not in ("alone", "kd_dot")]  # that has KD's
     for method in methods:
         lookup(student.METHODS, method, "method")
     seconds = _step_seconds(_plan(student.get_config(f"kd,{TEACHER},{STUDENT}")), flag.rounds)
@@ -54,11 +55,25 @@ def show(flag: flags.FlagValues) -> None:
     note += f"A train step of {TEACHER} -> {STUDENT} with KD takes {1000 * seconds:.0f} milliseconds."
     rows = []
     for method in methods:
-        for row in _rows(method, student.get_config(f"{method},{TEACHER},{STUDENT}"), seconds, flag.rounds):
+        for row in _rows(method, config_of(student, method), seconds, flag.rounds):
             rows.append(row)
             print(" | ".join(row), flush=True)
     print()
     publish(flag, note, Table(HEADER, rows, keys=2))
+
+
+def config_of(student: ModuleType, method: str) -> ConfigDict:
+    """Returns the config of a method for the networks that are measured.
+
+    Args:
+      student: The module configs.student.
+      method: A row of its table.
+    """
+    if method != "vitkd":
+        return student.get_config(f"{method},{TEACHER},{STUDENT}")
+    config = student.get_config(f"{method},{TRANSFORMERS}")
+    config.data.view, config.model.args = "none", {"patch": 4}
+    return config
 
 
 def _rows(method: str, config: ConfigDict, step_seconds: float, rounds: int) -> list[tuple]:
@@ -132,11 +147,20 @@ def _by_depth(output: ModelOutput, names: Sequence[str]) -> ModelOutput:
 
 
 def _plan(config: ConfigDict) -> Plan:
-    model = models.create_model(TEACHER, CLASSES)
+    model = _teacher_of(config)
     variables = models.init_variables(model, (1, SIZE, SIZE, 3), 1)
     teacher = Teacher(model, variables, CLASSES, "softmax", {}, None)
     config = resolve(config)
     return plan_with(config, _blank(), {"a": teacher} if config.teachers else {}, jax.local_devices()[:1])
+
+
+def _teacher_of(config: ConfigDict) -> Model:
+    """Returns the teacher's network, with the auxiliary heads that the student has."""
+    if config.model.name == "deit_tiny":
+        return models.create_model("deit3_small", CLASSES, **config.model.args.to_dict())
+    if config.model.name == "sskd":
+        return models.create_model("sskd", CLASSES, body=TEACHER)
+    return models.create_model(f"{TEACHER}_aux" if config.model.name.endswith("_aux") else TEACHER, CLASSES)
 
 
 @functools.lru_cache

@@ -237,6 +237,7 @@ def test_hsakd_teaches_from_a_teacher_that_was_trained_to(name, args, config, on
     assert values[1] < values[0]
 
 
+@pytest.mark.slow
 def test_hsakd_on_any_network_is_the_same_on_one_and_four_devices(config):
     config.model.name, config.model.args = "aux", {"body": "four_layers:FourLayers"}
     config.losses = {"cross_entropy": {"weight": 1.0}, "hsakd": {"weight": 1.0}}

@@ -62,6 +62,7 @@ def test_the_projector_learns_and_the_teachers_classifier_stays(reusing):
         assert largest_difference(plan.variables["params"][part], state.params[part]) > 1e-3
 
 
+@pytest.mark.slow
 def test_one_device_is_four(reusing):
     with jax.enable_x64(True):
         one, four = (steps(plan_of(reusing, devices), 3)[0] for devices in (1, 4))

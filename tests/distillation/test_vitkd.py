@@ -51,6 +51,7 @@ def test_the_term_falls_and_every_part_of_the_adapter_learns(vitkd):
         assert largest_difference(before[part], after[part]) > 1e-3, part
 
 
+@pytest.mark.slow
 def test_one_device_is_four(vitkd):
     with jax.enable_x64(True):
         one, four = (steps(plan_of(vitkd, devices, **{**SMALL, "dim": 9}), 3)[0] for devices in (1, 4))

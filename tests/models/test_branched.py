@@ -49,11 +49,11 @@ def test_a_branch_continues_from_its_stage():
     [
         ("wrn_16_1", {}, 3),
         ("vgg8", {"widths": (4, 6, 8, 10, 6)}, 4),
-        ("mobilenetv2_half", {}, 4),
+        pytest.param("mobilenetv2_half", {}, 4, marks=pytest.mark.slow),
         ("shufflenetv1", {"repeats": (2, 1, 2)}, 3),
-        ("shufflenetv2", {"repeats": (1, 2, 1)}, 3),
-        ("resnet50_cifar", {"width": 0.125}, 4),
-        ("densenet100_bc", {"depth": 22, "growth": 6}, 3),
+        pytest.param("shufflenetv2", {"repeats": (1, 2, 1)}, 3, marks=pytest.mark.slow),
+        pytest.param("resnet50_cifar", {"width": 0.125}, 4, marks=pytest.mark.slow),
+        pytest.param("densenet100_bc", {"depth": 22, "growth": 6}, 3, marks=pytest.mark.slow),
         ("resnet14", {}, 3),
     ],
 )

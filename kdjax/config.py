@@ -10,9 +10,11 @@ from ml_collections import ConfigDict
 
 from kdjax.errors import UserError, nearest
 
-# The fields of one teacher: config.teachers = {'a': {'run': 'digits/mlp-mse-s0'}}. All but the run are optional.
+# The fields of one teacher: config.teachers = {'a': {'run': 'digits/mlp-mse-s0'}}. All are optional but the run, or the
+# logits in its place.
 TEACHER = {
     "run": "",  # name of the teacher's run in the store
+    "logits": "",  # in place of a run, a file of outputs: .npy of logits, or .npz of top classes (configs/README.md)
     "weight": 1.0,  # share among several teachers
     "temperature": 1.0,  # divides the teacher's logits before any loss reads them; 'fitted': see FITTED
     "classes": (),  # columns of its logits that are the data's classes, in their order; () for config.teacher_classes
@@ -379,9 +381,16 @@ def _type_faults(value: object, default: object, where: str) -> Iterator[str]:
 def _teacher_faults(config: Mapping[str, Any]) -> Iterator[str]:
     for name, teacher in config["teachers"].items():
         where = f"config.teachers.{name}"
-        if not isinstance(teacher, Mapping) or not teacher.get("run"):
-            yield f"{where} must be a mapping with the name of a run: {{'run': 'digits/mlp-mse-s0'}}."
+        if not isinstance(teacher, Mapping) or not (teacher.get("run") or teacher.get("logits")):
+            yield (
+                f"{where} must be a mapping with the name of a run: {{'run': 'digits/mlp-mse-s0'}}, or with a file of "
+                "outputs: {'logits': 'teacher.npy'}."
+            )
             continue
+        if teacher.get("run") and teacher.get("logits"):
+            yield f"{where} has a run and a file of logits; leave one of them empty, such as --{where}.run= ."
+        if teacher.get("logits") and teacher.get("checkpoint", "last") != "last":
+            yield f"{where}.checkpoint is that of a run; leave it out beside a file of logits."
         for field, value in teacher.items():
             if field not in TEACHER:
                 yield f"{where} has no field '{field}'.{nearest(field, TEACHER)}"
@@ -474,7 +483,12 @@ def _one_of(choices: Sequence[str]) -> str:
 
 def with_defaults(config: Mapping) -> dict:
     """Returns a plain config in which missing fields have their defaults, such as one that an older kdjax wrote."""
-    return _filled(config, _schema())
+    filled = _filled(config, _schema())
+    teachers = {
+        name: {**TEACHER, **teacher} if isinstance(teacher, Mapping) else teacher
+        for name, teacher in filled["teachers"].items()
+    }
+    return {**filled, "teachers": teachers}
 
 
 def _filled(config: Mapping, schema: Mapping) -> dict:
@@ -528,7 +542,7 @@ def default_run_name(config: ConfigDict) -> str:
     data, teachers = fields["data"], fields["teachers"].values()
     what = fields["name"] or "+".join(fields["losses"])
     if teachers:
-        runs = [teacher["run"].rsplit("/", 1)[-1] for teacher in teachers]
+        runs = [teacher_name(teacher).rsplit("/", 1)[-1] for teacher in teachers]
         view = [_plain(data["view"].replace(":", ""))] if data["view"] else []
         what = "-".join(["+".join(fields["losses"]), *runs, *view])
     split = f"-split{data['split_seed']}" if data["split_seed"] else ""
@@ -537,6 +551,12 @@ def default_run_name(config: ConfigDict) -> str:
     if model in WRAPPERS and isinstance(body, str):
         model = f"{body.replace(':', '.')}_{model}"
     return f"{data_name(config)}{protocols}/{model}-{what}{split}-s{fields['seed']}"
+
+
+def teacher_name(teacher: Mapping[str, Any]) -> str:
+    """Returns what a table calls a teacher of a config: the name of its run, or that of its file without the ending."""
+    file = str(teacher.get("logits", "")).rpartition("/")[2]
+    return str(teacher["run"]) if teacher.get("run") else _plain(file.rpartition(".")[0] or file)
 
 
 def data_name(config: ConfigDict) -> str:

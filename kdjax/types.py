@@ -22,6 +22,7 @@ class Batch(NamedTuple):
       visit: [batch] int32, which pass over the data each example is in; random keys are made of it too. None stands for
         the epoch.
       partner: [batch] int32 rows that the examples are mixed with, None where no view mixes.
+      outputs: Name -> [batch, classes] logits of each teacher whose outputs are read from a large file.
     """
 
     index: Array
@@ -33,6 +34,7 @@ class Batch(NamedTuple):
     soft: Array | None = None
     visit: Array | None = None
     partner: Array | None = None
+    outputs: dict[str, Array] | None = None
 
 
 class MaterializedBatch(NamedTuple):

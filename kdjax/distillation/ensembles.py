@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from kdjax import randomness
 from kdjax.distillation.inputs import TeacherOutput
 from kdjax.errors import UserError
-from kdjax.types import Array
+from kdjax.types import Array, TopK
 
 
 def make_ensemble(
@@ -27,17 +27,18 @@ def make_ensemble(
 
     Returns:
       The first teacher's output with the logits of the ensemble; None where each loss is averaged over the teachers
-      instead: for 'losses', for one teacher, and for teachers of different classes.
+      instead: for 'losses', for one teacher, and for teachers of different classes or of top classes.
 
     Raises:
       UserError: The ensemble is 'held_out', and the teachers have different classes.
     """
-    same_classes = len({teacher.logits.shape for teacher in teachers.values()}) == 1
+    shapes = {None if isinstance(one.logits, TopK) else one.logits.shape for one in teachers.values()}
+    same_classes = len(shapes) == 1 and None not in shapes
     if ensemble == "held_out" and not same_classes:
         raise UserError("config.ensemble 'held_out' needs teachers of the same classes.")
     if ensemble == "losses" or len(teachers) < 2 or not same_classes:
         return None
-    logits = jnp.stack([teacher.logits for teacher in teachers.values()])
+    logits = jnp.stack([jnp.asarray(teacher.logits) for teacher in teachers.values()])
     weights = jnp.stack([jnp.asarray(teacher.weight, logits.dtype) for teacher in teachers.values()])
     shares = weights / jnp.sum(weights)
     if ensemble == "logits":

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from kdjax.types import Array, ModelOutput
+from kdjax.types import Array, ModelOutput, TopK
 
 # A loss takes any of these by name; every other parameter in its signature is a hyper-parameter.
 FROM_BATCH = ("logits", "student_logits", "labels", "index", "where", "axis_name")
@@ -34,7 +34,7 @@ class TeacherOutput(NamedTuple):
 
     Attributes:
       logits: [batch, classes] as the losses read them: the columns of the data's classes, at the teacher's own
-        temperature.
+        temperature; a TopK of [batch, k] for a teacher of which only the top classes were stored.
       weight: [] share of this teacher among several.
       output: The network's whole output, as it is.
       norms: Stage -> (scale, bias) of the BatchNorm before the stage's ReLU, where the network names them.
@@ -42,7 +42,7 @@ class TeacherOutput(NamedTuple):
       head: (kernel [dim, classes], bias [classes]) of its linear classifier, read as the logits are; None without one.
     """
 
-    logits: Array
+    logits: Array | TopK
     weight: Array
     output: ModelOutput
     norms: dict[str, tuple[Array, Array]]

@@ -16,6 +16,7 @@ from kdjax.data import Dataset, Stored, eval_batches, load_dataset, resolve_view
 from kdjax.data.stream import eval_stream
 from kdjax.data.views import augment
 from kdjax.errors import UserError, nearest
+from kdjax.interop.output_files import hashes_of_files
 from kdjax.store import Run, Store
 from kdjax.training import parallel, processes
 from kdjax.training.evaluation import evaluate, make_batches, resident, stream_if_needed
@@ -85,12 +86,33 @@ def predict(
       The outputs for the labelled examples of the split.
     """
     rows = labelled_rows(dataset, split)
+    options = {"view": view, "seed": seed, "visit": visit, "features": features}
+    outputs = predict_rows(network, dataset, rows, batch_size, devices, **options)
+    soft = None if dataset.soft is None else dataset.soft[rows]
+    return Predictions(labels=dataset.labels[rows], soft=soft, rows=rows, **outputs)
+
+
+def predict_rows(
+    network: Network,
+    dataset: Dataset,
+    rows: np.ndarray,
+    batch_size: int,
+    devices: Sequence[jax.Device],
+    *,
+    view: str = "none",
+    seed: int = 0,
+    visit: int = 0,
+    features: bool = False,
+) -> dict[str, np.ndarray]:
+    """Runs a network over rows of a data set, with a label or without; see `predict` for the arguments.
+
+    Returns:
+      'logits', and if requested 'features' and 'pooled' -> values [rows, ...].
+    """
     spec = _Spec(network.model, dataset.stored, view, features)
     run = functools.partial(_compiled(spec, tuple(devices)), network.variables, resident(dataset, devices))
     parts = [jax.device_get(run(batch)) for batch in _batches(dataset, rows, batch_size, seed, visit, devices)]
-    outputs = {name: np.concatenate([part[name] for part in parts])[: len(rows)] for name in parts[0]}
-    soft = None if dataset.soft is None else dataset.soft[rows]
-    return Predictions(labels=dataset.labels[rows], soft=soft, rows=rows, **outputs)
+    return {name: np.concatenate([part[name] for part in parts])[: len(rows)] for name in parts[0]}
 
 
 def labelled_rows(dataset: Dataset, split: str) -> np.ndarray:
@@ -295,9 +317,10 @@ def score_run(
       classes or fewer.
 
     Raises:
-      UserError: The run, the checkpoint or its data set does not exist.
+      UserError: The run, the checkpoint or its data set does not exist, or a file of outputs that taught it changed.
     """
     run = load_run(store, name, checkpoint, data_dir, devices)
+    shared(store).find(name).check_content({"teachers": hashes_of_files(run.config.teachers)})
     splits = [split for split in ("train", "validation", "test") if split in run.dataset.splits]
     network = run.network
     scores = {

@@ -67,7 +67,11 @@ def read_record(store: Store, name: str, known: dict[str, RunRecord | None]) -> 
         if manifest is not None:
             with _forgetting(name, known), _damage(run):
                 config = with_defaults(manifest["config"])
-                teachers = {key: _other(store, use["run"], known) for key, use in config["teachers"].items()}
+                of_files = {key: record.get("run", "") for key, record in manifest.get("teachers", {}).items()}
+                teachers = {
+                    key: _other(store, use["run"] or of_files.get(key, ""), known)
+                    for key, use in config["teachers"].items()
+                }
                 origin = _other(store, config["init_from"], known) if config["init_from"] else None
                 result = run.result
                 check_scores(result or {}, run.path / "result.json")
@@ -77,6 +81,8 @@ def read_record(store: Store, name: str, known: dict[str, RunRecord | None]) -> 
 
 def _other(store: Store, name: str, known: dict[str, RunRecord | None]) -> RunRecord | None:
     """Returns the record of a teacher or of an origin; a damaged one counts as one that the store lacks."""
+    if not name:  # a file of outputs from elsewhere
+        return None
     try:
         return read_record(store, name, known)
     except UserError:

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from kdjax.config import differences, with_defaults
+from kdjax.config import differences, teacher_name, with_defaults
 from kdjax.errors import UserError
 from kdjax.reporting.tables import markdown
 from kdjax.store import Run, Store
@@ -26,7 +26,7 @@ class ListedRun(NamedTuple):
         is none.
       best: Test accuracy of the best checkpoint in [0, 1], None if there is none.
       losses: Names of the losses.
-      teachers: Names of the teachers' runs.
+      teachers: Names of the teachers' runs, or of their files of outputs.
       needs: Names of all runs that it needs: its teachers, and the run that it started from.
       seconds: Time of all epochs, None if it is not known.
       bytes: Size of its folder on disk.
@@ -74,7 +74,8 @@ def _listed(run: Run) -> ListedRun:
     try:
         config = with_defaults((run.manifest or {})["config"])
         rows, result = run.metrics(), run.result
-        teachers = tuple(str(teacher["run"]) for teacher in config["teachers"].values())
+        teachers = tuple(map(teacher_name, config["teachers"].values()))
+        runs = tuple(str(teacher["run"]) for teacher in config["teachers"].values() if teacher["run"])
         origin = (str(config["init_from"]),) if config["init_from"] else ()
         state = "running" if run.is_locked else "stopped" if result is None else "finished"
         return ListedRun(
@@ -85,7 +86,7 @@ def _listed(run: Run) -> ListedRun:
             best=_accuracy((result or {}).get("best")),
             losses=tuple(config["losses"]),
             teachers=teachers,
-            needs=(*teachers, *origin),
+            needs=(*runs, *origin),
             seconds=float(sum(row["seconds"] for row in rows)) if rows else None,
             bytes=size,
         )

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from kdjax.config import OPERATIONAL, TEACHER
+from kdjax.config import OPERATIONAL, TEACHER, teacher_name
 from kdjax.reporting.published import Published, published_number
 
 SEEDS = ("seed", "data.split_seed", "data.order_seed")
@@ -47,7 +47,7 @@ class RunRecord(NamedTuple):
       method: Name in the config, or the losses joined by ' + '.
       losses: Names of the losses.
       teachers: Network and losses of each teacher, '?' if the store lacks it.
-      teacher_runs: Name in the store of each teacher.
+      teacher_runs: Name in the store of each teacher, or of its file of outputs.
       teacher_distances: Squared distance to p* of each teacher, at the checkpoint that the run learned from; None if it
         was not measured, or if the run reads other columns or probabilities than those that were measured.
       teacher_seeds: Seed of each teacher; a tuple with the seeds of its own teachers, if it has any; None if not known.
@@ -137,7 +137,7 @@ def make_record(
     method = re.sub(r"-smoke$", "", config["name"]) or " + ".join(losses)
     data, network = _data(config["data"]), _with_arguments(config["model"]["name"], config["model"]["args"])
     uses = list(config["teachers"].values())
-    runs, records = tuple(teacher["run"] for teacher in uses), list(teachers.values())
+    runs, records = tuple(map(teacher_name, uses)), list(teachers.values())
     families = [row.family if row else _without_seed(run)[0] for run, row in zip(runs, records, strict=True)]
     chain = _generation(name)
     test, held_out = _test_split(manifest.get("splits", {}))
@@ -147,7 +147,7 @@ def make_record(
         network=network,
         method=method,
         losses=losses,
-        teachers=tuple((row.network, " + ".join(row.losses)) if row else ("?", "?") for row in records),
+        teachers=tuple(map(_words, uses, records)),
         teacher_runs=runs,
         teacher_distances=tuple(itertools.starmap(_distance, zip(uses, records, strict=True))),
         teacher_seeds=tuple(map(_seeds, runs, records)),
@@ -171,6 +171,13 @@ def _check_accuracies(record: RunRecord) -> None:
     """Raises a TypeError for an accuracy that is not a number."""
     for checkpoint, split in itertools.product(("last", "best"), ("test", "validation")):
         math.isfinite(record.score(checkpoint, split) or 0.0)
+
+
+def _words(use: Mapping, teacher: RunRecord | None) -> tuple[str, str]:
+    """Returns a teacher's network and losses, as far as they are known."""
+    if teacher is None:
+        return ("stored outputs", teacher_name(use)) if use["logits"] else ("?", "?")
+    return teacher.network, " + ".join(teacher.losses)
 
 
 def _generation(name: str) -> Generation | None:
@@ -263,9 +270,12 @@ def _settings(config: Mapping, teachers: Mapping[str, RunRecord | None]) -> dict
     if seed == config["seed"]:
         flat["init_from"] = origin  # runs of several seeds that start each from the run of its own seed are one setting
     for key, use in config["teachers"].items():
-        record, own = teachers[key], {field: value for field, value in use.items() if field not in ("run", "made_by")}
+        record, own = (
+            teachers[key],
+            {field: value for field, value in use.items() if field not in ("run", "logits", "made_by")},
+        )
         flat |= _flat(own, f"teachers.{key}.")
-        inner = record.settings if record else {"run": _without_seed(use["run"])[0]}
+        inner = record.settings if record else {"run": _without_seed(teacher_name(use))[0]}
         flat |= {f"teachers.{key}.{field}": value for field, value in inner.items()}
     return flat
 

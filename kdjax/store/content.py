@@ -44,7 +44,7 @@ def _words(path: tuple[str, ...]) -> str:
     return {
         "data": f"the {name} of the data set",
         "splits": f"the rows of the split '{name}'",
-        "teachers": f"the weights of teacher '{name}'",
+        "teachers": f"the weights, or the file, of teacher '{name}'",
         "init_from": "the weights of config.init_from",
         "code": f"the source of '{name}'",
     }.get(part, "/".join(path))

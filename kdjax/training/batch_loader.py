@@ -2,7 +2,8 @@
 
 import functools
 import time
-from collections.abc import Generator, Sequence
+import types
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -12,6 +13,7 @@ from kdjax.data import Dataset, Order
 from kdjax.data.stream import Pixels, train_stream
 from kdjax.data.views import names as view_names
 from kdjax.training import parallel, processes
+from kdjax.training.stored_teachers import OutputReader
 from kdjax.types import Batch, Device
 
 
@@ -33,6 +35,7 @@ class BatchLoader:
         *,
         last: int,
         workers: int = -1,
+        outputs: Mapping[str, OutputReader] = types.MappingProxyType({}),
     ):
         """Makes a loader; nothing is read yet.
 
@@ -43,9 +46,10 @@ class BatchLoader:
           devices: Devices of this process.
           last: Steps in the whole run.
           workers: Processes that decode images; see `stream.train_stream`.
+          outputs: Name of a teacher -> the reader of its outputs, of those that batches bring.
         """
         self.dataset, self.order, self.devices, self.last = dataset, order, tuple(devices), last
-        self.view, self.workers = view_names.parse(view), workers
+        self.view, self.workers, self.outputs = view_names.parse(view), workers, outputs
         self._stream: Generator[Pixels, None, None] | None = None
         self._next = -1
         self._epoch, self._steps = -1, None
@@ -83,8 +87,14 @@ class BatchLoader:
             labelled=self._split(labelled),
             visit=self._split(visit),
             partner=None if partner is None else self._split(partner),
+            outputs=self._outputs(index, visit) if self.outputs else None,
             **arrays,
         )
+
+    def _outputs(self, index: np.ndarray, visit: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns this process's part of the teachers' outputs for rows and visits [steps, batch]."""
+        own = parallel.own_share(index), parallel.own_share(visit)
+        return {name: parallel.deal(reader.read(*own), self.devices) for name, reader in self.outputs.items()}
 
     def close(self) -> None:
         """Ends the processes that read images."""

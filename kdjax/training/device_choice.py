@@ -54,7 +54,7 @@ def step_work(plan: Plan) -> float:
     shape = plan.dataset.input_shape
     work = PASSES * _forward_work(plan.spec.model, plan.variables, shape)
     for teacher in plan.spec.teachers:
-        if not teacher.cached:
+        if teacher.runs:
             work += _forward_work(teacher.model, plan.teachers[teacher.name].variables, shape)
     return plan.config.batch_size * work
 

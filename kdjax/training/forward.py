@@ -20,7 +20,7 @@ from kdjax.training.freezing import stop_gradients
 from kdjax.training.spec import Fixed, Model, Spec, SpecTeacher, StepContext
 from kdjax.training.state import TrainState
 from kdjax.training.structure import combine
-from kdjax.types import Array, Batch, MaterializedBatch, ModelOutput
+from kdjax.types import Array, Batch, MaterializedBatch, ModelOutput, TopK
 
 
 class BatchViews(NamedTuple):
@@ -77,7 +77,7 @@ def make_views(fixed: Fixed, context: StepContext) -> BatchViews:
     own = augment.materialize(fixed.arrays, batch)
     labels, targets = _targets(own, spec)
     images = {}
-    for view in dict.fromkeys((spec.view, *(teacher.view for teacher in spec.teachers if not teacher.cached))):
+    for view in dict.fromkeys((spec.view, *(teacher.view for teacher in spec.teachers if teacher.runs))):
         shared = {"view": view, "stored": spec.stored}
         if not view_names.parse(view).mix:
             options = {"train": True, **shared}
@@ -125,9 +125,8 @@ def run_networks(fixed: Fixed, images: Mapping[str, Array], context: StepContext
     for teacher in context.spec.teachers:
         held_out = fixed.held_out.get(teacher.name)
         held_out = None if held_out is None else held_out[context.batch.index]
-        if teacher.model is None:  # its logits are cached
-            logits = fixed.logits[teacher.name][context.batch.index]
-            outputs[teacher.name] = NetworkOutput(ModelOutput(logits), {}, held_out)
+        if teacher.model is None:
+            outputs[teacher.name] = NetworkOutput(ModelOutput(_known_logits(fixed, teacher, context)), {}, held_out)
             continue
         variables = fixed.teachers[teacher.name]
         output = run_teacher(teacher.label, teacher.model, variables, images[teacher.view], **options)
@@ -135,6 +134,25 @@ def run_networks(fixed: Fixed, images: Mapping[str, Array], context: StepContext
         head = head_of(teacher.model, variables["params"])
         outputs[teacher.name] = NetworkOutput(_without_gradient(output), norms, held_out, head)
     return outputs
+
+
+def _known_logits(fixed: Fixed, teacher: SpecTeacher, context: StepContext) -> Array | TopK:
+    """Returns the logits of a teacher that the step does not run, from the cache, a file or the batch."""
+    batch = context.batch
+    if teacher.stored is None:
+        return fixed.logits[teacher.name][batch.index]
+    if teacher.in_batch:
+        found = (batch.outputs or {})[teacher.label]
+    else:
+        views = teacher.stored.views
+        place = (batch.index, jnp.broadcast_to(context.visit % views, batch.index.shape)) if views else batch.index
+        found = jax.tree.map(lambda leaf: leaf[place], fixed.logits[teacher.name])
+    return jax.tree.map(_at_least_float32, found)
+
+
+def _at_least_float32(leaf: Array) -> Array:
+    floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+    return leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)) if floating else leaf
 
 
 def read_teachers(networks: Mapping[str, NetworkOutput], context: StepContext) -> dict[str, TeacherOutput]:
@@ -173,9 +191,11 @@ def run_teacher(name: str, model: Model, variables: Mapping[str, Any], images: A
         ) from error
 
 
-def _read_logits(logits: Array, teacher: SpecTeacher, temperature: Array) -> Array:
+def _read_logits(logits: Array | TopK, teacher: SpecTeacher, temperature: Array) -> Array | TopK:
     """Returns a teacher's logits as losses read them: the data's classes, at the teacher's own temperature."""
     logits = lax.stop_gradient(logits)
+    if isinstance(logits, TopK):  # which has neither, as `check_stored_teachers` sees to
+        return logits
     if teacher.output == "clipped_logits":  # the outputs themselves estimate probabilities
         logits = jnp.log(jnp.clip(logits, 1e-6, 1.0))
     if teacher.classes:  # a softmax over fewer columns normalises itself
@@ -317,12 +337,20 @@ def blank_inputs(
     """
     images, two = jnp.zeros((2, *input_shape)), jnp.zeros(2, jnp.int32)
     output, _ = models.call(spec.model, variables, images, train=False)
-    blank = Batch(index=two, epoch=two[0], mask=two == 0, labelled=two == 0)
+    brought = {teacher.name: jnp.zeros((2, teacher.num_classes)) for teacher in spec.teachers if teacher.in_batch}
+    blank = Batch(index=two, epoch=two[0], mask=two == 0, labelled=two == 0, outputs=brought)
     context = StepContext(blank, combine(spec.structure, numbers), spec, None)
     views = BatchViews(dict.fromkeys((teacher.view for teacher in spec.teachers), images), two, two)
-    logits = {teacher.name: jnp.zeros((1, teacher.num_classes)) for teacher in spec.teachers if teacher.cached}
+    logits = {teacher.name: _blank_logits(teacher) for teacher in spec.teachers if teacher.cached}
     networks = run_networks(Fixed(dict(teachers), None, dict(numbers), logits), views.images, context)
     return loss_inputs(output, variables, views, read_teachers(networks, context), None, context)
+
+
+def _blank_logits(teacher: SpecTeacher) -> Array | TopK:
+    """Returns the cached or stored logits of one blank image."""
+    views, top = (teacher.stored.views, teacher.stored.top) if teacher.stored else (0, 0)
+    shape = (1, *([views] if views else []), top or teacher.num_classes)
+    return TopK(jnp.zeros(shape, jnp.int32), jnp.zeros(shape)) if top else jnp.zeros(shape)
 
 
 def draws_dropout(spec: Spec, variables: Mapping[str, Any], input_shape: tuple[int, ...]) -> bool:

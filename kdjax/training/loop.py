@@ -10,6 +10,7 @@ from kdjax import own_code
 from kdjax.config import default_run_name
 from kdjax.data.protocols import describe
 from kdjax.errors import RunError, UserError
+from kdjax.interop.output_files import hashes_of_files
 from kdjax.store import Run, Store
 from kdjax.store.run import check_scores
 from kdjax.training import parallel, processes
@@ -198,7 +199,8 @@ def _is_finished(run: Run, config: Config, session: _Session) -> bool:
     if result is None:
         run.check_checkpoints()
         return False
-    run.check_content({"code": own_code.source_hashes(own_code.names_in(config.to_dict()))})
+    found = {"code": own_code.source_hashes(own_code.names_in(config.to_dict()))}
+    run.check_content({**found, "teachers": hashes_of_files(config.teachers)})
     check_scores(result, run.path / "result.json")
     if session.show:
         line = f"run '{run.name}' is finished: this is its stored result. To train anew, choose another --run"

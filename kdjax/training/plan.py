@@ -31,6 +31,7 @@ from kdjax.training.networks import Network, build, load_network
 from kdjax.training.reuse import fitted_to_teacher, with_teachers_classifier
 from kdjax.training.schedules import find_schedule
 from kdjax.training.spec import Spec, SpecTeacher
+from kdjax.training.stored_teachers import check_stored_teachers, stored_spec
 from kdjax.training.structure import combine, partition
 from kdjax.training.teacher_temperatures import DIGITS, fitted_temperatures
 from kdjax.training.teachers import (
@@ -135,6 +136,7 @@ def make_plan(
     allow = config.data.allow_overlap
     check_overlap(dataset.name, dataset.images, dataset.splits, allow=allow, official=dataset.official)
     check_classes(config, teachers, dataset.num_classes, dataset.class_names)
+    check_stored_teachers(config, dataset, teachers)
     check_splits(config, dataset, teachers, data_dir)
     origin = load_network(_origin_of(config, store), config.init_checkpoint) if config.init_from else None
     held_out = held_out_rows(config, dataset, teachers, data_dir)
@@ -270,6 +272,9 @@ def logits_suffice(teacher: SpecTeacher, config: Config, dataset: Dataset, terms
 def _spec_teacher(config: Config, dataset: Dataset, name: str, teacher: Teacher) -> SpecTeacher:
     """Returns the spec of a teacher; its view is its own, else that of all teachers, else the student's."""
     fields = config.teachers[name]
+    if teacher.outputs is not None:
+        stored, classes = stored_spec(teacher.outputs), teacher.num_classes or dataset.num_classes
+        return SpecTeacher(name, None, teacher.output, "none", classes, tuple(fields.classes), stored)
     field = f"config.teachers.{name}.view" if fields.view else "config.data.teacher_view"
     view = resolve_view(dataset, fields.view or config.data.teacher_view or config.data.view, field)
     if view_names.parse(view).mix and not view_names.parse(resolve_view(dataset, config.data.view)).mix:
@@ -328,7 +333,9 @@ def rehearse(plan: Plan) -> ModelOutput:
             make_distiller(spec.terms).apply(plan.distiller, inputs, config_losses)
         blank = jax.numpy.zeros((2, *plan.dataset.input_shape))
         for name in (teacher.name for teacher in plan.spec.teachers if teacher.cached):  # the step does not run these
-            forward.run_teacher(name, plan.teachers[name].model, plan.teachers[name].variables, blank, train=False)
+            model = plan.teachers[name].model
+            if model is not None:
+                forward.run_teacher(name, model, plan.teachers[name].variables, blank, train=False)
         return inputs.output
 
     return jax.eval_shape(trace)

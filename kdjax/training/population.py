@@ -24,6 +24,7 @@ from kdjax.training.metrics import Sums
 from kdjax.training.plan import Plan
 from kdjax.training.spec import Fixed, Model
 from kdjax.training.state import TrainState
+from kdjax.training.stored_teachers import OutputReader
 from kdjax.training.teacher_logits import cached_logits
 from kdjax.training.together import UNROLLED, VMAP, Carry, PopulationSpec, logged_steps, population_steps
 from kdjax.types import Batch, Device
@@ -140,13 +141,14 @@ DIFFERENCES = {
     "batches": "order of the examples or split (config.data.order_seed and split_seed)",
     "step": "network, losses or other settings that are no numbers",
     "teachers": "teachers",
-    "alone": "draws of their teachers (config.teacher_batch_norm)",
+    "alone": "draws of their teachers (config.teacher_batch_norm), or outputs that are read from large files",
 }
 
 
 def sharing_of(plan: Plan) -> Sharing:
     """Returns what another plan must have in common with this one to be trained in one step with it."""
     config, spec, dataset, layout = plan.config, plan.spec, plan.dataset, layout_of(plan)
+    brings = any(teacher.in_batch for teacher in spec.teachers)  # its batches have a teacher's outputs in them
     loop = (config.batch_size, config.eval_batch_size, config.eval_every, config.select, plan.epochs)
     loop += (config.warmup.epochs, config.checkpoint.every_epochs, config.log_every, spec.steps_per_epoch, plan.devices)
     sizes = tuple((name, len(rows)) for name, rows in dataset.splits.items())
@@ -156,15 +158,17 @@ def sharing_of(plan: Plan) -> Sharing:
     if layout == UNROLLED:
         data += (spec.stored, spec.view, spec.targets, spec.num_classes, spec.unlabelled, plan.warmup is None)
         # Teachers on batch statistics draw from the seed of the run and are not shared.
-        return Sharing(layout, loop, data, labels, _batches_key(plan), None, None, id(plan) if by_batch else None)
+        return Sharing(
+            layout, loop, data, labels, _batches_key(plan), None, None, id(plan) if by_batch or brings else None
+        )
     shapes = jax.tree.map(lambda leaf: (np.shape(leaf), str(np.asarray(leaf).dtype)), (plan.variables, plan.distiller))
     step = (spec, plan.warmup, str(jax.tree.structure(shapes)), tuple(map(str, jax.tree.leaves(shapes))))
     # A teacher that is run in the step is worth sharing only where one pass of it serves all members.
-    runs_teachers = any(not teacher.cached for teacher in spec.teachers)
+    runs_teachers = any(teacher.runs for teacher in spec.teachers)
     teachers = tuple(map(id, plan.teachers.values())) if runs_teachers else None
     # A stream is read once for all members: processes of its own for each would be too many.
     batches = _batches_key(plan) if runs_teachers or dataset.streamed else None
-    alone = id(plan) if by_batch and runs_teachers else None
+    alone = id(plan) if (by_batch and runs_teachers) or brings else None
     return Sharing(layout, loop, data, labels, batches, step, teachers, alone)
 
 
@@ -205,6 +209,7 @@ def _digest(array: ByIdentity) -> str:
 
 def make_loader(plan: Plan) -> BatchLoader:
     """Returns the loader of a plan's batches."""
+    brought = [teacher.name for teacher in plan.spec.teachers if teacher.in_batch]
     return BatchLoader(
         plan.dataset,
         make_order(plan.dataset, plan.config.batch_size, order_seed(plan.config)),
@@ -212,6 +217,7 @@ def make_loader(plan: Plan) -> BatchLoader:
         plan.devices,
         last=plan.epochs * plan.spec.steps_per_epoch,
         workers=plan.config.data.workers,
+        outputs={name: OutputReader(plan.teachers[name].outputs, plan.dataset) for name in brought},
     )
 
 
@@ -286,7 +292,7 @@ class Population:
         plans, arrays = self.plans, evaluation.resident(self.plans[0].dataset, self.devices)
         if not self.stacked:
             logits = [cached_logits(plan) for plan in plans]
-            teachers = {spec.name: plans[m].teachers[n].variables for m, n, spec in self._networks if not spec.cached}
+            teachers = {spec.name: plans[m].teachers[n].variables for m, n, spec in self._networks if spec.runs}
             cached = {spec.name: logits[m][n] for m, n, spec in self._networks if spec.cached}
             held_out = _held_out_of(plans, self._readers)
             numbers = tuple(plan.numbers for plan in plans)
@@ -384,7 +390,7 @@ def _stack(trees: Sequence[Any]) -> Any:
 
 
 def _uncached_teachers(plan: Plan) -> dict[str, Any]:
-    return {spec.name: plan.teachers[spec.name].variables for spec in plan.spec.teachers if not spec.cached}
+    return {spec.name: plan.teachers[spec.name].variables for spec in plan.spec.teachers if spec.runs}
 
 
 def _distinct_teachers(plans: Sequence[Plan]) -> tuple[tuple, tuple[tuple[str, ...], ...]]:

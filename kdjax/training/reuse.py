@@ -75,7 +75,12 @@ def with_teachers_classifier(
 def _only(teachers: Mapping[str, Teacher]) -> Teacher:
     if len(teachers) != 1:
         raise UserError(f"config.model '{NAME}' reuses the classifier of one teacher, not of {', '.join(teachers)}.")
-    return next(iter(teachers.values()))
+    (label, teacher), *_ = teachers.items()
+    if teacher.model is None:
+        raise UserError(
+            f"config.model '{NAME}' reuses the classifier of teacher '{label}', which is a file; name a run."
+        )
+    return teacher
 
 
 def _last_map(teacher: Teacher, input_shape: Sequence[int]) -> tuple[int, int]:

@@ -23,7 +23,8 @@ class Fixed(NamedTuple):
       arrays: The resident data set {'images', 'labels', 'soft'}, None when batches carry their arrays.
       numbers: The config's floats and the seeds, in the places that the structure leaves open; a tuple of such
         mappings where members of a population are unrolled.
-      logits: Name -> [rows of the data set, classes] logits of each teacher whose view never changes.
+      logits: Name -> [rows of the data set, classes] logits of each teacher whose view never changes; of a teacher that
+        is a file its outputs, [rows of the data set, views, classes] or a TopK as well.
       held_out: Name -> [rows of the data set] bool, whether a teacher was not trained on the row, for the ensemble
         'held_out'.
     """
@@ -35,16 +36,31 @@ class Fixed(NamedTuple):
     held_out: dict[str, Array] = {}
 
 
+class StoredSpec(NamedTuple):
+    """The part of a teacher's file of outputs that shapes a compiled step.
+
+    Attributes:
+      views: Outputs for each example, of which a visit takes one in turn; 0 where there is no axis for them.
+      top: The number of top classes; 0 for logits of all.
+      in_batch: Whether batches bring the outputs; otherwise all are on the devices.
+    """
+
+    views: int = 0
+    top: int = 0
+    in_batch: bool = False
+
+
 class SpecTeacher(NamedTuple):
     """The part of a teacher that shapes a compiled step.
 
     Attributes:
       name: Its name in config.teachers.
-      model: Its network; None where its logits are cached, so that runs with different teachers share a step.
+      model: Its network; None where its logits are cached or stored, so that runs with different teachers share a step.
       output: What its logits mean, 'softmax' or 'clipped_logits'.
       view: The view that it is shown.
       num_classes: The number of its logits.
       classes: The columns of its logits that are the data's classes, () for all.
+      stored: Its file of outputs, None for a network.
     """
 
     name: str
@@ -53,6 +69,7 @@ class SpecTeacher(NamedTuple):
     view: str
     num_classes: int
     classes: tuple[int, ...] = ()
+    stored: StoredSpec | None = None
 
     @property
     def label(self) -> str:
@@ -60,9 +77,19 @@ class SpecTeacher(NamedTuple):
         return self.name.rpartition(":")[2]
 
     @property
+    def runs(self) -> bool:
+        """Whether the step runs its network."""
+        return self.model is not None
+
+    @property
     def cached(self) -> bool:
-        """Whether its logits over the training set are computed once, before the first step."""
-        return self.model is None
+        """Whether its logits over the training set are on the devices before the first step: computed once, or read."""
+        return self.model is None and not self.in_batch
+
+    @property
+    def in_batch(self) -> bool:
+        """Whether batches bring its logits."""
+        return self.stored is not None and self.stored.in_batch
 
 
 class Spec(NamedTuple):

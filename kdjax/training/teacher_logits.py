@@ -14,29 +14,29 @@ from kdjax.training import forward, parallel
 from kdjax.training.evaluation import make_batches, resident, streamed_batches
 from kdjax.training.identity import ByIdentity
 from kdjax.training.spec import Model
+from kdjax.training.stored_teachers import resident_outputs
 from kdjax.training.teachers import Teacher
-from kdjax.types import Array, Batch, Device
+from kdjax.types import Array, Batch, Device, TopK
 
 if TYPE_CHECKING:
     from kdjax.training.plan import Plan  # which reads teachers' logits to fit their temperatures
 
 
-def cached_logits(plan: "Plan") -> dict[str, np.ndarray]:
+def cached_logits(plan: "Plan") -> dict[str, np.ndarray | TopK]:
     """Returns name -> [rows of the data set, classes] logits of each teacher that is not run in the step.
 
-    Rows outside the training split are 0 and never read.
+    Rows outside the training split are 0 or never read. A teacher that is a file may have an axis of views before the
+    classes, or top classes alone.
     """
-    return {
-        teacher.name: _logits(
-            teacher.name,
-            ByIdentity(plan.teachers[teacher.name]),
-            _TrainingSet(plan.dataset),
-            plan.config.eval_batch_size,
-            plan.devices,
-        )
-        for teacher in plan.spec.teachers
-        if teacher.cached
-    }
+    return {teacher.name: _cached(plan, teacher.name) for teacher in plan.spec.teachers if teacher.cached}
+
+
+def _cached(plan: "Plan", name: str) -> np.ndarray | TopK:
+    teacher = plan.teachers[name]
+    if teacher.outputs is not None:
+        return resident_outputs(teacher.outputs, plan.dataset)
+    training = _TrainingSet(plan.dataset)
+    return _logits(name, ByIdentity(teacher), training, plan.config.eval_batch_size, plan.devices)
 
 
 class _TrainingSet:
@@ -77,6 +77,7 @@ def logits_of_rows(
       batch_size: Examples over all devices, a multiple of their number.
       devices: Devices of this process.
     """
+    assert teacher.model is not None
     index, mask = eval_batches(rows, batch_size)
     run = _compiled(name, teacher.model, data.stored, devices)
     arrays = resident(data, devices)

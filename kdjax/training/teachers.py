@@ -15,6 +15,7 @@ from kdjax import models, own_code
 from kdjax.data import Dataset, load_dataset, split_hash
 from kdjax.distillation.terms import find_loss
 from kdjax.errors import UserError, nearest
+from kdjax.interop.output_files import StoredOutputs, read_outputs
 from kdjax.store import Run, Store
 from kdjax.store.content import variables_hash
 from kdjax.training.identity import ByIdentity
@@ -25,10 +26,10 @@ from kdjax.types import Config
 
 
 class Teacher(NamedTuple):
-    """A frozen network.
+    """A frozen network, or what one has put out.
 
     Attributes:
-      model: Its module.
+      model: Its module; None for a file of outputs.
       variables: {'params': ..., 'batch_stats': ...}, NumPy arrays.
       num_classes: Width of its logits.
       output: What its logits mean: 'softmax' or 'clipped_logits'.
@@ -37,10 +38,11 @@ class Teacher(NamedTuple):
       labelled: Hash of the examples whose labels it was trained on, where its manifest has one.
       class_names: Names of the classes of its logits, where its manifest has them.
       stored: Its run, None for a teacher that is not from a store.
-      sha256: Hash of its variables, '' for a teacher that is not from a store.
+      sha256: Hash of its variables or of its file, '' for a teacher that is from neither.
+      outputs: Its file of outputs, which then takes the place of module and variables; None for a network.
     """
 
-    model: Model
+    model: Model | None
     variables: dict[str, Any]
     num_classes: int
     output: str
@@ -50,9 +52,11 @@ class Teacher(NamedTuple):
     class_names: tuple[str, ...] | None = None
     stored: Run | None = None
     sha256: str = ""
+    outputs: StoredOutputs | None = None
 
 
-# (run, checkpoint, how its output is read) -> the teacher: runs that are planned together share their teachers' arrays.
+# (run or file, checkpoint, how its output is read) -> the teacher: runs that are planned together share their teachers'
+# arrays.
 LoadedTeachers = dict[tuple[str, str, str], Teacher]
 
 
@@ -70,8 +74,13 @@ def load_teachers(config: Config, store: Store, loaded: LoadedTeachers | None = 
     """
     loaded, found = {} if loaded is None else loaded, {}
     for name, fields in config.teachers.items():
-        key = (fields["run"], str(fields.get("checkpoint", "last")), fields.get("output", ""))
-        found[name] = loaded[key] if key in loaded else _load(name, fields, store)
+        key = (
+            fields["run"] or f"file:{fields['logits']}",
+            str(fields.get("checkpoint", "last")),
+            fields.get("output", ""),
+        )
+        load = _load if fields["run"] else _load_file
+        found[name] = loaded[key] if key in loaded else load(name, fields, store)
         loaded[key] = found[name]
     return found
 
@@ -97,6 +106,30 @@ def _load(name: str, fields: Mapping[str, Any], store: Store) -> Teacher:
     return Teacher(network.model, network.variables, classes, output, record, data, labelled, names, run, own)
 
 
+def _load_file(name: str, fields: Mapping[str, Any], store: Store) -> Teacher:
+    """Opens a teacher's file of outputs; no code that its companion names is imported."""
+    del store
+    try:
+        outputs = read_outputs(fields["logits"])
+    except UserError as error:
+        raise UserError(f"config.teachers.{name}.logits: {error}") from error
+    about = outputs.about
+    output = _output_space(name, {**fields, "run": fields["logits"]}, about)
+    classes = outputs.shape[-1] if outputs.top is None else 0
+    run = {field: about[field] for field in ("run", "checkpoint", "step") if field in about}
+    record = {"logits": fields["logits"], "sha256": outputs.sha256, **run}
+    names = tuple(about.get("class_names") or ()) or None
+    return Teacher(
+        None, {}, classes, output, record, _data_of(about), about.get("labelled"), names, None, outputs.sha256, outputs
+    )
+
+
+def _data_of(about: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Returns the `config.data` of the run that a file's outputs are of, None where that is not known or names code."""
+    data = about.get("trained_on")
+    return None if not data or own_code.names_in_data(data) else dict(data)
+
+
 def _output_space(name: str, fields: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
     output = fields.get("output", "")
     if manifest.get("loss_space") == "logits" and not output:
@@ -119,6 +152,8 @@ def freeze(teacher: Teacher, config: Config, variables: Mapping[str, Any], input
     Raises:
       UserError: config.teacher_dtype names a type, and the teacher's network takes none.
     """
+    if teacher.model is None:
+        return teacher
     teacher = in_dtype(match_precision(teacher, variables), config.teacher_dtype, config.model.dtype)
     if config.teacher_batch_norm != "running" or not _gains_by_folding(teacher):
         return teacher
@@ -216,6 +251,7 @@ def check_classes(
     Raises:
       UserError: names the field of the config, the teacher and the difference.
     """
+    teachers = {name: teacher for name, teacher in teachers.items() if teacher.outputs is None or teacher.num_classes}
     for name, teacher in teachers.items():
         columns = config.teachers[name].classes
         exist = all(isinstance(c, int) and not isinstance(c, bool) and 0 <= c < teacher.num_classes for c in columns)
@@ -225,7 +261,7 @@ def check_classes(
                 f"{teacher.num_classes - 1}, each once, not {tuple(columns)}."
             )
     for (field, branches), names in _comparisons(config, teachers).items():
-        for name in names:
+        for name in filter(teachers.get, names):  # a file of top classes has no width
             own = config.teachers[name]
             if branches and (own.classes or own.temperature != 1):
                 raise UserError(

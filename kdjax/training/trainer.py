@@ -26,7 +26,7 @@ from kdjax.training.state import TrainState
 from kdjax.training.structure import combine
 
 MOST_STEPS_A_DISPATCH = 256
-MOST_STREAMED_STEPS = 8  # their images are in memory at once
+MOST_STREAMED_STEPS = 8  # their images, or outputs of teachers, are in memory at once
 MOST_ON_CPU = 20  # of convolutional networks, over all members: a signal waits for the end of the dispatch
 SAVERS = 8  # runs of a population that are saved at the same time
 
@@ -42,7 +42,8 @@ def steps_a_dispatch(plans: Sequence[Plan]) -> int:
     """
     first = plans[0]
     steps = first.spec.steps_per_epoch
-    most = MOST_STREAMED_STEPS if first.dataset.streamed else MOST_STEPS_A_DISPATCH
+    streamed = first.dataset.streamed or any(teacher.in_batch for teacher in first.spec.teachers)
+    most = MOST_STREAMED_STEPS if streamed else MOST_STEPS_A_DISPATCH
     if first.devices[0].platform == "cpu" and any(has_convolutions(plan.variables) for plan in plans):
         most = min(most, MOST_ON_CPU // len(plans)) if all(map(_has_fast_loops, plans)) else 1
         return max(count for count in range(1, max(most, 1) + 1) if steps % count == 0)

@@ -99,7 +99,7 @@ def test_other_rows_in_a_split_are_refused_even_without_hashes(folder, trained, 
 def test_a_replaced_teacher_is_refused(folder, trained):
     shutil.rmtree(folder / "runs" / "teacher")
     run(teacher_config(trained / "data.npz", seed=1), Store(folder / "runs"), "teacher")
-    with pytest.raises(UserError, match="run 'student' .* the weights of teacher 'a' changed since"):
+    with pytest.raises(UserError, match="run 'student' .* the weights, or the file, of teacher 'a' changed since"):
         USES["resume"](folder, trained / "data.npz")
 
 

@@ -80,7 +80,7 @@ def test_stages_of_the_first_are_the_relu_of_their_pre_activations(networks):
 def test_stages_of_the_second_are_linear(networks):
     _, variables, images, call = networks[V2]
     output = call(variables, images)
-    assert set(output.features) == {*NAMES, "stem_preact"}
+    assert set(output.features) == {*NAMES, "stem_preact", "final_preact"}
     np.testing.assert_array_equal(output.features["stem"], np.maximum(output.features["stem_preact"], 0))
     for name in NAMES[1:]:
         assert np.any(output.features[name] < 0)

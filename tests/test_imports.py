@@ -21,7 +21,7 @@ ROWS = [
     {"studies"},
     {"cli", "bench", "api"},
 ]
-DOORS = {"train_teacher", "train_student", "evaluate", "run_study", "import_torch", "export", "predict"}
+DOORS = {"train_teacher", "train_student", "evaluate", "run_study", "import_torch", "export", "predict", "import_flax"}
 DOORS |= {"publish", "runs", "show_model", "show_views", "prepare_data", "train_generations", "analyze", "report"}
 
 

@@ -81,7 +81,17 @@ SECONDS = 60  # of processor time that one command may take in the ordinary suit
 ADD_A_ROW = "Give it a smoke form in SMOKE_FORMS, or a reason in NOT_RUN, in tests/test_readme.py."
 HINT = f"The commands of the READMEs must run in the order in which they stand. If this one takes long: {ADD_A_ROW}"
 DOORS = "train_teacher train_student evaluate run_study bench import_torch export show_model".split()
-DOORS += ["show_views", "prepare_data", "train_generations", "analyze", "report", "runs", "publish", "predict"]
+DOORS += [
+    "show_views",
+    "prepare_data",
+    "train_generations",
+    "analyze",
+    "report",
+    "runs",
+    "publish",
+    "predict",
+    "import_flax",
+]
 
 
 class Step(NamedTuple):

@@ -1,4 +1,4 @@
-"""Imports weight files of PyTorch into a store as finished runs, and exports the weights of a run."""
+"""Imports weights of PyTorch and flax into a store as finished runs, and exports the weights of a run."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -8,13 +8,15 @@ import flax.linen as nn
 import jax
 from ml_collections import ConfigDict
 
-from kdjax import models
+from kdjax import models, own_code
 from kdjax.config import defaults
 from kdjax.data import Dataset, load_dataset
 from kdjax.errors import UserError
 from kdjax.interop import file_sha256, read_weights, write_weights
+from kdjax.interop.flax_checkpoints import open_checkpoint, read_variables
 from kdjax.interop.torch_weights import from_state_dict, match_state_dict, to_state_dict
 from kdjax.store import Run, Store
+from kdjax.store.content import variables_hash
 from kdjax.training import parallel
 from kdjax.training.evaluation import evaluate
 from kdjax.training.manifest import imported_manifest
@@ -57,14 +59,72 @@ def import_weights(
     variables = from_state_dict(model, state, **(args or {}))
     if dataset is not None and dataset.num_classes != module.num_classes:
         raise UserError(f"{path} has {module.num_classes} classes and data set '{data}' has {dataset.num_classes}.")
-    run = store.run(name or f"imported/{model}-{_stem(path)}")
+    run = store.run(name or f"imported/{_plain(model)}-{_plain(pathlib.Path(path).stem)}")
     origin = {"file": pathlib.Path(path).name, "sha256": file_sha256(path)}
+    return _import(run, config, module, module.num_classes, variables, dataset, origin, devices)
+
+
+def import_flax(
+    path: str,
+    model: str,
+    store: Store,
+    data: str,
+    *,
+    name: str = "",
+    args: Mapping[str, Any] | None = None,
+    data_dir: str = "data",
+    devices: Sequence[jax.Device] | None = None,
+) -> tuple[str, dict]:
+    """Imports parameters that a flax program saved as a finished run, which can be a teacher like any other run.
+
+    Args:
+      path: A folder of orbax or a msgpack file, with linen variables or nnx state; see `open_checkpoint`.
+      model: Name of the network, a key of MODELS or 'package.module:attribute'.
+      store: Store that the run is written to.
+      data: Name of the data set on whose training images the network was trained, all of them. It says the size of the
+        images and the number of classes, and the network is evaluated on its test images.
+      name: Name of the run; '' for 'imported/<model>-<name of the checkpoint>'.
+      args: Arguments of the network's constructor, besides num_classes.
+      data_dir: Directory of the data sets that do not come with kdjax.
+      devices: Devices of this process; all of them by default.
+
+    Returns:
+      The run's name and its result: {'last': {'epoch', 'step', split: scores}}.
+
+    Raises:
+      UserError: The checkpoint cannot be read, its leaves do not fit the network, or the run exists with other weights.
+    """
+    config = _config(model, args or {}, data)
+    parallel.local_devices()  # orbax needs a backend: a missing one must not be taken for a damaged checkpoint
+    dataset = load_dataset(config.data, data_dir)
+    module = models.create_model(model, dataset.num_classes, **(args or {}))
+    variables = read_variables(open_checkpoint(path), module, (1, *dataset.input_shape), path)
+    run = store.run(name or f"imported/{_plain(model)}-{_plain(pathlib.Path(path).name)}")
+    origin = {"file": pathlib.Path(path).name, "sha256": variables_hash(variables)}
+    return _import(run, config, module, dataset.num_classes, variables, dataset, origin, devices)
+
+
+def _import(
+    run: Run,
+    config: ConfigDict,
+    module: nn.Module,
+    num_classes: int,
+    variables: Mapping[str, Any],
+    dataset: Dataset | None,
+    origin: Mapping[str, str],
+    devices: Sequence[jax.Device] | None,
+) -> tuple[str, dict]:
+    """Writes a run whose weights are at hand, unless it is there already, and returns its name and its result."""
     with run.lock():
         _refuse_other(run, origin)
-        run.begin(imported_manifest(config.to_dict(), module.num_classes, variables, dataset, origin))
+        manifest = imported_manifest(config.to_dict(), num_classes, variables, dataset, origin)
+        code = own_code.source_hashes(own_code.names_in(config.to_dict()))
+        run.begin({**manifest, "hashes": {**manifest["hashes"], "code": code}})
         if run.result is None:
             _write(run, variables, _scores(module, variables, dataset, config, devices))
-    return run.name, run.result
+        result = run.result
+    assert result is not None
+    return run.name, result
 
 
 def _config(model: str, args: Mapping[str, Any], data: str) -> ConfigDict:
@@ -79,9 +139,10 @@ def _config(model: str, args: Mapping[str, Any], data: str) -> ConfigDict:
     return config
 
 
-def _stem(path: str) -> str:
-    stem = pathlib.Path(path).stem
-    return "".join(letter if letter.isalnum() or letter in "_+=-." else "_" for letter in stem).lstrip(".")
+def _plain(word: str) -> str:
+    """Returns a word as it can stand in the name of a run."""
+    word = word.replace(":", ".")
+    return "".join(letter if letter.isalnum() or letter in "_+=-." else "_" for letter in word).lstrip(".")
 
 
 def _refuse_other(run: Run, origin: Mapping[str, str]) -> None:

@@ -20,6 +20,7 @@ setup(
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2.1",
+        "flatbuffers>=24.3",  # jax.export imports it without requiring it
         "flax>=0.12",
         "grain>=0.2.14",
         "importlib_resources>=6.0",  # tensorflow-datasets imports it without requiring it

@@ -20,6 +20,7 @@ FROM_ADAPTER = (
     *("stage_logits", "student_vectors", "teacher_vectors", "class_means", "learned_temperature", "crossed_logits"),
     *("student_regions", "teacher_regions", "student_class_maps", "teacher_class_maps"),
 )
+FROM_STUDENT_ADAPTER = ("stage_logits", "learned_temperature")  # those of them that adapters make of the student
 INPUTS = (
     *(FROM_BATCH + FROM_NETWORK + FROM_MEMORY + FROM_TEACHER),
     *(FROM_MAPS + FROM_VECTORS + FROM_BRANCHES + FROM_VIEWS + FROM_ADAPTER),

@@ -11,6 +11,7 @@ from kdjax.distillation.inputs import (
     FROM_ADAPTER,
     FROM_BRANCHES,
     FROM_MAPS,
+    FROM_STUDENT_ADAPTER,
     FROM_TEACHER,
     FROM_VECTORS,
     FROM_VIEWS,
@@ -19,6 +20,8 @@ from kdjax.distillation.inputs import (
 from kdjax.distillation.methods import Method, method_of
 from kdjax.distillation.weight_schedules import resolve_weight, schedule_of
 from kdjax.errors import UserError, lookup, nearest
+
+OTHER_OUTPUTS = (*FROM_BRANCHES, *FROM_VIEWS)  # what networks make of rotated images
 
 # Fields of an entry of config.losses beside the hyper-parameters of its loss.
 FIELDS = ("loss", "weight", "ramp_epochs", "teacher", "stages", "adapter")
@@ -68,8 +71,14 @@ class LossFunction(NamedTuple):
     @property
     def reads_logits_alone(self) -> bool:
         """Whether logits are all that it reads of a teacher, so that several teachers can be made into one."""
-        other = self.takes(*FROM_MAPS, *FROM_VECTORS, *FROM_BRANCHES, *FROM_VIEWS, *FROM_ADAPTER)
+        other = self.takes(*FROM_MAPS, *FROM_VECTORS, *OTHER_OUTPUTS, *FROM_ADAPTER)
         return self.reads_teacher_logits and not other
+
+    @property
+    def needs_logits_alone(self) -> bool:
+        """Whether its adapter needs no more of a teacher than logits either, so that they may be computed once."""
+        made = self.takes(*(name for name in FROM_ADAPTER if name not in FROM_STUDENT_ADAPTER))
+        return self.reads_teacher_logits and not made and not self.takes(*FROM_MAPS, *FROM_VECTORS, *OTHER_OUTPUTS)
 
     @property
     def reads_maps(self) -> bool:

@@ -265,7 +265,7 @@ def logits_suffice(teacher: SpecTeacher, config: Config, dataset: Dataset, terms
     """
     fixed_view = view_names.parse(teacher.view) == view_names.View() and not dataset.streamed
     readers = [term for term in terms if term.loss.reads_teacher and term.teacher in ("", teacher.name)]
-    logits_alone = all(term.loss.reads_logits_alone and term.evaluated.reads_logits_alone for term in readers)
+    logits_alone = all(term.loss.needs_logits_alone and term.evaluated.needs_logits_alone for term in readers)
     return fixed_view and config.teacher_batch_norm == "running" and logits_alone
 
 

@@ -76,7 +76,7 @@ def _check_losses(config: Config, name: str, outputs: StoredOutputs, where: str)
         loss = find_loss(term["loss"])
         if not loss.reads_teacher or term["teacher"] not in ("", name):
             continue
-        if not loss.reads_logits_alone:
+        if not loss.needs_logits_alone:
             raise UserError(
                 f"config.losses.{key}: '{loss.name}' reads more than logits, and {where} has no more; name a run as "
                 f"its teacher: config.losses.{key}.teacher."

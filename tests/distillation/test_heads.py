@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from test_methods import configured, make_plan, random_teacher
+from test_methods import configured, make_plan, random_teacher, run
 
 from kdjax import losses, models
 from kdjax.distillation import adapters, distillers, methods, stages
@@ -89,3 +89,13 @@ def test_a_classifier_that_does_not_fit_is_told_in_one_line(config):
     (term,) = (term for term in make_plan(config, 1).spec.terms if term.key == "srrl")
     with pytest.raises(UserError, match="config.losses.srrl: the teacher has no linear classifier 'fc'"):
         distillers._head(term, "teacher", None, np.zeros((2, 4, 4, 3)))
+
+
+@pytest.mark.parametrize(("method", "cached"), [("ofa", True), ("ctkd", True), ("srrl", False)])
+def test_a_teacher_of_whom_logits_alone_are_needed_is_run_once(config, method, cached):
+    """Heads on the student's stages and a temperature are trained beside logits that were computed before."""
+    config.data.view = "none"
+    plan = make_plan(configured(config, method), 1)
+    assert plan.spec.teachers[0].cached == cached
+    _, rows = run(plan, plan.spec, 1)
+    assert np.isfinite(rows[0][f"losses/{method}"])

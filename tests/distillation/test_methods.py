@@ -328,6 +328,20 @@ def test_a_convolutional_pair_learns_from_photographs(method, config, photograph
             assert last < first, (spec.phase, term, first, last)
 
 
+@pytest.mark.slow
+def test_kdpp_learns_from_photographs(config, photographs):
+    """The second phase goes on from the class means that the first one gathered."""
+    plan = convolutional_pair(configured(config, "kdpp"), photographs, STUDENT_WIDTHS)
+    gathering, batches = Alone(plan, plan.warmup), batches_of(plan, 30)
+    state, _ = gathering.step(jax.tree.map(lambda leaf: leaf[:, :4], batches))
+    learning, rows = Alone(plan, plan.spec), []
+    for step in range(30):
+        learning.place(state, metrics.zero_train_sums(plan.spec, plan.numbers))
+        state, sums = learning.step(jax.tree.map(lambda leaf, step=step: leaf[:, step : step + 1], batches))
+        rows.append(metrics.means(sums.metrics)["losses/nd"])
+    assert np.mean(rows[-6:]) < np.mean(rows[:6]) < 1
+
+
 def test_stages_that_are_not_equally_many_are_paired_by_the_config_alone(config):
     from kdjax.errors import UserError
 

@@ -34,7 +34,8 @@ def main() -> None:
         sizes = export_program(store, flag.run, path, checkpoint=flag.checkpoint, data_dir=flag.data_dir)
         print(f"{path}: logits of images [{', '.join(sizes)}] as the data set stores them")
         return
-    written = export_weights(store, flag.run, path, checkpoint=flag.checkpoint, dialect=flag.names or None)
+    options = {"checkpoint": flag.checkpoint, "dialect": flag.names or None, "data_dir": flag.data_dir}
+    written = export_weights(store, flag.run, path, **options)
     print(f"{written.path}: {written.entries} tensors of step {written.step}")
 
 

@@ -12,9 +12,11 @@ from kdjax import models, own_code
 from kdjax.config import defaults
 from kdjax.data import Dataset, load_dataset
 from kdjax.errors import UserError
+from kdjax.inspection.predict import load_run
 from kdjax.interop import file_sha256, read_weights, write_weights
+from kdjax.interop.flattened import is_known_to_pool
 from kdjax.interop.flax_checkpoints import open_checkpoint, read_variables
-from kdjax.interop.torch_weights import from_state_dict, match_state_dict, to_state_dict
+from kdjax.interop.torch_weights import Images, from_state_dict, match_state_dict, to_state_dict
 from kdjax.store import Run, Store
 from kdjax.store.content import variables_hash
 from kdjax.training import parallel
@@ -38,7 +40,7 @@ def import_weights(
 
     Args:
       path: A PyTorch checkpoint, .safetensors or .npz file. It is read without torch, and no code in it is run.
-      model: Name of the network, a key of MODELS.
+      model: Name of the network, a key of MODELS or 'package.module:attribute'.
       store: Store that the run is written to.
       name: Name of the run; '' for 'imported/<model>-<stem of the file>'.
       args: Arguments of the network's constructor, besides num_classes.
@@ -55,8 +57,9 @@ def import_weights(
     """
     config = _config(model, args or {}, data)
     dataset = load_dataset(config.data, data_dir) if data else None
-    module, state = match_state_dict(model, read_weights(path), **(args or {}))
-    variables = from_state_dict(model, state, **(args or {}))
+    images = None if dataset is None else Images((1, *dataset.input_shape), dataset.num_classes)
+    module, state = match_state_dict(model, read_weights(path), images, **(args or {}))
+    variables = from_state_dict(model, state, images, **(args or {}))
     if dataset is not None and dataset.num_classes != module.num_classes:
         raise UserError(f"{path} has {module.num_classes} classes and data set '{data}' has {dataset.num_classes}.")
     run = store.run(name or f"imported/{_plain(model)}-{_plain(pathlib.Path(path).stem)}")
@@ -189,7 +192,13 @@ class Exported(NamedTuple):
 
 
 def export_weights(
-    store: Store, name: str, path: str, *, checkpoint: str = "last", dialect: str | None = None
+    store: Store,
+    name: str,
+    path: str,
+    *,
+    checkpoint: str = "last",
+    dialect: str | None = None,
+    data_dir: str = "data",
 ) -> Exported:
     """Writes a run's network to a file with PyTorch's parameter names and array layouts.
 
@@ -199,16 +208,22 @@ def export_weights(
       path: Path of the file, which ends in '.safetensors', '.npz' or '.pth'.
       checkpoint: 'last', 'best' or a step.
       dialect: Code base whose parameter names are used, such as 'torchvision'; None for the first that the network has.
+      data_dir: Directory of the data sets that do not come with kdjax; the data says the size of the images that a
+        network flattens.
 
     Returns:
       What was written.
 
     Raises:
-      UserError: The run, the checkpoint or the dialect does not exist, or the file cannot be written.
+      UserError: The run, the checkpoint or the dialect does not exist, the data set of a network that may flatten
+        images is missing, or the file cannot be written.
     """
     network = load_network(store.find(name), checkpoint)
     module = network.model.module if isinstance(network.model, models.FeatureExtractor) else network.model
-    state = to_state_dict(module, network.variables, dialect)
+    shape = None
+    if not is_known_to_pool(module) and network.manifest["config"]["data"]["name"]:
+        shape = (1, *load_run(store, name, checkpoint, data_dir).dataset.input_shape)
+    state = to_state_dict(module, network.variables, dialect, shape)
     about = {"kdjax_run": name, "step": str(network.step), "model": network.manifest["model"]["name"]}
     write_weights(path, state, metadata=about)
     return Exported(path, network.step, len(state))

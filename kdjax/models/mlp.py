@@ -28,8 +28,7 @@ class MLP(nn.Module):
     dtype: DTypeLike | None = None
 
     INITIALIZERS = ((r"(hidden\d+|fc)/(kernel|bias)", torch_linear),)
-    # The order of inputs is flax's: images are flattened as [height, width, channels], where a PyTorch network would
-    # flatten [channels, height, width].
+    FLATTENS = True  # images, as [height, width, channels]: import and export reorder them for PyTorch
     TORCH_NAMES = {"kdjax": ((r"(hidden\d+|fc)", lambda layer: layer),)}
 
     @property

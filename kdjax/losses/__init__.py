@@ -49,6 +49,7 @@ from kdjax.losses.features import (
     review,
     vid,
 )
+from kdjax.losses.linear import linear_divergence
 from kdjax.losses.logits import (
     kd,
     power_transform,
@@ -168,6 +169,7 @@ __all__ = [
     "first_normalizer",
     "itrd_correlation",
     "itrd_mutual",
+    "linear_divergence",
     "move_centroids",
     "normalize_centroids",
     "ofd_margins",

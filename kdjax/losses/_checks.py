@@ -69,6 +69,7 @@ RANGES = {
     "ctkd.epochs": POSITIVE,
     "levels": Range(lambda value: _is_integer(value) and 1 <= value <= 3, "1, 2 or 3"),
     "k": Range(lambda value: _is_integer(value) and value >= 1, "an integer, at least 1"),
+    "chunk": Range(lambda value: _is_integer(value) and value >= 1, "an integer, at least 1"),
     "space": Range(lambda value: value in ("probs", "logits"), "'probs' or 'logits'"),
     "reduction": Range(lambda value: value in ("class_sum", "class_mean"), "'class_sum' or 'class_mean'"),
     "normalize": Range(lambda value: value in ("none", "batch_mean"), "'none' or 'batch_mean'"),
@@ -164,16 +165,22 @@ def as_logit_pair(
       ValueError: One of the two is not [..., classes], or their shapes differ; the message has both shapes. Or the
         teacher is known by its top classes alone.
     """
-    if isinstance(teacher_logits, TopK):
-        raise ValueError(
-            f"{loss} needs every class of the teacher, not its top classes alone; the divergences take them."
-        )
-    student, teacher = as_logits(student_logits, "student_logits"), as_logits(teacher_logits, "teacher_logits")
+    taught = of_all_classes(teacher_logits, loss)
+    student, teacher = as_logits(student_logits, "student_logits"), as_logits(taught, "teacher_logits")
     if student.shape != teacher.shape:
         raise ValueError(
             f"student_logits {_show(student)} and teacher_logits {_show(teacher)} must have one shape [..., classes]."
         )
     return student, teacher
+
+
+def of_all_classes(teacher_logits: ArrayLike | TopK, loss: str) -> ArrayLike:
+    """Returns the teacher's logits, or refuses its top classes alone by a ValueError with the name of the loss."""
+    if isinstance(teacher_logits, TopK):
+        raise ValueError(
+            f"{loss} needs every class of the teacher, not its top classes alone; the divergences take them."
+        )
+    return teacher_logits
 
 
 def as_targets(labels: ArrayLike, logits: Array) -> tuple[Array, Array]:

@@ -14,6 +14,8 @@ from kdjax.types import TopK
 # Divergence -> the modes in which it takes a top-k teacher. 'zero' is left out where it would be infinite.
 MODES = {
     "kd": ("tail", "renormalize", "zero"),
+    "ttm": ("renormalize", "zero"),  # the transformed mass of the other classes is not known
+    "wttm": ("renormalize", "zero"),
     "forward_kl": ("tail", "renormalize", "zero"),
     "reverse_kl": ("tail", "renormalize"),
     "jeffreys": ("tail", "renormalize"),

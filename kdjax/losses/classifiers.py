@@ -6,7 +6,7 @@ The classifiers themselves are applied by the adapters: a loss sees their logits
 import jax.numpy as jnp
 from jax import Array
 
-from kdjax.losses._checks import as_float, as_targets, check_range
+from kdjax.losses._checks import as_float, as_targets, check_range, of_all_classes
 from kdjax.losses._maps import adaptive_avg_pool, as_pair, check_same_shape, same_size
 from kdjax.losses.logits import kd
 
@@ -39,7 +39,7 @@ def srrl(
       Learning", ICLR 2021.
     """
     ((student, teacher),) = check_same_shape([as_pair(student_features, teacher_features)], axes=(3,))
-    crossed, taught = as_float(crossed_logits), as_float(teacher_logits)
+    crossed, taught = as_float(crossed_logits), as_float(of_all_classes(teacher_logits, "srrl"))
     if crossed.shape != taught.shape:
         raise ValueError(
             f"crossed_logits {list(crossed.shape)} and teacher_logits {list(taught.shape)} must have one shape."

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from kdjax.losses._checks import as_float
+from kdjax.losses._checks import as_float, of_all_classes
 from kdjax.losses.logits import kd
 
 
@@ -32,6 +32,7 @@ def ctkd(student_logits: Array, teacher_logits: Array, learned_temperature: Arra
     References:
       Li et al., 2023, "Curriculum Temperature for Knowledge Distillation", eq. 3, https://arxiv.org/abs/2211.16231
     """
+    of_all_classes(teacher_logits, "ctkd")
     return kd(student_logits, teacher_logits, temperature=learned_temperature)  # pyright: ignore[reportArgumentType]
 
 

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from kdjax.losses._checks import as_logit_pair, as_logits, as_where, check_range
-from kdjax.losses._pairs import as_pair, values_of
-from kdjax.losses._softmax import centred, kl, log_sum
+from kdjax.losses._pairs import Pair, as_pair, values_of
+from kdjax.losses._softmax import kl, log_sum
 from kdjax.types import TopK
 
 
@@ -54,7 +54,14 @@ def kd(
     return temperature**2 * values_of(pair, kl(pair.student, pair.teacher))
 
 
-def ttm(student_logits: Array, teacher_logits: Array, *, gamma: float, standardize: bool = False) -> Array:
+def ttm(
+    student_logits: Array,
+    teacher_logits: Array | TopK,
+    *,
+    gamma: float,
+    standardize: bool = False,
+    mode: str = "renormalize",
+) -> Array:
     """Computes the transformed-teacher-matching loss KL(p^gamma / U || q), U = sum_k p_k^gamma.
 
     Only the teacher is transformed; the student keeps temperature 1. With T = 1 / gamma the loss is KD plus a Rényi
@@ -63,33 +70,36 @@ def ttm(student_logits: Array, teacher_logits: Array, *, gamma: float, standardi
 
     Args:
       student_logits: Student logits [..., classes].
-      teacher_logits: Teacher logits [..., classes].
+      teacher_logits: Teacher logits [..., classes], or a TopK of [..., k].
       gamma: Power of the transform, above 0; 1 / T of a temperature T.
       standardize: Whether to z-score the logits of both sides first; see `standardize_logits`.
+      mode: How a top-k teacher's other classes are counted: 'renormalize' or 'zero'; see `divergence`.
 
     Returns:
       Loss of each example [...] in nats, at least 0; 0 where q = p^gamma / U.
 
     Raises:
-      ValueError: The shapes differ, or gamma is out of range.
+      ValueError: The shapes differ, a hyper-parameter is out of range, or a top-k teacher shall be z-scored.
 
     References:
       Zheng & Yang, 2024, "Knowledge Distillation Based on Transformed Teacher Matching",
       https://arxiv.org/abs/2402.11148
     """
     check_range("gamma", gamma)
-    student, teacher = standardized(*as_logit_pair(student_logits, teacher_logits, "ttm"), standardize)
-    divergence, _, good = _matched(student, teacher, gamma)
+    if standardize:
+        student_logits, teacher_logits = standardized(*as_logit_pair(student_logits, teacher_logits, "ttm"), True)
+    divergence, _, good = _matched(as_pair("ttm", student_logits, teacher_logits, temperature=1.0, mode=mode), gamma)
     return jnp.where(good, divergence, jnp.nan)
 
 
 def wttm(
     student_logits: Array,
-    teacher_logits: Array,
+    teacher_logits: Array | TopK,
     *,
     gamma: float,
     normalize: str = "none",
     standardize: bool = False,
+    mode: str = "renormalize",
     where: Array | None = None,
     axis_name: str | None = None,
 ) -> Array:
@@ -101,11 +111,13 @@ def wttm(
 
     Args:
       student_logits: Student logits [..., classes].
-      teacher_logits: Teacher logits [..., classes].
+      teacher_logits: Teacher logits [..., classes], or a TopK of [..., k].
       gamma: Power of the transform, above 0; 1 / T of a temperature T.
       normalize: 'none' is the paper's loss. 'batch_mean' divides U by its mean over all examples, which keeps the
         weighting of the examples and removes the scale that U gives the loss.
       standardize: Whether to z-score the logits of both sides first; see `standardize_logits`.
+      mode: How a top-k teacher's other classes are counted: 'renormalize' or 'zero'; see `divergence`. U is that of the
+        teacher renormalised over its top classes.
       where: Boolean array [...] of the examples that count in the mean of U; None counts all. The mean runs over all
         leading axes. The loss is returned for every example, whether it counts or not.
       axis_name: Name of the mapped axis of the devices that share the batch; the mean of U is then over all devices.
@@ -115,7 +127,7 @@ def wttm(
       Loss of each example [...] in nats, at least 0; 0 where q = p^gamma / U.
 
     Raises:
-      ValueError: The shapes do not match, or gamma or normalize is out of range.
+      ValueError: The shapes do not match, a hyper-parameter is out of range, or a top-k teacher shall be z-scored.
 
     References:
       Zheng & Yang, 2024, "Knowledge Distillation Based on Transformed Teacher Matching",
@@ -123,9 +135,11 @@ def wttm(
     """
     check_range("gamma", gamma)
     check_range("normalize", normalize)
-    student, teacher = standardized(*as_logit_pair(student_logits, teacher_logits, "wttm"), standardize)
-    counted = as_where(where, student)
-    divergence, weight, good = _matched(student, teacher, gamma)
+    if standardize:
+        student_logits, teacher_logits = standardized(*as_logit_pair(student_logits, teacher_logits, "wttm"), True)
+    pair = as_pair("wttm", student_logits, teacher_logits, temperature=1.0, mode=mode)
+    counted = as_where(where, pair.student)
+    divergence, weight, good = _matched(pair, gamma)
     if normalize == "batch_mean":
         weight = weight / _batch_mean(weight, counted, axis_name)
     return jnp.where(good, weight * divergence, jnp.nan)
@@ -276,12 +290,11 @@ def _over_x(function: Callable[[Array], Array], x: Array, coefficients: list[flo
     return jnp.where(small, series, function(away) / away)
 
 
-def _matched(student: Array, teacher: Array, gamma: float) -> tuple[Array, Array, Array]:
+def _matched(pair: Pair, gamma: float) -> tuple[Array, Array, Array]:
     """Returns KL(p^gamma / U || q), U = sum_k p_k^gamma and whether both sides are distributions, each [...]."""
-    (student, student_good), (teacher, teacher_good) = centred(student), centred(teacher)
     # U in log space: p_k^gamma of a tiny p_k would underflow.
-    weight = jnp.exp(log_sum(gamma * teacher) - gamma * log_sum(teacher))
-    return kl(student, gamma * teacher), weight, student_good & teacher_good
+    weight = jnp.exp(log_sum(gamma * pair.teacher) - gamma * log_sum(pair.teacher))
+    return kl(pair.student, gamma * pair.teacher), weight, pair.good
 
 
 def _batch_mean(values: Array, counted: Array, axis_name: str | None) -> Array:

@@ -1,5 +1,7 @@
 """Teachers of which the top classes alone are known: every mode against its definition in NumPy."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,7 +30,8 @@ def top(k):
 
 
 def loss(name, teacher, **options):
-    return lambda student: losses.LOSSES[name](student, teacher, temperature=1.0, **options)
+    number = {"gamma": 0.4} if name.endswith("ttm") else {"temperature": 1.0}
+    return lambda student: losses.LOSSES[name](student, teacher, **number, **options)
 
 
 def sides(mode):
@@ -46,7 +49,8 @@ def sides(mode):
 
 @every_mode
 def test_is_the_loss_of_what_its_mode_compares(name, mode):
-    expected = getattr(numpy_losses, name)(*sides(mode), temperature=1.0)
+    number = {"gamma": 0.4} if name.endswith("ttm") else {"temperature": 1.0}
+    expected = getattr(numpy_losses, name)(*sides(mode), **number)
     np.testing.assert_allclose(loss(name, top(K), mode=mode)(STUDENT), expected, rtol=1e-9)
 
 
@@ -77,6 +81,27 @@ def test_any_leading_axes_and_compiled():
     tokens = jax.tree.map(lambda x: x.reshape(2, 2, -1), top(K))
     found = jax.jit(losses.forward_kl)(STUDENT.reshape(2, 2, -1), tokens)
     np.testing.assert_allclose(found.reshape(-1), loss("forward_kl", top(K))(STUDENT), rtol=1e-12)
+
+
+TAKE_A_TEACHER = [name for name, f in losses.LOSSES.items() if "teacher_logits" in inspect.signature(f).parameters]
+
+
+@pytest.mark.parametrize("name", TAKE_A_TEACHER)
+def test_every_loss_says_which_modes_it_takes_or_that_it_takes_none(name):
+    """In one line that begins with the name of the loss, for each of the modes that it does not take."""
+    takes = inspect.signature(losses.LOSSES[name]).parameters
+    others = {"student_logits": STUDENT, "labels": np.zeros(BATCH, int), "gamma": 0.4, "stage_logits": ()}
+    others |= {"crossed_logits": STUDENT, "learned_temperature": 2.0}
+    others |= dict.fromkeys(("student_features", "teacher_features"), np.zeros((BATCH, 2, 2, 3)))
+    others = {key: value for key, value in others.items() if key in takes}
+    assert ("mode" in takes) == (name in MODES)
+    for mode in {"tail", "renormalize", "zero"} - set(MODES.get(name, ())):
+        option = {"mode": mode} if name in MODES else {}
+        with pytest.raises(ValueError, match=f"^'?{name}'? (needs every class|takes a top-k teacher in)") as raised:
+            losses.LOSSES[name](teacher_logits=top(K), **others, **option)
+        assert "\n" not in str(raised.value)
+    for mode in MODES.get(name, ()):
+        assert f"'{mode}'" in inspect.getdoc(losses.LOSSES[name])
 
 
 def test_what_does_not_fit_is_refused_by_name():

@@ -48,7 +48,9 @@ Mark = Leaf | Flat | ChannelsFirst | None
 
 def is_known_to_pool(module: nn.Module) -> bool:
     """Whether a network is one of kdjax's that flatten no map; networks of the user's own may do so."""
-    return type(module).__module__.startswith("kdjax.models.") and not getattr(module, "FLATTENS", False)
+    own = type(module).__module__.startswith("kdjax.models.") and not getattr(module, "FLATTENS", False)
+    inner = getattr(module, "network", None)  # of a network around another one
+    return own and (not isinstance(inner, nn.Module) or is_known_to_pool(inner))
 
 
 def flattened_inputs(module: nn.Module, variables: Mapping[str, Any], input_shape: Sequence[int]) -> dict[str, tuple]:

@@ -25,7 +25,7 @@ class Fixed(nn.Module):
 """
 
 
-@pytest.mark.parametrize("model", ["resnet8", "mlp"])
+@pytest.mark.parametrize("model", ["mlp", pytest.param("resnet8", marks=pytest.mark.slow)])
 def test_a_program_that_is_read_again_has_the_logits_of_the_run(model, config, tmp_path, one_device, image_file):
     """Resizing and normalisation are in it: it takes images as they are stored."""
     config.model.name = model

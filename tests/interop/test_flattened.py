@@ -11,8 +11,9 @@ import pytest
 from kdjax.errors import UserError
 from kdjax.inspection.exchange import export_weights, import_weights
 from kdjax.interop import read_weights, write_weights
-from kdjax.interop.flattened import flattened_inputs
+from kdjax.interop.flattened import flattened_inputs, is_known_to_pool
 from kdjax.interop.torch_weights import Images, from_state_dict, match_state_dict
+from kdjax.models import create_model
 from kdjax.store import Store
 from kdjax.training.networks import load_network
 
@@ -161,3 +162,8 @@ def test_only_maps_in_another_order_are_found(module, expected):
 def test_what_cannot_be_reordered_is_refused(module, words):
     with pytest.raises(UserError, match=words):
         found(module)
+
+
+def test_a_network_around_one_of_the_users_own_may_flatten(name):
+    around = [create_model("simkd", 4, body=body, width=8, size=2) for body in ("resnet8", name)]
+    assert [is_known_to_pool(module) for module in around] == [True, False]

@@ -69,7 +69,7 @@ def test_a_file_teaches_as_its_run_does(file, resident, world, tmp_path, one_dev
     assert_equal(by_run, by_file, 1e-6)
 
 
-@pytest.mark.parametrize("resident", [True, False])
+@pytest.mark.parametrize("resident", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_draws_of_a_random_view_teach_as_the_run_does(resident, config, tmp_path, one_device, monkeypatch, caplog):
     """Draw e of a file is what the student of its seed sees in epoch e, so that also a random view loses nothing."""
     store = Store(tmp_path)

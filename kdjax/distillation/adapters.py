@@ -173,7 +173,7 @@ class Regions(Adapter):
 class ClassMaps(Adapter):
     """Both networks' class activation maps: their classifiers at every position of their last maps.
 
-    Guo, Yan, Li & Tu, "Class Attention Transfer Based Knowledge Distillation" (CAT-KD), CVPR 2023.
+    Guo, Yan, Li & Lin, "Class Attention Transfer Based Knowledge Distillation" (CAT-KD), CVPR 2023.
     """
 
     @nn.compact

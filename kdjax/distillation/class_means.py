@@ -13,7 +13,7 @@ from kdjax.types import Array
 class ClassMeans(Adapter):
     """The mean of the teacher's vectors in each class, over the training images as the teacher is shown them.
 
-    Wang et al., "Improving Knowledge Distillation via Regularizing Feature Norm and Direction" (KD++), ECCV 2024.
+    Wang et al., "Improving Knowledge Distillation via Regularizing Feature Direction and Norm" (KD++), ECCV 2024.
 
     The warm-up gathers the sums and trains nothing (`config.warmup.trains = 'distiller'`).
     """

@@ -123,7 +123,7 @@ def catkd(student_class_maps: Array, teacher_class_maps: Array, *, size: int = 2
       ValueError: The numbers of classes differ, or the size is out of range.
 
     References:
-      Guo, Yan, Li & Tu, 2023, "Class Attention Transfer Based Knowledge Distillation",
+      Guo, Yan, Li & Lin, 2023, "Class Attention Transfer Based Knowledge Distillation",
       https://arxiv.org/abs/2304.12777
     """
     check_range("size", size)

@@ -30,7 +30,7 @@ def ctkd(student_logits: Array, teacher_logits: Array, learned_temperature: Arra
       ValueError: The shapes differ, or the temperature is known and not above 0.
 
     References:
-      Li et al., 2023, "Curriculum Temperature for Knowledge Distillation", eq. 3, https://arxiv.org/abs/2211.16231
+      Li et al., 2023, "Curriculum Temperature for Knowledge Distillation", https://arxiv.org/abs/2211.16231
     """
     of_all_classes(teacher_logits, "ctkd")
     return kd(student_logits, teacher_logits, temperature=learned_temperature)  # pyright: ignore[reportArgumentType]

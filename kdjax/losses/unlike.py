@@ -42,7 +42,7 @@ def ofa(
 
     References:
       Hao et al., 2023, "One-for-All: Bridge the Gap Between Heterogeneous Architectures in Knowledge Distillation",
-      eq. 6, https://arxiv.org/abs/2310.19444
+      https://arxiv.org/abs/2310.19444
     """
     check_range("exponent", exponent)
     student, teacher = as_logit_pair(student_logits, teacher_logits, "ofa")

@@ -28,7 +28,7 @@ def view_cross_entropy(views: Array, *, axis_name: str | None = None) -> Array:
       ValueError: The views do not have three axes.
 
     References:
-      Xu, Liu, Li & Loy, 2020, "Knowledge Distillation Meets Self-Supervision", eq. 2,
+      Xu, Liu, Li & Loy, 2020, "Knowledge Distillation Meets Self-Supervision",
       https://arxiv.org/abs/2006.07114
     """
     similarities, truth = _similarities(_gathered(_checked("views", views), axis_name))

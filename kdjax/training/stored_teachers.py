@@ -1,7 +1,9 @@
 """Teachers that are files of outputs: checked against the student's config and data, and read by row and visit."""
 
 import functools
-from collections.abc import Mapping
+import inspect
+import typing
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from absl import logging
@@ -45,7 +47,7 @@ def check_stored_teachers(config: Config, dataset: Dataset, teachers: Mapping[st
             continue
         where = f"teacher '{name}': {teacher.outputs.path}"
         _check_fields(config, name, teacher.outputs, where)
-        _check_losses(config, name, teacher.outputs, where)
+        _check_losses(config, name, teacher.outputs, dataset.num_classes, where)
         _check_data(teacher.outputs, dataset, where)
         if teacher.outputs.top is not None and teacher.outputs.top.indices.max() >= dataset.num_classes:
             largest = teacher.outputs.top.indices.max()
@@ -71,7 +73,8 @@ def _check_fields(config: Config, name: str, outputs: StoredOutputs, where: str)
         raise UserError(f"{where} has top classes, and config.diagnostics needs all; set config.diagnostics to False.")
 
 
-def _check_losses(config: Config, name: str, outputs: StoredOutputs, where: str) -> None:
+def _check_losses(config: Config, name: str, outputs: StoredOutputs, num_classes: int, where: str) -> None:
+    takes_top = [loss for loss, function in losses.LOSSES.items() if _takes_top(function)]
     for key, term in config.losses.items():
         loss = find_loss(term["loss"])
         if not loss.reads_teacher or term["teacher"] not in ("", name):
@@ -81,12 +84,26 @@ def _check_losses(config: Config, name: str, outputs: StoredOutputs, where: str)
                 f"config.losses.{key}: '{loss.name}' reads more than logits, and {where} has no more; name a run as "
                 f"its teacher: config.losses.{key}.teacher."
             )
-        if outputs.top is not None and loss.name in losses.LOSSES and loss.name not in losses.DIVERGENCES:
-            kinds = ", ".join(losses.DIVERGENCES)
+        if outputs.top is not None and loss.name in losses.LOSSES and loss.name not in takes_top:
+            kinds = ", ".join(takes_top)
             raise UserError(
                 f"config.losses.{key}: '{loss.name}' needs the teacher's logits of all classes, and {where} has the "
                 f"top {outputs.shape[-1]}; store all, or take one of {kinds}."
             )
+
+        # A temperature is traced in the step, where the loss could only be NaN.
+        at_one = term.get("temperature", 1) == 1 or outputs.shape[-1] == num_classes
+        if outputs.top is not None and term.get("mode") == "tail" and not at_one:
+            raise UserError(
+                f"config.losses.{key}.temperature is {term['temperature']:g}, and {where} has top classes, which say "
+                "the mass of all others at temperature 1 alone; set it to 1, or the mode to 'renormalize' or 'zero'."
+            )
+
+
+def _takes_top(loss: Callable) -> bool:
+    """Whether a loss says by the type of its teacher's logits that it takes the top classes of a teacher."""
+    parameter = inspect.signature(loss).parameters.get("teacher_logits")
+    return parameter is not None and TopK in typing.get_args(parameter.annotation)
 
 
 def _check_data(outputs: StoredOutputs, dataset: Dataset, where: str) -> None:

@@ -107,6 +107,9 @@ def test_the_top_classes_are_all_classes_where_none_is_left_out(world, tmp_path,
     by_all = trained(config, store, "all", one_device)
     by_every = trained(student(of_file(world, "every.npz"), "forward_kl"), store, "every", one_device)
     assert_equal(by_all, by_every, 1e-5)
+    config = student(of_file(world, "top.npz"), "ttm")
+    config.losses.soft.gamma = 0.5
+    make_plan(resolve(config), store, "", one_device)
     stored = read_outputs(str(world / "top.npz")).top
     logits = np.asarray(read_outputs(str(world / "train.npy")).logits)
     assert (stored.indices == np.argsort(-logits, axis=-1)[:, :3]).all()
@@ -157,7 +160,12 @@ BAD = {
         {"losses.soft.loss": "forward_kl"},
         "has class 6",
     ),
-    "top-k for kd": (lambda w, f: of_file(w, "top.npz"), {}, "'kd' needs the teacher's logits of all classes"),
+    "top-k for dist": (
+        lambda w, f: of_file(w, "top.npz"),
+        {"losses.soft.loss": "dist"},
+        "'dist' needs the teacher's logits of all classes",
+    ),
+    "tail at 4": (lambda w, f: of_file(w, "top.npz"), {}, "say the mass of all others at temperature 1 alone"),
     "temperature": (
         lambda w, f: {**of_file(w, "top.npz"), "temperature": 2.0},
         {"losses.soft.loss": "forward_kl"},

@@ -81,4 +81,18 @@ class TopK(NamedTuple):
     log_probs: Array
 
 
+class Sampled(NamedTuple):
+    """A teacher's output, of which some classes were drawn at random; made by `kdjax.losses.sampled_teacher`.
+
+    Attributes:
+      indices: [..., n] integer classes; the same class may stand in a row more than once.
+      log_probs: [..., n] natural logarithms of the probabilities that the teacher gives them.
+      weights: [..., n] what each counts, so that the weights of a class add up to its probability on average.
+    """
+
+    indices: Array
+    log_probs: Array
+    weights: Array
+
+
 Metrics = dict[str, tuple[Array, Array]]  # name -> (sum, count): adding them merges batches exactly

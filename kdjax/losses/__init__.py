@@ -70,6 +70,7 @@ from kdjax.losses.relations import (
     rkd,
     similarity,
 )
+from kdjax.losses.sampled import sampled_teacher
 from kdjax.losses.self_supervised import auxiliary_cross_entropy, hsakd
 from kdjax.losses.singular import svd
 from kdjax.losses.supervised import confidence_penalty, cross_entropy, softmax_mse, tolerant, top_score_difference
@@ -176,6 +177,7 @@ __all__ = [
     "power_transform",
     "remembered_share",
     "renyi_entropy",
+    "sampled_teacher",
     "reversal_strength",
     "reversed_gradient",
     "standardize_logits",

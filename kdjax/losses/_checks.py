@@ -11,7 +11,7 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from kdjax.types import TopK
+from kdjax.types import Sampled, TopK
 
 
 class Range(NamedTuple):
@@ -174,8 +174,10 @@ def as_logit_pair(
     return student, teacher
 
 
-def of_all_classes(teacher_logits: ArrayLike | TopK, loss: str) -> ArrayLike:
-    """Returns the teacher's logits, or refuses its top classes alone by a ValueError with the name of the loss."""
+def of_all_classes(teacher_logits: ArrayLike | TopK | Sampled, loss: str) -> ArrayLike:
+    """Returns the teacher's logits, or refuses a part of its classes by a ValueError with the name of the loss."""
+    if isinstance(teacher_logits, Sampled):
+        raise ValueError(f"{loss} takes no sampled teacher: only forward_kl and cross_entropy are unbiased with one.")
     if isinstance(teacher_logits, TopK):
         raise ValueError(
             f"{loss} needs every class of the teacher, not its top classes alone; the divergences take them."

@@ -61,7 +61,7 @@ def as_pair(
     check_range("mode", mode)
     if isinstance(teacher_logits, TopK):
         return _top_pair(loss, as_logits(student_logits, "student_logits"), teacher_logits, temperature, mode)
-    return _centred_pair(*as_logit_pair(student_logits, teacher_logits), temperature)
+    return _centred_pair(*as_logit_pair(student_logits, teacher_logits, loss), temperature)
 
 
 def values_of(pair: Pair, values: Array, where: ArrayLike | None = None) -> Array:

@@ -107,6 +107,9 @@ def dist(
 ) -> Array:
     """Computes the DIST loss T^2 (inter_weight (1 - r_rows) + intra_weight (1 - r_columns)), r a Pearson correlation.
 
+    The paper's code adds 1e-8 to the denominator of r, and so does this. At temperatures above about 100, where all
+    probabilities are nearly equal, that is no longer small and draws r to 0.
+
     r_rows correlates an example's student and teacher probabilities over classes. r_columns correlates a class's
     student and teacher probabilities over the batch, averaged over classes.
 

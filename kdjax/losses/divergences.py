@@ -19,11 +19,13 @@ from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
+from jax.core import Tracer
 
-from kdjax.losses._checks import check_combination, check_range
-from kdjax.losses._pairs import as_pair, values_of
+from kdjax.losses._checks import as_logits, check_combination, check_range
+from kdjax.losses._pairs import Pair, as_pair, values_of
 from kdjax.losses._softmax import Comparison, compare, excess, exp_difference, gap, kl, log_mixture
-from kdjax.types import TopK
+from kdjax.losses.sampled import sampled_values
+from kdjax.types import Sampled, TopK
 
 # In place of an infinite log-probability where an infinite one times 0 would be NaN.
 _FAR = 1e15
@@ -31,7 +33,7 @@ _FAR = 1e15
 
 def forward_kl(
     student_logits: Array,
-    teacher_logits: Array | TopK,
+    teacher_logits: Array | TopK | Sampled,
     *,
     temperature: float = 1.0,
     mode: str = "tail",
@@ -41,16 +43,19 @@ def forward_kl(
 
     It is `kd` without the factor T^2. Its gradient with respect to the student's logits is (q - p) / T.
 
+    With a Sampled teacher it is sum_k t_k log(p_k / q_k) over the classes that were drawn. Value and gradient are those
+    of all classes on average over the draws; one value may be below 0. It needs temperature 1.
+
     Args:
       student_logits: Student logits [..., classes].
-      teacher_logits: Teacher logits [..., classes], or a TopK of [..., k].
+      teacher_logits: Teacher logits [..., classes], a TopK of [..., k] or a Sampled of [..., n].
       temperature: Temperature T of both softmaxes, above 0.
       mode: How a top-k teacher's other classes are counted: 'tail', 'renormalize' or 'zero'.
       where: Boolean array [...] of the examples that count. One that does not count and has logits of NaN or infinity
         gives 0 instead of NaN.
 
     Returns:
-      Divergence of each example [...] in nats, at least 0.
+      Divergence of each example [...] in nats, at least 0 unless the teacher is sampled.
 
     Raises:
       ValueError: The shapes differ, or a hyper-parameter is out of range.
@@ -58,6 +63,8 @@ def forward_kl(
     References:
       Kullback & Leibler, 1951, "On Information and Sufficiency".
     """
+    if isinstance(teacher_logits, Sampled):
+        return _sampled_kl(student_logits, teacher_logits, temperature, where)
     pair = as_pair("forward_kl", student_logits, teacher_logits, temperature=temperature, mode=mode)
     return values_of(pair, kl(pair.student, pair.teacher), where)
 
@@ -374,6 +381,16 @@ def divergence(student_logits: Array, teacher_logits: Array | TopK, *, kind: str
     if kind not in DIVERGENCES:
         raise ValueError(f"kind must be one of {', '.join(DIVERGENCES)}, not {kind!r}.")
     return DIVERGENCES[kind](student_logits, teacher_logits, **options)
+
+
+def _sampled_kl(student_logits: Array, teacher: Sampled, temperature: float, where: Array | None) -> Array:
+    check_range("temperature", temperature)
+    if not isinstance(temperature, Tracer) and temperature != 1:
+        raise ValueError(f"a sampled teacher needs temperature 1, not {temperature!r}: it was drawn at that.")
+    student = as_logits(student_logits, "student_logits")
+    values, good = sampled_values(student, teacher, less_entropy=True)
+    # A traced temperature cannot be refused.
+    return values_of(Pair(student, student, good & (jnp.asarray(temperature) == 1)), values, where)
 
 
 def _skewed(compared: Comparison, share: float) -> Array:

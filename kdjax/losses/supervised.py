@@ -5,14 +5,17 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from kdjax.losses._checks import as_logits, as_targets, check_range, expectation
+from kdjax.losses.sampled import sampled_values
+from kdjax.types import Sampled
 
 
-def cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0) -> Array:
+def cross_entropy(logits: Array, labels: Array | Sampled, *, label_smoothing: float = 0.0) -> Array:
     """Computes the cross-entropy -sum_k y_k log q_k between the labels y and q = softmax(logits).
 
     Args:
       logits: Logits [..., classes].
-      labels: Integer labels [...] in [0, classes), or label probabilities [..., classes].
+      labels: Integer labels [...] in [0, classes), label probabilities [..., classes], or a teacher's Sampled [..., n]:
+        on average over the draws, value and gradient are those of all of the teacher's probabilities.
       label_smoothing: Share s of the target that is spread evenly over all classes, in [0, 1):
         y <- (1 - s) y + s / classes.
 
@@ -29,6 +32,11 @@ def cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0)
     """
     check_range("label_smoothing", label_smoothing)
     logits = as_logits(logits)
+    if isinstance(labels, Sampled):
+        if not isinstance(label_smoothing, int | float) or label_smoothing != 0:
+            raise ValueError("a sampled teacher takes no label_smoothing; set it to 0.")
+        values, good = sampled_values(logits, labels, less_entropy=False)
+        return jnp.where(good, values, jnp.nan)
     targets, exists = as_targets(labels, logits)
     targets = (1 - label_smoothing) * targets + label_smoothing / logits.shape[-1]
     return jnp.where(exists, -expectation(targets, jax.nn.log_softmax(logits)), jnp.nan)

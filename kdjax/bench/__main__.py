@@ -4,6 +4,7 @@ python -m kdjax.bench step --config=configs/kd_student.py:cifar10,resnet20,resne
 python -m kdjax.bench models --config=configs/ce_teacher.py:smoke --only=resnet20,vgg8
 python -m kdjax.bench data --config=configs/kd_student.py:cifar10,resnet20,resnet8
 python -m kdjax.bench losses --config=configs/student.py --only=kd,crd
+python -m kdjax.bench losses --config=configs/student.py --only=vocabulary
 python -m kdjax.bench population --config=configs/kd_student.py:cifar10,resnet20,resnet8 --members=4
 python -m kdjax.bench convolutions
 python -m kdjax.bench store --rounds=20

@@ -13,6 +13,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from kdjax import models
+from kdjax.bench import vocabulary
 from kdjax.bench.results import Table, publish
 from kdjax.bench.step import compiled_step
 from kdjax.bench.timing import in_turn, machine
@@ -44,8 +45,11 @@ HEADER = (
 def show(flag: flags.FlagValues) -> None:
     """Prints a row for every method, as soon as it is measured.
 
-    The config of the command is configs/student.py, which is called for each method in turn.
+    The config of the command is configs/student.py, which is called for each method in turn. A table of losses of a
+    large vocabulary follows; `--only=vocabulary` prints it alone.
     """
+    if flag.only == ["vocabulary"]:
+        return publish(flag, f"{machine()}; one device.", vocabulary.table(flag.rounds))
     student = importlib.import_module("configs.student")  # on the path since --config was read
     methods = flag.only or [method for method in student.METHODS if method not in ("alone", "kd_dot")]  # that has KD's
     for method in methods:
@@ -59,7 +63,8 @@ def show(flag: flags.FlagValues) -> None:
             rows.append(row)
             print(" | ".join(row), flush=True)
     print()
-    publish(flag, note, Table(HEADER, rows, keys=2))
+    tables = [Table(HEADER, rows, keys=2), *([] if flag.only else [vocabulary.table(flag.rounds)])]
+    publish(flag, note, *tables)
 
 
 def config_of(student: ModuleType, method: str) -> ConfigDict:

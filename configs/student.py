@@ -104,6 +104,12 @@ METHODS = {
         {"rld": {"weight": 1.0, "alpha": 1.0, "beta": 8.0, "temperature": 4.0, "ramp_epochs": 20}},
         imagenet={"rld": {"beta": 0.5, "temperature": 1.0, "ramp_epochs": 1}},
     ),
+    "gkl": Method(
+        {"gkl": {"weight": 1.0, "alpha": 1.0, "beta": 16.0, "gamma": 0.05, "ramp_epochs": 20}},
+        imagenet={
+            "gkl": {"beta": 0.5, "gamma": 0.6, "temperature": 1.0, "teacher_temperature": 1.0, "ramp_epochs": 5},
+        },
+    ),
     "ctkd": Method({"ctkd": {"weight": 0.9, "low": 1.0, "span": 20.0, "epochs": 10}}, labels=0.1, imagenet_labels=0.1),
     "ofa": Method({"ofa": {"weight": 1.0, "exponent": 1.0, "stage_weight": 1.0}}),
     "hint": Method({"hint": {"weight": 100.0}}),

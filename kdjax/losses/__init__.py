@@ -49,6 +49,7 @@ from kdjax.losses.features import (
     review,
     vid,
 )
+from kdjax.losses.generalized import gkl
 from kdjax.losses.linear import linear_divergence
 from kdjax.losses.logits import (
     kd,
@@ -122,6 +123,7 @@ LOSSES: dict[str, Callable[..., Array]] = {
     "wsl": wsl,
     "normkd": normkd,
     "rld": rld,
+    "gkl": gkl,
     "ctkd": ctkd,
     "ofa": ofa,
     "hint": hint,

@@ -50,6 +50,7 @@ RANGES = {
     "exponent": POSITIVE,
     "scale": POSITIVE,
     "label_temperature": POSITIVE,
+    "teacher_temperature": POSITIVE,
     "p1": POSITIVE,
     "p2": POSITIVE,
     "margin": POSITIVE,

@@ -269,6 +269,21 @@ def nkd(s, t, labels, gamma, temperature):
     return np.array(values)
 
 
+def gkl(s, t, alpha, beta, gamma, temperature, teacher_temperature):
+    """From the definition: over all pairs of classes. The mean over examples is alpha CE + beta wMSE."""
+    n, classes = s.shape
+    error, total = np.zeros(n), 0.0
+    for row in range(n):
+        w = softmax(t[row] / teacher_temperature) ** gamma
+        for i in range(classes):
+            for j in range(classes):
+                apart = (t[row, i] - t[row, j]) - (s[row, i] - s[row, j])
+                error[row] += w[i] * w[j] * apart**2 / 4
+                total += w[i] * w[j]
+    soft = -np.sum(softmax(t / temperature) * np.log(softmax(s / temperature)), axis=-1)
+    return alpha * soft + beta * n * error / total
+
+
 def dist(s, t, temperature):
     q, p = softmax(s / temperature), softmax(t / temperature)
     inter = np.array([1 - np.corrcoef(a, b)[0, 1] for a, b in zip(q, p)])

@@ -21,7 +21,7 @@ INSIDE = {
     "contrast_temperature": (0.5, 1), "keep_transformed": (0, 1), "keep_contrast": (0, 0.75),
     "ctkd.low": (1, 0.5), "ctkd.span": (20, 1.0), "ctkd.epochs": (10, 1),
     "size": (1, 4), "levels": (1, 2, 3),
-    "scale": (0.5, 2), "label_temperature": (1, 2.0),
+    "scale": (0.5, 2), "label_temperature": (1, 2.0), "teacher_temperature": (1, 4.0),
 }  # fmt: skip
 OUTSIDE = {
     "temperature": (0, -1.0, float("nan"), float("inf"), "4", None, True, np.ones(2)),
@@ -38,7 +38,7 @@ OUTSIDE = {
     "contrast_temperature": (0, None), "keep_transformed": (-0.1, 2), "keep_contrast": (1.1, "1"),
     "ctkd.low": (0, -1), "ctkd.span": (0.0, "20"), "ctkd.epochs": (0, None),
     "size": (0, 2.0, True), "levels": (0, 4, 2.0),
-    "scale": (0, "2"), "label_temperature": (0.0, None),
+    "scale": (0, "2"), "label_temperature": (0.0, None), "teacher_temperature": (0, "4"),
 }  # fmt: skip
 
 

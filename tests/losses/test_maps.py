@@ -92,6 +92,9 @@ CASES = {
     "auxiliary_cross_entropy": (
         lambda s: losses.auxiliary_cross_entropy(s, LABELS), BRANCHES[0][:2],
         numpy_maps.auxiliary_cross_entropy(BRANCHES[0][:2], LABELS)),
+    "gkl": (
+        lambda s: losses.gkl(s, LOGITS[1], alpha=0.5, beta=3.0, gamma=0.3, temperature=2.0, teacher_temperature=3.0),
+        LOGITS[0], numpy_maps.gkl(LOGITS[0], LOGITS[1], 0.5, 3.0, 0.3, 2.0, 3.0)),
     "dist": (lambda s: losses.dist(s, LOGITS[1], temperature=2.0), LOGITS[0],
         numpy_maps.dist(LOGITS[0], LOGITS[1], 2.0)),
 }  # fmt: skip

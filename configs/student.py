@@ -104,6 +104,7 @@ METHODS = {
         {"rld": {"weight": 1.0, "alpha": 1.0, "beta": 8.0, "temperature": 4.0, "ramp_epochs": 20}},
         imagenet={"rld": {"beta": 0.5, "temperature": 1.0, "ramp_epochs": 1}},
     ),
+    "tekap": Method({"tekap": {"weight": 0.9, "temperature": 4.0}}, labels=0.1, imagenet_labels=0.1),
     "gkl": Method(
         {"gkl": {"weight": 1.0, "alpha": 1.0, "beta": 16.0, "gamma": 0.05, "ramp_epochs": 20}},
         imagenet={

@@ -50,8 +50,15 @@ PHILOX_STREAMS = {
 }
 
 # Streams of jax.random, whose word is folded into the key of the seed: `example_keys` by (epoch, example), for
-# drop-path; dropout by (step, device); the negatives of a memory and the patches that are masked by (epoch, example).
-KEY_STREAMS = {"example_keys": 0xD809, "dropout": 0x64726F70, "negatives": 0xC8D, "patches": 0x70746368}
+# drop-path; dropout by (step, device); the negatives of a memory, the patches that are masked and the noise of teachers
+# by (epoch, example).
+KEY_STREAMS = {
+    "example_keys": 0xD809,
+    "dropout": 0x64726F70,
+    "negatives": 0xC8D,
+    "patches": 0x70746368,
+    "noise": 0x6E6F6973,
+}
 
 
 def philox(seed: int, stream: str) -> np.random.Philox:

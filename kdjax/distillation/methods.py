@@ -7,6 +7,7 @@ from kdjax.distillation import adapters
 from kdjax.distillation.class_means import ClassMeans
 from kdjax.distillation.contrast import Contrast
 from kdjax.distillation.masked import MaskedGeneration
+from kdjax.distillation.noisy import TeacherNoise
 from kdjax.distillation.own_outputs import Centroids, Remembered
 from kdjax.distillation.stages import POOLED
 
@@ -72,6 +73,7 @@ CLASSIFIED = Method(last_stage, single=True, classified=True)
 METHODS = {
     "hint": Method(second_stage, single=True, adapter=adapters.Hint),
     "ickd": Method(last_stage, single=True, adapter=adapters.ChannelProjection),
+    "tekap": Method(adapter=TeacherNoise),
     "ctkd": Method(adapter=adapters.CurriculumTemperature),
     "ofa": Method(adapter=adapters.StageHeads),
     "srrl": CLASSIFIED._replace(adapter=adapters.ThroughTeacher, heads=("teacher",)),

@@ -61,6 +61,7 @@ from kdjax.losses.logits import (
     wttm,
 )
 from kdjax.losses.norms import nd
+from kdjax.losses.perturbed import tekap
 from kdjax.losses.refined import normkd, rld, wsl
 from kdjax.losses.relations import (
     correlation,
@@ -124,6 +125,7 @@ LOSSES: dict[str, Callable[..., Array]] = {
     "normkd": normkd,
     "rld": rld,
     "gkl": gkl,
+    "tekap": tekap,
     "ctkd": ctkd,
     "ofa": ofa,
     "hint": hint,

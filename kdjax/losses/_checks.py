@@ -42,6 +42,8 @@ RANGES = {
     "order": POSITIVE,
     "eta": SHARE,
     "skew": SHARE,
+    "share": SHARE,
+    "copies": Range(lambda value: _is_integer(value) and value >= 1, "an integer, at least 1"),
     "jensen_shannon.beta": SHARE,
     "alpha_beta.alpha": FINITE,
     "alpha_beta.beta": FINITE,

@@ -25,7 +25,7 @@ SAME_CHANNELS = ("fsp", "svd")
 OFTEN = ("ctkd", "fsp", "activation_boundary", "factor_transfer", "svd")
 TOGETHER = {
     "plain": ("kd", "ttm", "wttm", "dkd", "dist", "nkd", "attention", "nst", "similarity", "correlation", "rkd", "pkt"),
-    "refined": ("wsl", "normkd", "rld", "gkl", "abkd"),
+    "refined": ("wsl", "normkd", "rld", "gkl", "tekap", "abkd"),
     "adapted": ("hint", "ickd", "srrl", "ofa", "sdd", "catkd", "vid", "review", "ofd", "itrd", "crd"),
 }
 

@@ -22,6 +22,7 @@ INSIDE = {
     "ctkd.low": (1, 0.5), "ctkd.span": (20, 1.0), "ctkd.epochs": (10, 1),
     "size": (1, 4), "levels": (1, 2, 3),
     "scale": (0.5, 2), "label_temperature": (1, 2.0), "teacher_temperature": (1, 4.0),
+    "share": (0, 0.1), "copies": (1, 3),
 }  # fmt: skip
 OUTSIDE = {
     "temperature": (0, -1.0, float("nan"), float("inf"), "4", None, True, np.ones(2)),
@@ -39,6 +40,7 @@ OUTSIDE = {
     "ctkd.low": (0, -1), "ctkd.span": (0.0, "20"), "ctkd.epochs": (0, None),
     "size": (0, 2.0, True), "levels": (0, 4, 2.0),
     "scale": (0, "2"), "label_temperature": (0.0, None), "teacher_temperature": (0, "4"),
+    "share": (-0.1, 1.1), "copies": (0, 1.5),
 }  # fmt: skip
 
 

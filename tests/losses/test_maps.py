@@ -35,6 +35,8 @@ MEANS = rng.normal(size=(6, 7))
 REGIONS = tuple(2 * rng.normal(size=(BATCH, 5, 6)) for _ in range(2))
 BRANCHES = [tuple(rng.normal(size=(BATCH, 4, width)) for width in (24, 24, 6)) for _ in range(2)]
 
+NOISE = np.random.default_rng(7).normal(size=(3, BATCH, 6))
+
 # name -> (loss of the student's side alone, that side, its value by NumPy)
 CASES = {
     "hint": (lambda s: losses.hint(s, SAME_T[1]), SAME_S[1], numpy_maps.hint(SAME_S[1], SAME_T[1])),
@@ -95,6 +97,10 @@ CASES = {
     "gkl": (
         lambda s: losses.gkl(s, LOGITS[1], alpha=0.5, beta=3.0, gamma=0.3, temperature=2.0, teacher_temperature=3.0),
         LOGITS[0], numpy_maps.gkl(LOGITS[0], LOGITS[1], 0.5, 3.0, 0.3, 2.0, 3.0)),
+    "tekap": (
+        lambda s: losses.tekap(s, LOGITS[1], np.stack(NOISE, 1), share=0.2, noisy_weight=0.7, temperature=2.0), LOGITS[0],
+        numpy_losses.kd(*LOGITS, temperature=2.0)
+        + 0.7 * sum(numpy_losses.kd(LOGITS[0], 0.8 * LOGITS[1] + 0.2 * z, temperature=2.0) for z in NOISE)),
     "dist": (lambda s: losses.dist(s, LOGITS[1], temperature=2.0), LOGITS[0],
         numpy_maps.dist(LOGITS[0], LOGITS[1], 2.0)),
 }  # fmt: skip

@@ -91,7 +91,7 @@ def test_every_loss_says_which_modes_it_takes_or_that_it_takes_none(name):
     """In one line that begins with the name of the loss, for each of the modes that it does not take."""
     takes = inspect.signature(losses.LOSSES[name]).parameters
     others = {"student_logits": STUDENT, "labels": np.zeros(BATCH, int), "gamma": 0.4, "stage_logits": ()}
-    others |= {"crossed_logits": STUDENT, "learned_temperature": 2.0}
+    others |= {"crossed_logits": STUDENT, "learned_temperature": 2.0, "noise": np.zeros((BATCH, 2, CLASSES))}
     others |= dict.fromkeys(("student_features", "teacher_features"), np.zeros((BATCH, 2, 2, 3)))
     others = {key: value for key, value in others.items() if key in takes}
     assert ("mode" in takes) == (name in MODES)

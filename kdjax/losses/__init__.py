@@ -8,8 +8,10 @@ Losses on logits take logits [..., classes] with any leading axes, such as [batc
 takes the mean, such as `jnp.mean(loss, where=mask)`. A quantity of the whole batch runs over all leading axes together,
 and `where=` [...] says which examples count in it. Losses on feature maps, embeddings and memories return the scalar of
 their papers' code. All compute in the precision of their inputs, float32 or wider. Labels are integers [...]; a loss
-without a teacher also takes label probabilities [..., classes]. Hyper-parameters are keyword-only, and RANGES has the
-values that they may take.
+without a teacher also takes label probabilities [..., classes]. Where a teacher's output is known in part, the
+divergences, kd, ttm and wttm take its top classes (`kdjax.types.TopK`), and forward_kl and cross_entropy classes that
+were drawn from it (`sampled_teacher`); `linear_divergence` never holds the logits of all rows. Hyper-parameters
+are keyword-only, and RANGES has the values that they may take.
 """
 
 from collections.abc import Callable

@@ -98,7 +98,8 @@ CASES = {
         lambda s: losses.gkl(s, LOGITS[1], alpha=0.5, beta=3.0, gamma=0.3, temperature=2.0, teacher_temperature=3.0),
         LOGITS[0], numpy_maps.gkl(LOGITS[0], LOGITS[1], 0.5, 3.0, 0.3, 2.0, 3.0)),
     "tekap": (
-        lambda s: losses.tekap(s, LOGITS[1], np.stack(NOISE, 1), share=0.2, noisy_weight=0.7, temperature=2.0), LOGITS[0],
+        lambda s: losses.tekap(s, LOGITS[1], np.stack(NOISE, 1), share=0.2, noisy_weight=0.7, temperature=2.0),
+        LOGITS[0],
         numpy_losses.kd(*LOGITS, temperature=2.0)
         + 0.7 * sum(numpy_losses.kd(LOGITS[0], 0.8 * LOGITS[1] + 0.2 * z, temperature=2.0) for z in NOISE)),
     "dist": (lambda s: losses.dist(s, LOGITS[1], temperature=2.0), LOGITS[0],

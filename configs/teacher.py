@@ -15,6 +15,7 @@ CROSS_ENTROPY = {"cross_entropy": {"weight": 1.0, "label_smoothing": 0.0}}
 LOSSES = {
     "smoothed": {"cross_entropy": {"weight": 1.0, "label_smoothing": 0.1}},
     "penalised": {**CROSS_ENTROPY, "confidence_penalty": {"weight": 0.1}},
+    "sftn": {**CROSS_ENTROPY, "student_branches": {"weight": 1.0}},
     "gce": {"gce": {"weight": 1.0, "q": 0.7}},
     "mcmi": {"mcmi": {"weight": 1.0, "cmi_weight": 0.15}},
     "soteacher": {**CROSS_ENTROPY, "lipschitz": {"weight": 1e-5}},
@@ -101,6 +102,13 @@ def _mixed(config: ConfigDict, argument: str) -> None:
     config.data.view = MIXED_VIEWS[common.parse(argument).dataset]
 
 
+def _sftn(config: ConfigDict, argument: str) -> None:
+    """Student-shaped branches after each stage but the last; students read the network without them."""
+    setting = common.parse(argument)
+    config.name = common.name(f"sftn_{setting.student}", argument)
+    config.model.name, config.model.args = "sftn", {"body": setting.teacher, "student": setting.student}
+
+
 # Methods that have a file of their own.
 FILES = {
     "ce": ce_teacher.get_config,
@@ -114,6 +122,7 @@ CHANGES = {
     "soteacher": _soteacher,
     "stopped": _stopped,
     "averaged": _averaged,
+    "sftn": _sftn,
     "longer": _longer,
     "born_again": _born_again,
     "mixed": _mixed,

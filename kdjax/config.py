@@ -33,7 +33,7 @@ FITTED = "fitted"
 TRACED = ("losses", "warmup", "optimizer", "schedule", "average", "teachers", "seed")
 
 # Networks around another one, which config.model.args.body names; the name of a run has both.
-WRAPPERS = ("simkd", "aux", "sskd")
+WRAPPERS = ("simkd", "aux", "sskd", "sftn")
 
 # Sections that may change under an existing run's name, since they do not change its numbers.
 OPERATIONAL = ("checkpoint", "notes", "published", "log_every")

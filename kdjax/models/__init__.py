@@ -34,6 +34,7 @@ from kdjax.models.resnet import CifarResNet
 from kdjax.models.resnet_imagenet import ResNet
 from kdjax.models.reused import ReusedClassifier
 from kdjax.models.shufflenet import ShuffleNetV1, ShuffleNetV2
+from kdjax.models.student_friendly import StudentFriendly
 from kdjax.models.vgg import VGG
 from kdjax.models.vit import VisionTransformer
 from kdjax.models.wrn import WideResNet
@@ -98,6 +99,11 @@ def _body(num_classes: int, name: str, args: Mapping[str, Any] | None, dtype: An
     return create_model(name, num_classes, dtype=None if dtype is None else "bfloat16", **(args or {}))
 
 
+def _student_friendly(num_classes: int, body: str, student: str, dtype: Any = None) -> nn.Module:
+    """Builds a network with student-shaped branches from the names of both; see StudentFriendly."""
+    return StudentFriendly(*(_body(num_classes, name, None, dtype) for name in (body, student)))
+
+
 # Name in config.model.name -> constructor, which is called as constructor(num_classes=..., **config.model.args).
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "mlp": MLP,
@@ -117,6 +123,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "simkd": _reused_classifier,
     "aux": _branched,
     "sskd": _contrasted,
+    "sftn": _student_friendly,
     "resnet50_cifar": partial(ResNet, depth=50, small_images=True),
     "wrn": WideResNet,
     "wrn_16_1": partial(WideResNet, depth=16, width=1),
@@ -145,7 +152,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 }
 
 # The rows that put layers around another network, which config.model.args.body names.
-WRAPPERS = ("simkd", "aux", "sskd")
+WRAPPERS = ("simkd", "aux", "sskd", "sftn")
 
 # Values of config.model.dtype -> type of the computation; None takes that of parameters and images.
 DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}

@@ -96,28 +96,36 @@ class CifarResNet(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, images: Array, train: bool = False) -> ModelOutput:
+    def __call__(self, images: Array, train: bool = False, after: int = 0) -> ModelOutput:
         """Returns logits, the feature maps of stem and stages, and the pooled vector.
 
         Args:
           images: Images [batch, height, width, channels], floating-point, of any size.
           train: Whether to normalise by the batch's statistics instead of the running ones.
+          after: Number of the stage whose output `images` are; the layers up to it, and their features, are then left
+            out. 0 for images.
 
         Returns:
           logits [batch, classes]; features stem, stage1, stage2, ... [batch, height, width, channels] after ReLU, and
           before ReLU as stem_preact, stage1_preact, ...; pooled [batch, channels], the mean of the last stage.
         """
         check_images(images, "a resnet")
-        x = conv3x3(self.widths[0], dtype=self.dtype, name="stem")(images)
-        preact = batch_norm(self.dtype, train)(name="stem_bn")(x)
-        x = nn.relu(preact)
-        features = {"stem": x, "stem_preact": preact}
-        for stage, width in enumerate(self.widths[1:], start=1):
+        x, features = images, {}
+        if not after:
+            x = conv3x3(self.widths[0], dtype=self.dtype, name="stem")(x)
+            preact = batch_norm(self.dtype, train)(name="stem_bn")(x)
+            x = nn.relu(preact)
+            features = {"stem": x, "stem_preact": preact}
+        for stage, width in list(enumerate(self.widths[1:], start=1))[after:]:
             x, preact = self._stage(x, stage, width, train)
             features |= {f"stage{stage}": x, f"stage{stage}_preact": preact}
         pooled = spatial_mean(x)
         logits = nn.Dense(self.num_classes, name="fc")(pooled)
         return ModelOutput(logits, features, pooled)
+
+    def stage_widths(self) -> tuple[int, ...]:
+        """Returns the number of channels of each stage."""
+        return tuple(self.widths[1:])
 
     def preact_norms(self) -> dict[str, str]:
         """Returns for each stage the path of the last BatchNorm before its ReLU."""

@@ -87,12 +87,14 @@ class WideResNet(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, images: Array, train: bool = False) -> ModelOutput:
+    def __call__(self, images: Array, train: bool = False, after: int = 0) -> ModelOutput:
         """Returns logits, the feature maps of stem and stages, and the pooled vector.
 
         Args:
           images: Images [batch, height, width, channels], floating-point, of any size.
           train: Whether to normalise by the batch's statistics instead of the running ones.
+          after: Number of the stage whose output `images` are; the layers up to it, and their features, are then left
+            out. 0 for images.
 
         Returns:
           logits [batch, classes]; features stem, stage1, stage2, stage3 [batch, height, width, channels], the sums of
@@ -100,22 +102,25 @@ class WideResNet(nn.Module):
           follows; pooled [batch, channels], the mean after the last ReLU.
         """
         check_images(images, "a wrn")
-        x = conv3x3(WIDTHS[0], dtype=self.dtype, name="stem")(images)
-        maps, preacts = [x], []
-        for stage, width in enumerate(WIDTHS, start=1):
+        x, maps, preacts = images, {}, {}
+        if not after:
+            x = maps["stem"] = conv3x3(WIDTHS[0], dtype=self.dtype, name="stem")(images)
+        for stage, width in list(enumerate(WIDTHS, start=1))[after:]:
             for block in range(1, (self.depth - 4) // 6 + 1):
                 stride = 2 if block == 1 and stage > 1 else 1
                 name = f"stage{stage}_block{block}"
                 x, preact = WideBlock(width * self.width, stride, self.dtype, name=name)(x, train)
-                if block == 1:
-                    preacts.append(preact)
-            maps.append(x)
-        preacts.append(batch_norm(self.dtype, train)(name="final_bn")(x))
-        pooled = spatial_mean(nn.relu(preacts[-1]))
+                if block == 1 and stage > 1:
+                    preacts[f"stage{stage - 1}_preact"] = preact
+            maps[f"stage{stage}"] = x
+        preacts["stage3_preact"] = preact = batch_norm(self.dtype, train)(name="final_bn")(x)
+        pooled = spatial_mean(nn.relu(preact))
         logits = nn.Dense(self.num_classes, name="fc")(pooled)
-        features = {name: maps[i] for i, name in enumerate(("stem", "stage1", "stage2", "stage3"))}
-        features |= {f"stage{i}_preact": preacts[i] for i in (1, 2, 3)}
-        return ModelOutput(logits, features, pooled)
+        return ModelOutput(logits, maps | preacts, pooled)
+
+    def stage_widths(self) -> tuple[int, ...]:
+        """Returns the number of channels of each stage."""
+        return tuple(width * self.width for width in WIDTHS)
 
     def preact_norms(self) -> dict[str, str]:
         """Returns for each stage the path of the BatchNorm that computes its pre-activation."""

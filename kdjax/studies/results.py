@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from kdjax.config import defaults
+from kdjax.config import TEACHER, defaults
 from kdjax.errors import UserError
 from kdjax.store.files import plain, read_json, write_atomic
 from kdjax.studies.fields import RunConfig
 
+LATER_TEACHER_FIELDS = ("logits",)
 PARTS = ("pilot", "teacher", "student")
 
 
@@ -181,13 +182,19 @@ def design_of(fields: Mapping[str, Any]) -> str:
 def _essence(value: Any) -> Any:
     if isinstance(value, RunConfig):  # fields that come later, at their defaults, do not change a design
         standard = dict(_leaves(defaults().to_dict()))
-        leaves = _leaves(value.to_dict())
+        leaves = [(path, v) for path, v in _leaves(value.to_dict()) if not _is_later_default(path, v)]
         return {path: _essence(v) for path, v in leaves if path not in standard or v != standard[path]}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {name: _essence(v) for name, v in essential(value).items()}
     if isinstance(value, Mapping):
         return {str(name): _essence(v) for name, v in value.items()}
     return [_essence(v) for v in value] if isinstance(value, tuple | list) else value
+
+
+def _is_later_default(path: str, value: Any) -> bool:
+    """Whether a leaf is a teacher's field that came after the first results were kept, at its default."""
+    section, _, field = path.rpartition(".")
+    return section.startswith("teachers.") and field in LATER_TEACHER_FIELDS and value == TEACHER[field]
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

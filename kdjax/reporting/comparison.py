@@ -9,7 +9,7 @@ import numpy as np
 from kdjax.errors import UserError, nearest
 from kdjax.reporting import statistics
 from kdjax.reporting.published import Published
-from kdjax.reporting.run_record import RunRecord
+from kdjax.reporting.run_record import RunRecord, TestSplit
 from kdjax.reporting.selection import RunGroup, validation_score
 from kdjax.reporting.statistics import Interval
 from kdjax.reporting.table_row import MeanStd, TableRow
@@ -143,7 +143,7 @@ def _row(
         validation=None if validation_score(runs) == -math.inf else 100 * validation_score(runs),
         published=_published(runs),
         against=None if base is None or place is None else place + 1,
-        difference=difference.interval,
+        difference=_with_test_error(difference, runs, base, correct),
         pairs=difference.pairs,
         over=difference.over,
         verdict=_verdict(difference, runs, base, interval, correct),
@@ -179,10 +179,23 @@ def _published(runs: Sequence[RunRecord]) -> Published | None:
 def _verdict(
     difference: Difference, runs: Sequence[RunRecord], base: RunGroup | None, interval: str, correct: Correct
 ) -> str:
-    if base is None or difference.interval is None:
+    """Returns the verdict on a difference; equal differences of all seeds say nothing about their noise."""
+    widened = _with_test_error(difference, runs, base, correct)
+    if widened is None or difference.interval is None:
         return ""
-    test_error = _difference_error(runs, base.runs, correct)
-    return statistics.verdict(difference.interval, test_error, statistics.FEWEST[interval])
+    fewest = statistics.FEWEST[interval]
+    if statistics.verdict(difference.interval, fewest) == "cannot tell":
+        return "cannot tell"
+    return statistics.verdict(widened, fewest)
+
+
+def _with_test_error(
+    difference: Difference, runs: Sequence[RunRecord], base: RunGroup | None, correct: Correct
+) -> Interval | None:
+    """Returns the interval of a difference with the error due to the test set, where that is known."""
+    if base is None or difference.interval is None:
+        return difference.interval
+    return statistics.with_test_error(difference.interval, _difference_error(runs, base.runs, correct))
 
 
 def _difference(
@@ -266,15 +279,16 @@ def _of_several_splits(runs: Sequence[RunRecord]) -> float:
 
 
 def _difference_error(own: Sequence[RunRecord], base: Sequence[RunRecord], correct: Correct) -> float:
-    """Returns the standard error of a difference in % due to the test set.
+    """Returns the standard error of a mean difference in % due to the test set, 0 where no pair was evaluated.
 
-    It is by bootstrap over test examples if two runs of the same split and seed were evaluated; otherwise the two rows
-    are treated as having independent test sets.
+    It is by bootstrap over test examples, of the mean gain over all pairs of runs of one split and seed that were
+    evaluated. Two errors of single accuracies would say too much: both rows are scored on the same examples.
     """
     partners = {(run.split, run.seed): run for run in base if run.name in correct}
+    gains: dict[TestSplit | None, list[np.ndarray]] = {}
     for run in own:
         partner = partners.get((run.split, run.seed))
         if run.name in correct and partner and run.test == partner.test:
-            gain = correct[run.name].astype(float) - correct[partner.name]
-            return 100 * statistics.bootstrap_error(gain[None]) * _of_several_splits(own)
-    return math.hypot(_test_error(own, {})[0], _test_error(base, {})[0])
+            gains.setdefault(run.test, []).append(correct[run.name].astype(float) - correct[partner.name])
+    errors = [statistics.bootstrap_error(np.stack(of_set)) for of_set in gains.values()]
+    return 100 * float(np.mean(errors)) * _of_several_splits(own) if errors else 0.0

@@ -27,7 +27,9 @@ COLUMNS = {
     "epoch': measured after the last epoch, as 'last' is. 'best epoch': the highest test accuracy of all epochs, which "
     "was selected on the test set and is biased upwards; do not compare it with 'last' or 'best'.",
     "difference": "Difference to the baseline's row (#), of the last checkpoint unless --checkpoint=best was given, "
-    "with a 95 % interval in brackets. Runs are paired by split, seed and, if both rows have teachers, teacher.",
+    "with a 95 % interval in brackets. Runs are paired by split, seed and, if both rows have teachers, teacher. Where "
+    "pairs of runs were evaluated, the interval includes the error due to the finite test set: that of the mean gain "
+    "over all such pairs, by bootstrap over test examples, added in quadrature.",
     "over": "Unit of replication: the outermost of split, teacher, seed with more than one value; inner levels are "
     "averaged first. 'seeds beside teachers': the students of several teachers are compared with the same runs without "
     "a teacher, and vary more over seeds than over teachers. 'one teacher': the interval says nothing about other "
@@ -35,10 +37,8 @@ COLUMNS = {
     "test set ±": "Standard error due to the finite test set, of the last checkpoint; more seeds do not reduce it. "
     "'bootstrap' is over the test examples of an evaluated run, 'binomial' follows from the accuracy and the number of "
     "test examples. For several splits it is the error over all their test sets, which share examples.",
-    "verdict": "'gain' or 'loss' if the interval leaves out zero and the difference exceeds 1.96 times its standard "
-    "error due to the test set, else 'within noise'. That error is by bootstrap over test examples if runs of the same "
-    "split and seed were evaluated in both rows; otherwise the rows are treated as having independent test sets. "
-    "'cannot tell': there is a single value, or fewer than six with --interval=bootstrap.",
+    "verdict": "'gain' or 'loss' if the interval leaves out zero, else 'within noise'. 'cannot tell': there is a "
+    "single value, all values are equal, or there are fewer than six with --interval=bootstrap.",
     "tried": "Number of the method's settings in the store. * marks a budget (settings or examples) that differs from "
     "the baseline's.",
     "examples": "Training examples that one run processed, including those of the run whose weights it started from. "

@@ -241,18 +241,29 @@ def paired_differences(own: Mapping[tuple, float], base: Mapping[tuple, float]) 
     }
 
 
-def verdict(interval: Interval, test_error: float = 0.0, fewest: int = 2) -> str:
+def with_test_error(interval: Interval, test_error: float) -> Interval:
+    """Returns an interval to which the error due to the test set is added in quadrature, on either side.
+
+    Args:
+      interval: Interval of a mean difference over runs.
+      test_error: Standard error of that mean due to the test examples.
+    """
+    more = 1.959964 * test_error
+    low, high = (math.hypot(interval.mean - bound, more) for bound in (interval.low, interval.high))
+    return interval._replace(low=interval.mean - low, high=interval.mean + high)
+
+
+def verdict(interval: Interval, fewest: int = 2) -> str:
     """Returns 'gain', 'loss', 'within noise', or 'cannot tell' if there is no estimate of the noise.
 
     Args:
       interval: Interval of a difference.
-      test_error: Standard error of the difference due to the test set; a difference within 1.96 of it is noise too.
       fewest: Smallest number of values for such an interval, see FEWEST.
     """
     mean, low, high, units = interval
-    if units < fewest or math.isclose(low, high, abs_tol=1e-9) or not math.isfinite(mean + test_error):
+    if units < fewest or math.isclose(low, high, abs_tol=1e-9) or not math.isfinite(mean):
         return "cannot tell"
-    if low <= 0 <= high or abs(mean) <= 1.96 * test_error:
+    if low <= 0 <= high:
         return "within noise"
     return "gain" if mean > 0 else "loss"
 

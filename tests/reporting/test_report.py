@@ -646,3 +646,20 @@ def test_seeds_that_share_their_order_are_one_draw(store):
         add(store, f"own-s{seed}", KD, 0.9 + 0.01 * seed, seed=seed)
     counted = {group.runs[0].name[:-3]: len(group.runs) for group in selection.select_groups(collect(store), "")}
     assert counted == {"shared": 1, "own": 3}
+
+
+def test_a_gain_that_all_pairs_have_on_the_same_examples_counts(store):
+    """The error of the test set is that of the mean gain over all pairs, though single accuracies are less certain."""
+    size, gains, correct = 2000, (60, 64, 68), {}
+    for seed, gain in enumerate(gains):
+        for name, loss, right in (("a", CE, 1600), ("b", MSE, 1600 + gain)):
+            add(store, f"{name}-s{seed}", loss, right / size, seed=seed)
+            correct[f"{name}-s{seed}"] = np.arange(size) < right
+    line = lines_of(store, correct=correct)[1]
+    per_example = np.mean([correct[f"b-s{s}"].astype(float) - correct[f"a-s{s}"] for s in range(3)], axis=0)
+    of_test = 1.959964 * 100 * np.std(per_example) / np.sqrt(size)
+    of_seeds = 4.302653 * np.std(gains, ddof=1) / np.sqrt(3) * 100 / size
+    assert line.difference.mean == pytest.approx(3.2)
+    assert line.difference.high - line.difference.mean == pytest.approx(np.hypot(of_seeds, of_test), rel=0.05)
+    assert line.verdict == "gain"
+    assert lines_of(store)[1].difference.high - line.difference.mean == pytest.approx(of_seeds)

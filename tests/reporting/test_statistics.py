@@ -100,20 +100,29 @@ def test_differences_pair_split_seed_and_teachers_if_both_have_teachers():
 
 
 @pytest.mark.parametrize(
-    "interval, test_error, said",
+    "interval, said",
     [
-        (Interval(1.0, 0.5, 1.5, 5), 0.0, "gain"),
-        (Interval(-1.0, -1.5, -0.5, 5), 0.0, "loss"),
-        (Interval(1.0, -0.1, 2.1, 5), 0.0, "within noise"),
-        (Interval(1.0, 0.0, 2.0, 5), 0.0, "within noise"),
-        (Interval(1.0, 0.5, 1.5, 5), 0.6, "within noise"),  # the test set's own error is larger
-        (Interval(1.0, -math.inf, math.inf, 1), 0.0, "cannot tell"),
-        (Interval(1.0, 1.0, 1.0, 3), 0.0, "cannot tell"),  # the same run repeated
-        (Interval(math.nan, math.nan, math.nan, 3), 0.0, "cannot tell"),
+        (Interval(1.0, 0.5, 1.5, 5), "gain"),
+        (Interval(-1.0, -1.5, -0.5, 5), "loss"),
+        (Interval(1.0, -0.1, 2.1, 5), "within noise"),
+        (Interval(1.0, 0.0, 2.0, 5), "within noise"),
+        (Interval(1.0, -math.inf, math.inf, 1), "cannot tell"),
+        (Interval(1.0, 1.0, 1.0, 3), "cannot tell"),  # the same run repeated
+        (Interval(math.nan, math.nan, math.nan, 3), "cannot tell"),
     ],
 )
-def test_verdict(interval, test_error, said):
-    assert statistics.verdict(interval, test_error) == said
+def test_verdict(interval, said):
+    assert statistics.verdict(interval) == said
+
+
+def test_the_error_of_the_test_set_is_added_in_quadrature():
+    """The error of a sum of two independent normal parts is what NumPy draws."""
+    widened = statistics.with_test_error(Interval(1.0, 0.2, 1.5, 5), 0.6 / 1.959964)
+    assert widened[:3] == pytest.approx((1.0, 1.0 - math.hypot(0.8, 0.6), 1.0 + math.hypot(0.5, 0.6)))
+    assert statistics.with_test_error(Interval(1.0, 0.5, 1.5, 5), 0.0) == Interval(1.0, 0.5, 1.5, 5)
+    drawn = np.random.default_rng(0).normal(size=(2, 200_000)) * [[0.3], [0.4]]
+    half = statistics.with_test_error(Interval(0.0, -1.959964 * 0.3, 1.959964 * 0.3, 5), 0.4).high
+    assert np.mean(np.abs(drawn.sum(axis=0)) <= half) == pytest.approx(0.95, abs=0.002)
 
 
 def test_the_bootstrap_error_is_binomial_for_one_run_and_smaller_for_runs_with_independent_errors():

@@ -13,6 +13,7 @@ cli.define(flags.DEFINE_string, "interval", "t", "Interval of the differences: '
 cli.define(flags.DEFINE_string, "select", "", "'validation' selects each method's setting and reports on other seeds.")
 cli.define(flags.DEFINE_string, "checkpoint", "last", "Checkpoint that is compared and selected by: 'last' or 'best'.")
 cli.define(flags.DEFINE_string, "format", "", "'csv', 'json' or 'latex' prints the table and writes no report.")
+cli.define(flags.DEFINE_list, "columns", [], "Further columns of the LaTeX table, such as loss,best,published.")
 cli.define(flags.DEFINE_integer, "networks", 8, "Number of networks to analyze on each test set.", lower_bound=0)
 
 
@@ -26,12 +27,12 @@ def main() -> None:
     records = collect.collect(store, flag.runs, damaged := [])
     groups = selection.select_groups(records, flag.select, flag.checkpoint)
     options = {"baseline": flag.baseline, "interval": flag.interval, "checkpoint": flag.checkpoint}
-    formats.check(flag.format)
+    formats.check(flag.format, flag.columns)
     comparison.compare(groups, **options)  # refuses rows that cannot be compared before any network runs
     networks = report.choose_networks(groups, flag.networks)
     evidence = gather(store, networks, flag.data_dir, 0 if flag.format else EXAMPLES)
     if flag.format:
-        return print(formats.as_text(report.table_rows(groups, evidence, **options), flag.format), end="")
+        return print(formats.as_text(report.table_rows(groups, evidence, **options), flag.format, flag.columns), end="")
     page = report.make_page(store, records, groups, evidence, title=flag.title, **options)
     page = page._replace(missing=[*page.missing, *damaged])
     print(*report.write(page, flag.out), sep="\n")

@@ -20,6 +20,9 @@ HEADER = (
     *("difference", "over", "verdict", "test set ±", "tried", "examples", "teachers' examples"),
 )
 
+# Columns of the LaTeX table -> their titles there; --columns adds others of HEADER between teacher and accuracy.
+PAPER = {"method": "Method", "teacher": "Teacher", "last": "Accuracy [%]", "difference": "Difference", "runs": "n"}
+
 
 def cells(rows: Sequence[TableRow]) -> tuple[list[str], list[list[str]]]:
     """Returns the header and the cells of each row, without the columns that are empty in all rows."""
@@ -115,12 +118,34 @@ def json_text(rows: Sequence[TableRow]) -> str:
     return json.dumps(records(rows), indent=2) + "\n"
 
 
-def latex_text(rows: Sequence[TableRow]) -> str:
-    """Returns the table as a LaTeX tabular that needs the package booktabs."""
-    header, body = cells(rows)
+def latex_text(rows: Sequence[TableRow], columns: Sequence[str] = ()) -> str:
+    """Returns the table as a LaTeX tabular for a paper, which needs the package booktabs.
+
+    Args:
+      rows: Rows of the table.
+      columns: Names of HEADER that are shown beside those of PAPER.
+    """
+    names = ["method", "teacher", *columns, "last", "difference", "runs"]
+    baselines = {row.against: _name_of(rows[row.against - 1]) for row in rows if row.against}
+    titles = (
+        {**PAPER, "difference": f"Difference to {next(iter(baselines.values()))}"} if len(baselines) == 1 else PAPER
+    )
+    header, body = [titles.get(name, name) for name in names], []
+    for row in rows:
+        own = dict(zip(HEADER, _cells(row), strict=True))
+        gain = own["difference"].rpartition(" to #")[0]  # the rows of a paper have no numbers
+        if gain and len(baselines) > 1 and row.against:
+            gain += f" to {baselines[row.against]}"
+        own |= {"method": _name_of(row), "difference": gain}
+        body.append([own[name] for name in names])
     lines = [" & ".join(map(latex_escape, row)) + r" \\" for row in [header, *body]]
     top = [rf"\begin{{tabular}}{{{'l' * len(header)}}}", r"\toprule", lines[0]]
     return "\n".join([*top, r"\midrule", *lines[1:], r"\bottomrule", r"\end{tabular}", ""])
+
+
+def _name_of(row: TableRow) -> str:
+    """Returns a method's name: that of its config, or else its losses."""
+    return " ".join(row.method.split()) or row.loss
 
 
 def latex_escape(text: str) -> str:
@@ -132,12 +157,25 @@ def latex_escape(text: str) -> str:
 FORMATS = {"csv": csv_text, "json": json_text, "latex": latex_text}
 
 
-def check(name: str) -> None:
-    """Raises a UserError for an unknown value of --format; '' is allowed."""
+def check(name: str, columns: Sequence[str] = ()) -> None:
+    """Raises a UserError for an unknown value of --format, where '' is allowed, or of --columns."""
     if name and name not in FORMATS:
         raise UserError(f"unknown --format '{name}'.{nearest(name, FORMATS)}")
+    if columns and name != "latex":
+        raise UserError("--columns adds columns to --format=latex; the other formats have all of them.")
+    for column in columns:
+        if column in PAPER:
+            raise UserError(f"--columns: '{column}' is in the table already.")
+        if column not in HEADER:
+            raise UserError(f"--columns: there is no column '{column}'.{nearest(column, HEADER)}")
 
 
-def as_text(rows: Sequence[TableRow], name: str) -> str:
-    """Returns the table in a format of FORMATS."""
-    return FORMATS[name](rows)
+def as_text(rows: Sequence[TableRow], name: str, columns: Sequence[str] = ()) -> str:
+    """Returns the table in a format of FORMATS.
+
+    Args:
+      rows: Rows of the table.
+      name: Key of FORMATS.
+      columns: Further columns of the LaTeX table; see `latex_text`.
+    """
+    return latex_text(rows, columns) if name == "latex" else FORMATS[name](rows)

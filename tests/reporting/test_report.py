@@ -386,6 +386,34 @@ def test_every_format_has_the_same_numbers(nested):
         formats.check("latec")
 
 
+def test_the_latex_table_is_that_of_a_paper(nested):
+    """Each line has as many cells as the columns that the tabular declares, and the rows' own numbers."""
+    lines = lines_of(nested)
+    for more in ((), ("loss", "best")):
+        latex = formats.as_text(lines, "latex", more).splitlines()
+        header, *body = [line.removesuffix(r" \\").split(" & ") for line in latex if line.endswith(r"\\")]
+        assert latex[0] == rf"\begin{{tabular}}{{{'l' * len(header)}}}" and len(header) == 5 + len(more)
+        assert (header[0], header[1], header[-3], header[-1]) == ("Method", "Teacher", r"Accuracy [\%]", "n")
+        assert {len(row) for row in body} == {len(header)} and [row[-1] for row in body] == [str(r.runs) for r in lines]
+        for row, line in zip(body, lines, strict=True):
+            assert row[-3].replace(r"$\pm$", "±") == formats.spread(line.last)
+            assert row[-2].startswith("" if line.difference is None else f"{line.difference.mean:+.2f}")
+            assert "\\#" not in row[-2]  # a row of the report that the paper's table does not number
+
+
+@pytest.mark.parametrize(
+    "name, columns, words",
+    [
+        ("csv", ("loss",), "--columns adds columns to --format=latex"),
+        ("latex", ("verdit",), "there is no column 'verdit'. Did you mean 'verdict'"),
+        ("latex", ("runs",), "'runs' is in the table already"),
+    ],
+)
+def test_wrong_columns_are_one_line(name, columns, words):
+    with pytest.raises(UserError, match=words):
+        formats.check(name, columns)
+
+
 def test_a_store_without_checkpoints_has_a_table_curves_and_distances(nested, tmp_path):
     add(nested, "chain-gen0-s0", MSE, 0.7)
     add(nested, "chain-gen1-s0", KD, 0.8, teacher="chain-gen0-s0")

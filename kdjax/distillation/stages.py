@@ -72,13 +72,16 @@ def stage_maps(output: ModelOutput) -> tuple[Array, ...]:
 def classified_map(output: ModelOutput, name: str) -> Array:
     """Returns a map of a network as its classifier reads it, after the last BatchNorm and ReLU.
 
-    The last map of a pre-activation network is a sum, and only the map before its ReLU has had the BatchNorm.
+    The last map of a pre-activation network is a sum, and only the map before its ReLU has had the BatchNorm. A network
+    with one more convolution after its last stage offers that as 'final_preact'.
 
     Args:
       output: The network's output.
-      name: Its last stage.
+      name: A stage, the last one unless the config names another.
     """
     preact = output.features.get(f"{name}{PREACT}")
+    if name == _map_names(output)[-1]:
+        preact = output.features.get(f"final{PREACT}", preact)
     return output.features[name] if preact is None else jnp.maximum(preact, 0)
 
 

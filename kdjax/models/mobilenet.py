@@ -113,7 +113,8 @@ class MobileNetV2(nn.Module):
 
         Returns:
           logits [batch, classes]; features stem [batch, height, width, channels] after ReLU, stem_preact before it, and
-          stage1, ..., stage4, the linear outputs of blocks; pooled [batch, 1280] for widths of at most 1.
+          stage1, ..., stage4, the linear outputs of blocks; final_preact, the last convolution before its ReLU; pooled
+          [batch, 1280] for widths of at most 1, the mean after that ReLU.
         """
         check_images(images, "a mobilenetv2")
         norm = batch_norm(self.dtype, train)
@@ -128,9 +129,10 @@ class MobileNetV2(nn.Module):
             if number in V2_STAGE_ENDS:
                 features[V2_STAGE_ENDS[number]] = x
         x = conv1x1(int(V2_LAST * max(self.width, 1)), dtype=self.dtype, name="last")(x)
-        pooled = spatial_mean(nn.relu(norm(name="last_bn")(x)))
+        final = norm(name="last_bn")(x)
+        pooled = spatial_mean(nn.relu(final))
         logits = nn.Dense(self.num_classes, name="fc")(pooled)
-        return ModelOutput(logits, features, pooled)
+        return ModelOutput(logits, {**features, "final_preact": final}, pooled)
 
     def preact_norms(self) -> dict[str, str]:
         """Returns for each stage the path of its last BatchNorm; no ReLU follows, so the feature is its output."""

@@ -257,7 +257,8 @@ class ShuffleNetV2(nn.Module):
 
         Returns:
           logits [batch, classes]; features stem, stage1, stage2, stage3 [batch, height, width, channels] after ReLU and
-          shuffle, and before both as stem_preact, ...; pooled [batch, channels], the mean of the last convolution.
+          shuffle, and before both as stem_preact, ...; final_preact, the last convolution before its ReLU; pooled
+          [batch, channels], the mean after that ReLU.
         """
         check_images(images, "a shufflenetv2")
         x, features = _stem(images, self.dtype, train)
@@ -267,9 +268,10 @@ class ShuffleNetV2(nn.Module):
                 x, preact = SplitBlock(self.dtype, name=f"stage{stage}_block{block}")(x, train)
             features |= {f"stage{stage}": x, f"stage{stage}_preact": preact}
         x = conv1x1(self.widths[-1], dtype=self.dtype, name="last")(x)
-        pooled = spatial_mean(nn.relu(batch_norm(self.dtype, train)(name="last_bn")(x)))
+        final = batch_norm(self.dtype, train)(name="last_bn")(x)
+        pooled = spatial_mean(nn.relu(final))
         logits = nn.Dense(self.num_classes, name="fc")(pooled)
-        return ModelOutput(logits, features, pooled)
+        return ModelOutput(logits, {**features, "final_preact": final}, pooled)
 
     def preact_norms(self) -> dict[str, str]:
         """Returns {}, since half of a stage's channels do not pass through its last BatchNorm."""

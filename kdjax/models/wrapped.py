@@ -38,8 +38,11 @@ def maps_of(output: ModelOutput) -> list[str]:
 
 
 def classified(output: ModelOutput, name: str) -> Array:
-    """Returns the last map as the classifier reads it: the sum in a map of WRN has not had the last BatchNorm."""
-    preact = output.features.get(f"{name}_preact")
+    """Returns the last map as the classifier reads it: the sum in a map of WRN has not had the last BatchNorm.
+
+    A network with one more convolution after its last stage offers that as 'final_preact'.
+    """
+    preact = output.features.get("final_preact", output.features.get(f"{name}_preact"))
     return output.features[name] if preact is None else nn.relu(preact)
 
 

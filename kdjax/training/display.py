@@ -40,7 +40,7 @@ class EpochDisplay:
 
 def _summary(row: Mapping[str, Any]) -> str:
     held_out = [f"{split} {row[split]['accuracy']:.2%}" for split in ("validation", "test") if split in row]
-    shown = [f"loss {row['train']['loss']:.4g}", f"train {row['train']['accuracy']:.2%}", *held_out]
+    shown = [f"training loss {row['train']['loss']:.4g}", f"train {row['train']['accuracy']:.2%}", *held_out]
     if "examples" in row:
         shown.append("labelled {labelled} unlabelled {unlabelled}".format(**row["examples"]))
     shown.append(f"{row['images_per_second']:.0f} images/s")

@@ -42,7 +42,16 @@ def test_regions_begin_with_the_whole_map_and_class_maps_have_its_logits_as_thei
     np.testing.assert_allclose(losses.catkd(maps, 0 * maps, size=1), (logits**2).mean(), rtol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "args"), [("wrn_16_1", {}), ("densenet100_bc", {"depth": 22}), ("vgg8", {})])
+# Two pre-activation networks, a plain one, and one with a convolution after its stages.
+CLASSIFIED = [
+    ("wrn_16_1", {}),
+    ("densenet100_bc", {"depth": 22}),
+    ("vgg8", {}),
+    ("shufflenetv2", {"repeats": (1, 1, 1)}),
+]
+
+
+@pytest.mark.parametrize(("name", "args"), CLASSIFIED)
 def test_the_map_that_a_classifier_reads_has_the_pooled_vector_as_its_mean(name, args):
     module = models.create_model(name, 5, **args)
     variables = models.init_variables(module, (1, 16, 16, 3), 0)

@@ -342,6 +342,46 @@ def test_kdpp_learns_from_photographs(config, photographs):
     assert np.mean(rows[-6:]) < np.mean(rows[:6]) < 1
 
 
+# Method -> (teacher's network, its arguments, student's network, its arguments), for methods that need their own.
+WRAPPED = {
+    "simkd": (
+        "resnet14",
+        {"widths": TEACHER_WIDTHS},
+        "simkd",
+        {"body": "resnet8", "body_args": {"widths": STUDENT_WIDTHS}},
+    ),
+    "sskd": (
+        *("sskd", {"body": "resnet14", "body_args": {"widths": TEACHER_WIDTHS}}),
+        *("sskd", {"body": "resnet8", "body_args": {"widths": STUDENT_WIDTHS}}),
+    ),
+    "hsakd": (
+        *("aux", {"body": "resnet14", "body_args": {"widths": TEACHER_WIDTHS}}),
+        *("aux", {"body": "resnet8", "body_args": {"widths": STUDENT_WIDTHS}}),
+    ),
+    "vitkd": ("deit_tiny", {"patch": 8, "dim": 24, "depth": 4}, "deit_tiny", {"patch": 8, "dim": 12, "depth": 4}),
+    "kd_dot": ("resnet14", {"widths": TEACHER_WIDTHS}, "resnet8", {"widths": STUDENT_WIDTHS}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", WRAPPED)
+def test_methods_with_networks_of_their_own_learn_from_photographs(method, config, photographs):
+    name, args, config.model.name, config.model.args = WRAPPED[method]
+    config.losses = {method: student.get_config(f"{method},resnet56,resnet20").losses[method].to_dict()}
+    config.data.args, config.data.view, config.batch_size = {"path": photographs}, "crop_flip", 32
+    if method == "kd_dot":
+        config.optimizer.update({"name": "dot", "learning_rate": 0.02})
+    else:
+        config.optimizer.update({"name": "adamw", "learning_rate": 0.003})
+    config = resolve(config)
+    model = models.create_model(name, 10, **args)
+    teacher = Teacher(model, models.init_variables(model, (1, 32, 32, 3), 3), 10, "softmax", {}, None)
+    plan = plan_with(config, load_dataset(config.data, ""), {"a": teacher}, tuple(jax.local_devices()[:1]))
+    _, rows = run(plan, plan.spec, 30)
+    first, last = (np.mean([row[f"losses/{method}"] for row in part]) for part in (rows[:6], rows[-6:]))
+    assert last < first, (first, last)
+
+
 def test_stages_that_are_not_equally_many_are_paired_by_the_config_alone(config):
     from kdjax.errors import UserError
 

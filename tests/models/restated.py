@@ -73,7 +73,8 @@ def mobilenet_v2(sd, x):
             x = x + y if stride == 1 and x.shape[1] == y.shape[1] else y
         if group in ends:
             maps[ends[group]] = x
-    pooled = mean(relu(batch_norm(conv(x, sd, "conv2.0"), sd, "conv2.1")))
+    maps["final_preact"] = batch_norm(conv(x, sd, "conv2.0"), sd, "conv2.1")
+    pooled = mean(relu(maps["final_preact"]))
     return linear(pooled, sd, "classifier.0"), maps, pooled
 
 
@@ -135,7 +136,8 @@ def shufflenet_v2(sd, x, repeats):
             before = np.concatenate([x[:, :half], y], axis=1)
             x = shuffle(np.concatenate([x[:, :half], relu(y)], axis=1), 2)
         maps |= {f"stage{stage}_preact": before, f"stage{stage}": x}
-    pooled = mean(relu(batch_norm(conv(x, sd, "conv2"), sd, "bn2")))
+    maps["final_preact"] = batch_norm(conv(x, sd, "conv2"), sd, "bn2")
+    pooled = mean(relu(maps["final_preact"]))
     return linear(pooled, sd, "linear"), maps, pooled
 
 

@@ -208,22 +208,31 @@ def export_weights(
       path: Path of the file, which ends in '.safetensors', '.npz' or '.pth'.
       checkpoint: 'last', 'best' or a step.
       dialect: Code base whose parameter names are used, such as 'torchvision'; None for the first that the network has.
-      data_dir: Directory of the data sets that do not come with kdjax; the data says the size of the images that a
-        network flattens.
+      data_dir: Directory of the data sets that do not come with kdjax. The data is read only for a run of an older
+        kdjax, whose manifest does not say how large the images are that its network flattens.
 
     Returns:
       What was written.
 
     Raises:
-      UserError: The run, the checkpoint or the dialect does not exist, the data set of a network that may flatten
-        images is missing, or the file cannot be written.
+      UserError: The run, the checkpoint or the dialect does not exist, the data set is needed and missing, or the file
+        cannot be written.
     """
     network = load_network(store.find(name), checkpoint)
     module = network.model.module if isinstance(network.model, models.FeatureExtractor) else network.model
-    shape = None
-    if not is_known_to_pool(module) and network.manifest["config"]["data"]["name"]:
-        shape = (1, *load_run(store, name, checkpoint, data_dir).dataset.input_shape)
+    known = is_known_to_pool(module) or not network.manifest["config"]["data"]["name"]
+    shape = None if known else (1, *_input_shape(network.manifest, store, name, checkpoint, data_dir))
     state = to_state_dict(module, network.variables, dialect, shape)
     about = {"kdjax_run": name, "step": str(network.step), "model": network.manifest["model"]["name"]}
     write_weights(path, state, metadata=about)
     return Exported(path, network.step, len(state))
+
+
+def _input_shape(
+    manifest: Mapping[str, Any], store: Store, name: str, checkpoint: str, data_dir: str
+) -> tuple[int, ...]:
+    """Returns the shape of an input of a run's network: as its manifest says, or else as its data set has it."""
+    kept = manifest["model"].get("input_shape")
+    if isinstance(kept, list) and kept and all(isinstance(side, int) and side > 0 for side in kept):
+        return tuple(kept)
+    return tuple(load_run(store, name, checkpoint, data_dir).dataset.input_shape)

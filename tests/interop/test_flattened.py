@@ -1,5 +1,6 @@
 """A dense layer that reads a flattened map gets PyTorch's order of its inputs, or the network is refused."""
 
+import json
 import sys
 
 import flax.linen as nn
@@ -94,6 +95,21 @@ def test_export_undoes_import(model, name, image_file, tmp_path, one_device):
     back = read_weights(tmp_path / "b.npz")
     for key, leaf in state.items():
         np.testing.assert_array_equal(back[key], leaf)
+    # A manifest of an older kdjax does not say the shape: then the data does, which is not needed otherwise.
+    manifest = store.find(run).path / "manifest.json"
+    older = json.loads(manifest.read_text())
+    assert older["model"].pop("input_shape") == [8, 8, 3]
+    recent = manifest.read_text()
+    manifest.write_text(json.dumps(older))
+    export_weights(store, run, str(tmp_path / "c.npz"))
+    without_data = Store(tmp_path / "runs", ("flat_net",))
+    with pytest.raises(UserError, match="--trust=flat_data"):
+        export_weights(without_data, run, str(tmp_path / "d.npz"))
+    manifest.write_text(recent)
+    export_weights(without_data, run, str(tmp_path / "d.npz"))
+    for name_of_file in ("c.npz", "d.npz"):
+        again = read_weights(tmp_path / name_of_file)
+        assert all(np.array_equal(again[key], leaf) for key, leaf in back.items())
     if model == "mlp":
         network = load_network(store.find(run))
         x = np.maximum(

@@ -65,10 +65,10 @@ def test_no_command_imports_what_a_manifest_names(place, name, evil, door):
     plant(evil, place)
     done = door(*DOORS[name], cwd=evil)
     assert not (evil / "ran").exists() and "evil" not in sys.modules
-    if name in ("evaluate", "analyze", "export"):
+    if name in ("evaluate", "analyze") or (name, place) == ("export", "model"):
         assert done.returncode == 2 and "'evil:attribute'" in done.stderr and "--trust=evil" in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1
-    else:  # a report shows what is stored; export needs the images' shape, since a dense layer reads them flattened
+    else:  # a report shows what is stored; weights can be exported without the data
         assert done.returncode == 0, done.stderr
 
 

@@ -117,17 +117,26 @@ def read_npz(path: os.PathLike | str) -> dict[str, np.ndarray]:
     Raises:
       OSError, UserError: The file cannot be read, or it is no regular file.
       TooLarge: The arrays take more than `allowance` of the file's size.
-      Exception: The file is damaged, or holds something else; the exception may have any type.
+      ValueError: The file is damaged, or holds something else.
     """
     with open_regular(path) as file:
-        left = allowance(os.fstat(file.fileno()).st_size)
-        found = {}
-        with zipfile.ZipFile(file) as archive:
-            for name in archive.namelist():
-                if name.endswith(".npy"):
-                    with archive.open(name) as member:
-                        found[name.removesuffix(".npy")] = array = parse_npy(member, left)
-                    left -= array.nbytes
+        try:
+            return _unpacked(file, allowance(os.fstat(file.fileno()).st_size))
+        except (OSError, ValueError):
+            raise
+        except Exception as error:  # damaged bytes make zipfile, zlib, struct and ast raise errors of many types
+            raise ValueError(f"{type(error).__name__} {error}") from error
+
+
+def _unpacked(file: Any, left: int) -> dict[str, np.ndarray]:
+    """Returns the arrays of an open .npz file that take at most so many bytes together."""
+    found = {}
+    with zipfile.ZipFile(file) as archive:
+        for name in archive.namelist():
+            if name.endswith(".npy"):
+                with archive.open(name) as member:
+                    found[name.removesuffix(".npy")] = array = parse_npy(member, left)
+                left -= array.nbytes
     return found
 
 

@@ -77,7 +77,7 @@ def _reused_classifier(
     dtype: Any = None,
 ) -> nn.Module:
     """Builds SimKD's network from the name and the arguments of its body; see ReusedClassifier."""
-    return ReusedClassifier(num_classes, _body(num_classes, body, body_args, dtype), width, size, factor, dtype)
+    return ReusedClassifier(num_classes, _body(num_classes, body, body_args, dtype), dtype, width, size, factor)
 
 
 def _branched(num_classes: int, body: str, body_args: Mapping[str, Any] | None = None, dtype: Any = None) -> nn.Module:
@@ -99,9 +99,17 @@ def _body(num_classes: int, name: str, args: Mapping[str, Any] | None, dtype: An
     return create_model(name, num_classes, dtype=None if dtype is None else "bfloat16", **(args or {}))
 
 
-def _student_friendly(num_classes: int, body: str, student: str, dtype: Any = None) -> nn.Module:
-    """Builds a network with student-shaped branches from the names of both; see StudentFriendly."""
-    return StudentFriendly(*(_body(num_classes, name, None, dtype) for name in (body, student)))
+def _student_friendly(
+    num_classes: int,
+    body: str,
+    student: str,
+    body_args: Mapping[str, Any] | None = None,
+    student_args: Mapping[str, Any] | None = None,
+    dtype: Any = None,
+) -> nn.Module:
+    """Builds SFTN's network from the names and the arguments of its body and of the student; see StudentFriendly."""
+    inner, shape = _body(num_classes, body, body_args, dtype), _body(num_classes, student, student_args, dtype)
+    return StudentFriendly(num_classes, inner, dtype, shape)
 
 
 # Name in config.model.name -> constructor, which is called as constructor(num_classes=..., **config.model.args).

@@ -9,7 +9,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jax.typing import DTypeLike
 
 from kdjax.errors import UserError
 from kdjax.models import wrapped
@@ -18,39 +17,20 @@ from kdjax.models.layers import batch_norm, conv1x1, spatial_mean
 from kdjax.types import Array, ModelOutput
 
 
-class BranchedNetwork(nn.Module):
+class BranchedNetwork(wrapped.Wrapper):
     """A network whose stages each have a branch that predicts an image's class and rotation together.
 
     The branch on a stage repeats all layers of the network after that stage, with weights of its own. The one on the
     last stage is a 1x1 convolution, BatchNorm and ReLU, the mean, and a linear classifier. The four ResNets for which
     the authors' layers are known are AuxiliaryResNet instead.
 
-    Initialisation by `init_variables`: the network's own, and PyTorch's defaults for the last branch.
-
-    Attributes:
-      num_classes: Number of classes.
-      network: The network.
-      dtype: Type of the bodies' computation; None takes that of parameters and images.
+    Fields and initialisation are those of every Wrapper; a branch is drawn as the network is.
     """
-
-    num_classes: int
-    network: nn.Module
-    dtype: DTypeLike | None = None
 
     @property
     def INITIALIZERS(self) -> tuple | None:  # noqa: N802, a table as in the other networks
         """Initial values of the network and its branches; None where the network has no table."""
-        return wrapped.initializers(self.network, r"(?:body|branch\d+)")
-
-    @property
-    def HEAD(self) -> str:  # noqa: N802, a name as in the other networks
-        """Path of the classifier."""
-        return wrapped.path_in_body(self.network, "HEAD", "fc")
-
-    @property
-    def STEM(self) -> str:  # noqa: N802, a name as in the other networks
-        """Path of the first layer."""
-        return wrapped.path_in_body(self.network, "STEM", "stem")
+        return wrapped.initializers((self.network, r"(?:body|branch\d+)"))
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> ModelOutput:
@@ -84,17 +64,13 @@ class BranchedNetwork(nn.Module):
         upright = outputs[0]
         return upright._replace(features={**upright.features, "rotated": rotated, **branches})
 
-    def preact_norms(self) -> dict[str, str]:
-        """Returns for each stage the path of the last BatchNorm before its ReLU."""
-        return wrapped.norms(self.network)
-
 
 class _Parts:
     """The body and the branches of a network, as submodules that may be called several times."""
 
     def __init__(self, owner: BranchedNetwork, train: bool):
         self.owner, self.train = owner, train
-        self.body = wrapped.bound(owner, owner.network, "body")
+        self.body = owner.bound_network()
         self.made: dict[str, Callable[..., Any]] = {}
 
     def run(self, images: Array) -> tuple[ModelOutput, dict[str, Array]]:

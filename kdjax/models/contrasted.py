@@ -5,7 +5,6 @@ Reference: Xu, Liu, Li & Loy, 2020, "Knowledge Distillation Meets Self-Supervisi
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jax.typing import DTypeLike
 
 from kdjax.errors import UserError
 from kdjax.models import wrapped
@@ -23,40 +22,16 @@ class Projection(nn.Module):
         return nn.Dense(x.shape[-1], name="linear2")(nn.relu(nn.Dense(x.shape[-1], name="linear1")(x)))
 
 
-class ContrastedNetwork(nn.Module):
+class ContrastedNetwork(wrapped.Wrapper):
     """A network, and a projection of the vector that its classifier reads, of the four rotations of each image.
 
-    Initialisation by `init_variables`: the network's own, and PyTorch's defaults for the projection.
-
-    Attributes:
-      num_classes: Number of classes.
-      network: The network.
-      dtype: Type of the body's computation; None takes that of parameters and images.
+    Fields and initialisation are those of every Wrapper.
     """
-
-    num_classes: int
-    network: nn.Module
-    dtype: DTypeLike | None = None
-
-    @property
-    def INITIALIZERS(self) -> tuple | None:  # noqa: N802, a table as in the other networks
-        """Initial values of the network under its name here; None where it has no table."""
-        return wrapped.initializers(self.network, "body")
 
     @property
     def TORCH_NAMES(self) -> dict[str, tuple]:  # noqa: N802, a table as in the other networks
         """PyTorch's names: those of the network after 'backbone.', then the projection's."""
         return wrapped.torch_names(self.network, ((r"projection/linear(\d)", lambda i: f"proj_head.{2 * i - 2}"),))
-
-    @property
-    def HEAD(self) -> str:  # noqa: N802, a name as in the other networks
-        """Path of the classifier."""
-        return wrapped.path_in_body(self.network, "HEAD", "fc")
-
-    @property
-    def STEM(self) -> str:  # noqa: N802, a name as in the other networks
-        """Path of the first layer."""
-        return wrapped.path_in_body(self.network, "STEM", "stem")
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> ModelOutput:
@@ -77,7 +52,7 @@ class ContrastedNetwork(nn.Module):
           UserError: The images are vectors, or the network has no pooled vector.
         """
         check_images(images, "a network for sskd")
-        body, projection = wrapped.bound(self, self.network, "body"), Projection(name="projection")
+        body, projection = self.bound_network(), Projection(name="projection")
         rotations = [jnp.rot90(images, turns, (1, 2)) for turns in range(ROTATIONS)]
         if train:
             together = wrapped.output_of(body, jnp.concatenate(rotations), train)
@@ -95,7 +70,3 @@ class ContrastedNetwork(nn.Module):
             name = type(self.network).__name__
             raise UserError(f"sskd embeds the vector that a network's classifier reads, and {name} returns none.")
         return output.pooled
-
-    def preact_norms(self) -> dict[str, str]:
-        """Returns for each stage the path of the last BatchNorm before its ReLU."""
-        return wrapped.norms(self.network)

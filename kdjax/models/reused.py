@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
-from jax.typing import DTypeLike
 
 from kdjax.errors import UserError
 from kdjax.losses import adaptive_avg_pool
@@ -17,30 +16,25 @@ from kdjax.models.layers import batch_norm, conv1x1, conv3x3, spatial_mean
 from kdjax.types import Array, ModelOutput
 
 
-class ReusedClassifier(nn.Module):
+class ReusedClassifier(wrapped.Wrapper):
     """A network without its classifier, three convolutions to a teacher's last map, and that teacher's classifier.
 
     The projector is a part of the network: it is trained, evaluated, exported and deployed with it. The classifier is
     the teacher's and is never trained. A run fills it in, and takes width and size from the teacher.
 
-    Initialisation by `init_variables`: the network's own, and PyTorch's defaults for projector and classifier.
+    Further fields and the initialisation are those of every Wrapper; the inner network's classifier is left out.
 
     Attributes:
-      num_classes: Number of classes.
-      network: The network; its classifier is left out.
       width: Channels of the teacher's last map.
       size: Side of the teacher's last map; a larger map of the network is averaged down to it. 0 leaves it as it is.
       factor: The projector's inner width is `width` divided by this.
-      dtype: Type of the body's computation; None takes that of parameters and images.
     """
 
-    num_classes: int
-    network: nn.Module
-    width: int
+    width: int = 0
     size: int = 0
     factor: int = 2
-    dtype: DTypeLike | None = None
 
+    HEAD = "fc"
     FROZEN = ("fc",)
 
     def __post_init__(self):
@@ -52,20 +46,10 @@ class ReusedClassifier(nn.Module):
         super().__post_init__()
 
     @property
-    def INITIALIZERS(self) -> tuple | None:  # noqa: N802, a table as in the other networks
-        """Initial values of the network under its name here; None where it has no table."""
-        return wrapped.initializers(self.network, "body")
-
-    @property
     def TORCH_NAMES(self) -> dict[str, tuple]:  # noqa: N802, a table as in the other networks
         """PyTorch's names: those of the network after 'backbone.', then the projector's and the classifier's."""
         projector = (r"projector_(conv|bn)(\d)", lambda layer, number: f"projector.{layer}{number}")
         return wrapped.torch_names(self.network, (projector, (r"fc", "fc")))
-
-    @property
-    def STEM(self) -> str:  # noqa: N802, a name as in the other networks
-        """Path of the first layer."""
-        return wrapped.path_in_body(self.network, "STEM", "stem")
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False, keys: Array | None = None) -> ModelOutput:
@@ -83,7 +67,7 @@ class ReusedClassifier(nn.Module):
         Raises:
           UserError: The network returns no map.
         """
-        body = wrapped.bound(self, self.network, "body")
+        body = self.bound_network()
         with nn.intercept_methods(_without(wrapped.path_in_body(self.network, "HEAD", "fc"))):
             output = wrapped.output_of(body, images, train, keys)
         maps = wrapped.maps_of(output)
@@ -108,7 +92,7 @@ class ReusedClassifier(nn.Module):
 
     def preact_norms(self) -> dict[str, str]:
         """Returns for each stage the path of the last BatchNorm before its ReLU."""
-        return {**wrapped.norms(self.network), "projected": "projector_bn3"}
+        return {**super().preact_norms(), "projected": "projector_bn3"}
 
 
 def _without(path: str) -> Callable:

@@ -6,12 +6,12 @@ Reference: Park, Cha, Jeong, Kim & Han, 2021, https://arxiv.org/abs/2102.07650. 
 import flax.linen as nn
 
 from kdjax.errors import UserError
-from kdjax.models.initialize import TORCH_INITIALIZERS
+from kdjax.models import wrapped
 from kdjax.models.layers import batch_norm, conv1x1
 from kdjax.types import Array, ModelOutput
 
 
-class StudentFriendly(nn.Module):
+class StudentFriendly(wrapped.Wrapper):
     """A network, and after each of its stages but the last a branch that goes on as a student would.
 
     A branch is a 1x1 convolution, BatchNorm and ReLU to the width of the student's stage, and then the student's later
@@ -19,22 +19,18 @@ class StudentFriendly(nn.Module):
     have the same sizes. The branches serve training alone: the logits, the features and the pooled vector that students
     read are the network's, and XLA leaves out branches that nobody reads.
 
+    Further fields are those of every Wrapper. The student's layers are initialised as in the student.
+
     Attributes:
-      body: The network.
       student: The student whose shape the branches have.
     """
 
-    body: nn.Module
-    student: nn.Module
-
-    HEAD = "body/fc"
+    student: nn.Module | None = None
 
     @property
-    def INITIALIZERS(self) -> tuple:  # noqa: N802, a constant in the other networks
-        """Pairs (pattern of a leaf's path, initializer): those of both networks, PyTorch's defaults for the rest."""
-        parts = {"body": self.body, r"branch\d+_student": self.student}
-        own = [(f"{path}/(?:{pattern})", draw) for path, part in parts.items() for pattern, draw in part.INITIALIZERS]
-        return (*own, *TORCH_INITIALIZERS)
+    def INITIALIZERS(self) -> tuple | None:  # noqa: N802, a table as in the other networks
+        """Initial values of both networks and of the layers between them; None where one has no table."""
+        return wrapped.initializers((self.network, "body"), (self.student, r"branch\d+_student"))
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> ModelOutput:
@@ -51,27 +47,24 @@ class StudentFriendly(nn.Module):
         Raises:
           UserError: The two networks have no stages that line up.
         """
-        output = self.body(images, train)
-        widths, own = (_stage_widths(part) for part in (self.student, self.body))
+        output = wrapped.output_of(self.bound_network(), images, train)
+        widths, own = (_stage_widths(part) for part in (self.student, self.network))
         if len(widths) != len(own):
             raise UserError(f"a body of {len(own)} stages cannot have branches of a student of {len(widths)} stages.")
         branches = {}
         for stage, width in enumerate(widths[:-1], start=1):
-            x = conv1x1(width, name=f"branch{stage}_conv")(output.features[f"stage{stage}"])
-            x = nn.relu(batch_norm(None, train)(name=f"branch{stage}_bn")(x))
-            student = self.student.clone(name=f"branch{stage}_student", parent=self)
+            x = conv1x1(width, dtype=self.dtype, name=f"branch{stage}_conv")(output.features[f"stage{stage}"])
+            x = nn.relu(batch_norm(self.dtype, train)(name=f"branch{stage}_bn")(x))
+            student = wrapped.bound(self, self.student, f"branch{stage}_student")
             branches[f"branch{stage}"] = student(x, train, after=stage).logits
         return output._replace(features={**output.features, **branches})
 
-    def preact_norms(self) -> dict[str, str]:
-        """Returns for each stage the path of the last BatchNorm before its ReLU."""
-        return {stage: f"body/{path}" for stage, path in self.body.preact_norms().items()}
 
-
-def _stage_widths(module: nn.Module) -> tuple[int, ...]:
+def _stage_widths(module: nn.Module | None) -> tuple[int, ...]:
     """Returns the numbers of channels of a network's stages."""
     if not hasattr(module, "stage_widths"):
         raise UserError(
-            f"{type(module).__name__} has no branches: they are built for the resnets of CIFAR and for wrn."
+            f"{type(module).__name__} has no branches: they are built for the resnets of CIFAR and for wrn. Name two "
+            "of one family, such as 'teacher.py:sftn,resnet8,resnet8,digits'."
         )
     return module.stage_widths()

@@ -1,15 +1,56 @@
-"""What networks around another network share: its tables under a new path, and a view into its layers."""
+"""What networks around another network share: its fields, its tables under a new path, and a view into its layers."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
+from jax.typing import DTypeLike
 
 from kdjax.models.apply import call_arguments
 from kdjax.models.initialize import TORCH_INITIALIZERS
 from kdjax.types import Array, ModelOutput
 
 PATHS = {"paths": ((r"(.*)", lambda path: path.replace("/", ".")),)}  # names of a network without PyTorch names
+
+
+class Wrapper(nn.Module):
+    """The base class of networks around another one, which is their submodule 'body'.
+
+    Initialisation by `init_variables`: the inner network's own, and PyTorch's defaults for the layers around it.
+
+    Attributes:
+      num_classes: Number of classes.
+      network: The inner network.
+      dtype: Type of the inner network's computation; None takes that of parameters and images.
+    """
+
+    num_classes: int
+    network: nn.Module
+    dtype: DTypeLike | None = None
+
+    @property
+    def INITIALIZERS(self) -> tuple | None:  # noqa: N802, a table as in the other networks
+        """Initial values of the inner network under its path here; None where it has no table."""
+        return initializers((self.network, "body"))
+
+    @property
+    def HEAD(self) -> str:  # noqa: N802, a name as in the other networks
+        """Path of the classifier."""
+        return path_in_body(self.network, "HEAD", "fc")
+
+    @property
+    def STEM(self) -> str:  # noqa: N802, a name as in the other networks
+        """Path of the first layer."""
+        return path_in_body(self.network, "STEM", "stem")
+
+    def bound_network(self) -> nn.Module:
+        """Returns the inner network as a submodule; to be called within a compact method."""
+        return bound(self, self.network, "body")
+
+    def preact_norms(self) -> dict[str, str]:
+        """Returns for each stage the path of the last BatchNorm before its ReLU; {} where that is not known."""
+        own: Mapping[str, str] = self.network.preact_norms() if hasattr(self.network, "preact_norms") else {}
+        return {stage: f"body/{path}" for stage, path in own.items()}
 
 
 def bound(parent: nn.Module, network: nn.Module, name: str, **changed: Any) -> nn.Module:
@@ -46,15 +87,17 @@ def classified(output: ModelOutput, name: str) -> Array:
     return output.features[name] if preact is None else nn.relu(preact)
 
 
-def initializers(network: nn.Module, prefix: str) -> tuple | None:
-    """Returns a network's table INITIALIZERS under another path, then PyTorch's defaults; None where it has none.
+def initializers(*parts: tuple[nn.Module, str]) -> tuple | None:
+    """Returns the tables INITIALIZERS of networks under other paths, then PyTorch's defaults; None if one has none.
 
     Args:
-      network: The network.
-      prefix: Pattern of the path that is put before those of the table.
+      *parts: Networks, each with the pattern of the path that is put before those of its table.
     """
-    table = getattr(network, "INITIALIZERS", None)
-    return table and (*((rf"{prefix}/(?:{pattern})", draw) for pattern, draw in table), *TORCH_INITIALIZERS)
+    tables = [(getattr(network, "INITIALIZERS", None), prefix) for network, prefix in parts]
+    if any(table is None for table, _ in tables):
+        return None
+    own = [(rf"{prefix}/(?:{pattern})", draw) for table, prefix in tables for pattern, draw in table or ()]
+    return (*own, *TORCH_INITIALIZERS)
 
 
 def torch_names(network: nn.Module, own: tuple) -> dict[str, tuple]:
@@ -72,12 +115,6 @@ def torch_names(network: nn.Module, own: tuple) -> dict[str, tuple]:
 
 def _backbone(name: str | Callable[..., str]) -> Callable[..., str]:
     return lambda *groups: "backbone." + (name if isinstance(name, str) else name(*groups))
-
-
-def norms(network: nn.Module) -> dict[str, str]:
-    """Returns what a network's `preact_norms` returns, for the path 'body'; {} where it has no such method."""
-    own: Mapping[str, str] = network.preact_norms() if hasattr(network, "preact_norms") else {}
-    return {stage: f"body/{path}" for stage, path in own.items()}
 
 
 def path_in_body(network: nn.Module, table: str, default: str) -> str:

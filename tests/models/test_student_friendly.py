@@ -48,6 +48,13 @@ def test_a_branch_is_a_projection_and_the_rest_of_the_student(pair):
     assert "stem" not in variables["params"]["branch2_student"]
 
 
+def test_branches_are_drawn_as_the_student_is(pair):
+    """Its 3x3 convolutions are normal with a variance of 2 / fan_out, where PyTorch's default has 1 / (3 fan_in)."""
+    _, _, variables, _, _ = pair
+    kernel = np.asarray(variables["params"]["branch1_student"]["stage3_block1"]["conv2"]["kernel"])
+    assert kernel.std() == pytest.approx(np.sqrt(2 / (9 * kernel.shape[-1])), rel=0.03)
+
+
 def test_entering_a_network_after_a_stage_goes_on_from_its_map(pair):
     network, _, variables, images, output = pair
     module = models.create_model(network, 5)

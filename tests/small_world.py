@@ -9,6 +9,7 @@ from kdjax import models
 from kdjax.config import defaults
 from kdjax.data import Dataset, load_dataset, train_batches
 from kdjax.errors import Interrupted
+from kdjax.training import metrics
 from kdjax.training.evaluation import make_batches
 from kdjax.training.loop import train
 from kdjax.training.member import initial_carry
@@ -100,6 +101,16 @@ def run_steps(config, num_devices: int, num_steps: int, mask=None):
     for step in range(num_steps):
         found = alone.step(jax.tree.map(lambda leaf, step=step: leaf[:, step : step + 1], batches))
     return found
+
+
+def values_of(plan: Plan, num_steps: int, loss: str):
+    """Makes steps of training proper; returns the last state, and the value of a loss in each of the steps."""
+    alone, batches, values = Alone(plan), batches_of(plan, num_steps), []
+    for step in range(num_steps):
+        state, sums = alone.step(jax.tree.map(lambda leaf, step=step: leaf[:, step : step + 1], batches))
+        values.append(metrics.means(sums.metrics)[f"losses/{loss}"])
+        alone.place(state, metrics.zero_train_sums(plan.spec, plan.numbers))
+    return state, values
 
 
 def largest_difference(a, b) -> float:

@@ -26,7 +26,10 @@ BENCHMARKS = {
 WITHOUT_CONFIG = ("compare", "convolutions", "store")
 
 cli.define_common_flags()
-if sys.argv[1:2] not in [[name] for name in WITHOUT_CONFIG]:
+# An unknown benchmark is told as such, and not that it lacks a config.
+if sys.argv[1:2] not in [[name] for name in WITHOUT_CONFIG] and (
+    sys.argv[1:2] in [[name] for name in BENCHMARKS] or any("config" in argument for argument in sys.argv)
+):
     cli.define_config_flag()
 cli.define(flags.DEFINE_integer, "rounds", 5, "Number of measurements, of which the median is shown.", lower_bound=1)
 cli.define(flags.DEFINE_integer, "steps", 20, "Number of train steps in one measurement.", lower_bound=1)

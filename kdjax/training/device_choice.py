@@ -10,7 +10,7 @@ from flax import traverse_util
 
 from kdjax import models
 from kdjax.training import forward, processes
-from kdjax.training.plan import Plan
+from kdjax.training.plan import Plan, batch_norm_scope
 from kdjax.training.spec import Model
 from kdjax.types import Device
 
@@ -43,10 +43,8 @@ def suited_devices(plan: Plan, devices: Sequence[Device]) -> tuple[Device, ...]:
 
 def depends_on_devices(plan: Plan) -> bool:
     """Whether a run on another number of devices is another run, beyond the rounding of sums."""
-    shape = plan.dataset.input_shape
-    scope = models.batch_norm_scope(plan.spec.model, (1, *shape))
-    own_statistics = scope == "per_device" or (scope == "global" and not plan.spec.sync_batch_norm)
-    return own_statistics or forward.draws_dropout(plan.spec, plan.variables, shape)
+    own_statistics = batch_norm_scope(plan) == "per_device"
+    return own_statistics or forward.draws_dropout(plan.spec, plan.variables, plan.dataset.input_shape)
 
 
 def step_work(plan: Plan) -> float:

@@ -390,16 +390,20 @@ def hashes_of(plan: Plan) -> dict[str, Any]:
     }
 
 
+def batch_norm_scope(plan: Plan) -> str:
+    """Returns over what a run takes its batch statistics: 'none', 'global' or 'per_device'."""
+    scope = models.batch_norm_scope(plan.spec.model, (1, *plan.dataset.input_shape))
+    return "per_device" if scope == "global" and not plan.spec.sync_batch_norm else scope
+
+
 def manifest_of(plan: Plan) -> dict[str, Any]:
     """Returns the manifest of a planned run."""
     records = {name: dict(teacher.record) for name, teacher in plan.teachers.items()}
     for name, fields in plan.config.teachers.items():
         if fields.temperature == schema.FITTED:
             records[name]["temperature"] = round(float(plan.numbers["teachers"][name]["temperature"]), DIGITS)
-    scope = models.batch_norm_scope(plan.spec.model, (1, *plan.dataset.input_shape))
-    if scope == "global" and not plan.spec.sync_batch_norm:
-        scope = "per_device"
-    elif scope == "per_device" and plan.spec.sync_batch_norm:
+    scope = batch_norm_scope(plan)
+    if scope == "per_device" and plan.spec.sync_batch_norm:
         logging.warning("%s has statistics other than BatchNorm's, which are taken per device.", plan.config.model.name)
     parameters = models.count_parameters(plan.variables)
     count = parallel.device_count(plan.devices)

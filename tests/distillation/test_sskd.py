@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from small_world import Alone, batches_of, largest_difference
+from small_world import largest_difference, values_of
 
 from configs import student as students
 from kdjax import models
@@ -12,7 +12,6 @@ from kdjax.data import load_dataset
 from kdjax.errors import UserError
 from kdjax.interop.torch_weights import from_state_dict, to_state_dict
 from kdjax.store import Store
-from kdjax.training import metrics
 from kdjax.training.loop import train
 from kdjax.training.plan import plan_with, resolve
 from kdjax.training.teachers import Teacher
@@ -32,20 +31,11 @@ def plan_of(config, num_devices=1):
     return plan_with(config, dataset, {"a": teacher}, tuple(jax.local_devices()[:num_devices]))
 
 
-def steps(plan, number):
-    alone, batches, rows = Alone(plan), batches_of(plan, number), []
-    for step in range(number):
-        state, sums = alone.step(jax.tree.map(lambda leaf, step=step: leaf[:, step : step + 1], batches))
-        rows.append(metrics.means(sums.metrics)["losses/sskd"])
-        alone.place(state, metrics.zero_train_sums(plan.spec, plan.numbers))
-    return state, rows
-
-
 def test_the_term_falls_and_the_second_head_learns(config):
     config = contrasted(config, cross_entropy={"weight": 0.0}, sskd={"weight": 1.0})
     config.optimizer.name, config.optimizer.learning_rate = "adamw", 0.003
     plan = plan_of(config)
-    state, rows = steps(plan, 30)
+    state, rows = values_of(plan, 30, "sskd")
     assert np.mean(rows[-6:]) < np.mean(rows[:6])
     assert largest_difference(plan.variables["params"]["projection"], state.params["projection"]) > 1e-2
 
@@ -53,7 +43,7 @@ def test_the_term_falls_and_the_second_head_learns(config):
 def test_one_device_is_four(config):
     config = contrasted(config, cross_entropy={"weight": 1.0}, kd={"weight": 1.0}, sskd={"weight": 1.0})
     with jax.enable_x64(True):
-        one, four = (steps(plan_of(config, devices), 3)[0] for devices in (1, 4))
+        one, four = (values_of(plan_of(config, devices), 3, "sskd")[0] for devices in (1, 4))
     assert largest_difference(one.trainable, four.trainable) < 1e-10
 
 

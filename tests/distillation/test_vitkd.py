@@ -3,13 +3,12 @@
 import jax
 import numpy as np
 import pytest
-from small_world import Alone, batches_of, largest_difference
+from small_world import largest_difference, values_of
 
 from kdjax import models
 from kdjax.data import load_dataset
 from kdjax.distillation.masked import hidden_patches
 from kdjax.errors import UserError
-from kdjax.training import metrics
 from kdjax.training.plan import plan_with, rehearse, resolve
 from kdjax.training.teachers import Teacher
 
@@ -32,18 +31,9 @@ def plan_of(config, num_devices=1, name="deit_tiny", **args):
     return plan_with(config, dataset, {"a": teacher}, tuple(jax.local_devices()[:num_devices]))
 
 
-def steps(plan, number):
-    alone, batches, rows = Alone(plan), batches_of(plan, number), []
-    for step in range(number):
-        state, sums = alone.step(jax.tree.map(lambda leaf, step=step: leaf[:, step : step + 1], batches))
-        rows.append(metrics.means(sums.metrics)["losses/vitkd"])
-        alone.place(state, metrics.zero_train_sums(plan.spec, plan.numbers))
-    return state, rows
-
-
 def test_the_term_falls_and_every_part_of_the_adapter_learns(vitkd):
     plan = plan_of(vitkd, **{**SMALL, "dim": 9})
-    state, rows = steps(plan, 30)
+    state, rows = values_of(plan, 30, "vitkd")
     assert np.mean(rows[-6:]) < np.mean(rows[:6])
     before, after = plan.distiller["params"]["vitkd"]["a"], state.distiller["params"]["vitkd"]["a"]
     assert set(before) == {"align1", "align2", "align_last", "generate1", "generate2", "mask_token"}
@@ -54,7 +44,7 @@ def test_the_term_falls_and_every_part_of_the_adapter_learns(vitkd):
 @pytest.mark.slow
 def test_one_device_is_four(vitkd):
     with jax.enable_x64(True):
-        one, four = (steps(plan_of(vitkd, devices, **{**SMALL, "dim": 9}), 3)[0] for devices in (1, 4))
+        one, four = (values_of(plan_of(vitkd, devices, **{**SMALL, "dim": 9}), 3, "vitkd")[0] for devices in (1, 4))
     assert largest_difference(one.trainable, four.trainable) < 1e-10
 
 

@@ -16,6 +16,7 @@ from kdjax.errors import DivergedError, RunError, UserError
 from kdjax.training import metrics, parallel, processes, steps
 from kdjax.training import state as train_state
 from kdjax.training.averaged_state import averaged
+from kdjax.training.compile_time import compile_time
 from kdjax.training.display import EpochDisplay
 from kdjax.training.member import Member, Scores, initial_carry
 from kdjax.training.metrics import Sums
@@ -136,9 +137,10 @@ class Trainer:
         for loader in self.population.loaders:
             loader.reset_counts()
         began = time.perf_counter()
-        self._train(epoch, first)
-        jax.block_until_ready(self.sums)
-        seconds = time.perf_counter() - began
+        with compile_time() as compiling:
+            self._train(epoch, first)
+            jax.block_until_ready(self.sums)
+        seconds = time.perf_counter() - began - compiling.seconds
         if epoch + 1 == self.plan.epochs:
             self._use_averages()
         sums, scores = self._fetch_epoch(epoch + 1)

@@ -67,6 +67,7 @@ ACCURACY = {
     "kdpp": (NONE, NONE, 72.53, NONE, NONE, 75.54, NONE, NONE, NONE, NONE, NONE, NONE, NONE),
     "ctkd": (NONE, NONE, 71.19, NONE, NONE, 73.39, NONE, NONE, NONE, NONE, NONE, NONE, NONE),
     "simkd": (NONE, NONE, NONE, NONE, NONE, 78.08, NONE, NONE, NONE, NONE, NONE, NONE, NONE),
+    "wkdl": (NONE, NONE, NONE, NONE, NONE, 76.53, NONE, NONE, NONE, NONE, NONE, NONE, NONE),
     "wttm": (76.37, 74.58, 71.92, 71.67, 74.13, 76.06, 74.44, 69.16, 69.59, 74.82, 74.37, 76.55, 75.42),
     "wttm_crd": (76.61, 74.94, 72.20, 72.13, 74.52, 76.65, 74.71, 70.30, 70.84, 75.30, 75.82, 77.04, 76.86),
     "wttm_itrd": (76.65, 75.34, 72.16, 72.20, 74.36, 77.36, 75.13, 70.70, 71.56, 76.00, 77.03, 77.68, 77.44),
@@ -84,6 +85,7 @@ IMAGENET_ACCURACY = {
     "kdpp": (71.98, NONE, NONE, NONE, 72.77),
     "ctkd": (71.32, NONE, NONE, NONE, NONE),
     "srrl": (71.73, NONE, NONE, NONE, 72.49),
+    "wkdl": (72.49, NONE, NONE, NONE, 73.17),
     "nkd": (71.96, NONE, NONE, NONE, 72.58),
     "wttm": (72.19, 72.26, 72.34, 72.39, 73.09),
 }
@@ -139,6 +141,7 @@ SOURCES = {
     "kdpp": Source("Wang et al. 2024 (KD++)", runs=(5, 5), same_teacher=False),
     "ctkd": Source("Li et al. 2023 (CTKD)", same_teacher=False),
     "simkd": Source("Chen et al. 2022 (SimKD), projector of factor 2", alone=73.09, same_teacher=False),
+    "wkdl": Source("Lv et al. 2024 (WKD-L)", same_teacher=False),
     **dict.fromkeys(("ttm", "wttm", "wttm_crd", "wttm_itrd"), ZHENG),
 }
 
@@ -162,6 +165,7 @@ IMAGENET_SOURCES = {
     "ctkd": Source("Li et al. 2023 (CTKD), from a teacher of 73.96", alone=70.26, same_teacher=False),
     "srrl": Source("Yang et al. 2021 (SRRL)", epochs=100, same_teacher=False),
     "nkd": Source(MMCLS, alone=69.90, same_teacher=False),
+    "wkdl": Source("Lv et al. 2024 (WKD-L)", same_teacher=False),
     "wttm": TABLE_7,
 }
 # (row, teacher, student) -> source of a number that is not from its row's source.
@@ -284,6 +288,12 @@ class Known(NamedTuple):
 
 CATKD = Known(("weight",), {("resnet32x4", "resnet8x4"): (15.0,), ("resnet56", "resnet20"): (0.7,)}, (15.0,), (0.5,))
 KDPP = Known(("weight",), {("resnet32x4", "resnet8x4"): (3.5,), ("resnet56", "resnet20"): (1.0,)}, (1.0,), (1.0,))
+WKDL = Known(
+    ("weight", "temperature"),
+    {("resnet32x4", "resnet8x4"): (600.0, 8.0), ("wrn_40_2", "shufflenetv1"): (200.0, 6.0)},
+    (600.0, 8.0),
+    (30.0, 2.0),
+)
 
 # Where the tables do not have the pair: the weights of KD at T = 4, which make TTM KD but for the Rényi term.
 KD_LIKE = (0.25, 3.6)

@@ -49,6 +49,7 @@ class Method(NamedTuple):
       imagenet_optimizer: The same on ImageNet.
       auxiliary: Whether teacher and student have HSAKD's auxiliary classifiers.
       views: Whether teacher and student have SSKD's head for rotated images.
+      falls: Loss -> share of the epochs after which its weight falls to 0 along half a cosine; at once on ImageNet.
       reuses_classifier: Whether the student ends in SimKD's projector and the teacher's classifier.
     """
 
@@ -62,6 +63,7 @@ class Method(NamedTuple):
     imagenet_optimizer: dict[str, float | bool | str] = {}
     auxiliary: bool = False
     views: bool = False
+    falls: dict[str, float] = {}
     reuses_classifier: bool = False
 
 
@@ -110,6 +112,18 @@ METHODS = {
         imagenet={
             "gkl": {"beta": 0.5, "gamma": 0.6, "temperature": 1.0, "teacher_temperature": 1.0, "ramp_epochs": 5},
         },
+    ),
+    "class_gkl": Method(
+        {"class_gkl": {"weight": 1.0, "alpha": 1.0, "beta": 16.0, "gamma": 0.05, "ramp_epochs": 20}},
+        imagenet={
+            "class_gkl": {"beta": 0.5, "gamma": 0.6, "temperature": 1.0, "teacher_temperature": 1.0, "ramp_epochs": 5},
+        },
+    ),
+    "wkdl": Method(
+        {"wkdl": {"gamma": 1.0, "label_weight": 0.0}, "label_term": {"weight": 1.0}},
+        by_pair={"wkdl": published.WKDL},
+        warmup=Warmup(1.0, "distiller", epochs=1),
+        falls={"wkdl": 0.625},
     ),
     "ctkd": Method({"ctkd": {"weight": 0.9, "low": 1.0, "span": 20.0, "epochs": 10}}, labels=0.1, imagenet_labels=0.1),
     "ofa": Method({"ofa": {"weight": 1.0, "exponent": 1.0, "stage_weight": 1.0}}),
@@ -197,7 +211,7 @@ def make(method: str, argument: str | None) -> ConfigDict:
         _reuse_classifier(config)
     if row.views:
         _use_views(config, argument)
-    config.losses = _losses(row, setting)
+    config.losses = _losses(row, setting, config.epochs)
     config.optimizer.update(row.imagenet_optimizer if setting.dataset == "imagenet" else row.optimizer)
     if row.warmup:
         _set_warmup(config, method, row.warmup)
@@ -205,13 +219,17 @@ def make(method: str, argument: str | None) -> ConfigDict:
     return config
 
 
-def _losses(row: Method, setting: common.Setting) -> dict:
+def _losses(row: Method, setting: common.Setting, epochs: int) -> dict:
     imagenet = setting.dataset == "imagenet"
     losses = {"cross_entropy": {"weight": row.imagenet_labels if imagenet else row.labels, "label_smoothing": 0.0}}
     for loss, term in row.terms.items():
         by_pair = row.by_pair[loss].of(*setting) if loss in row.by_pair else {}
         of_imagenet = row.imagenet.get(loss, {}) if imagenet else {}
         losses[loss] = {**term, **by_pair, **of_imagenet}
+    for loss, share in row.falls.items():
+        # The authors count epochs from 1, and the schedule from 0.
+        first = (0 if imagenet else round(share * epochs)) - 1
+        losses[loss]["fall_epochs"] = (first, max(epochs - 1, first + 1))
     return losses
 
 

@@ -165,8 +165,13 @@ def test_a_flag_reaches_every_methods_weight():
         for key in config.losses:
             config.losses[key].weight = 0.125
         weights = resolve(config).losses
-        assert all(w.weight == 0.125 or w.weight["value"] == 0.125 for w in weights.values())
+        found = [
+            w.weight if isinstance(w.weight, float) else w.weight.get("value", w.weight.get("start"))
+            for w in weights.values()
+        ]
+        assert set(found) == {0.125}, method
     assert resolve(get("student", "dkd,resnet56,resnet20")).losses.dkd.weight.epochs == 20
+    assert get("student", "wkdl,resnet56,resnet20").losses.wkdl.fall_epochs == (149, 239)
 
 
 def test_published_numbers_and_weights_stand_in_the_config():

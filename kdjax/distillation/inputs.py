@@ -18,10 +18,15 @@ FROM_ADAPTER = (
     *("variances", "student_projections", "student_scores", "teacher_scores", "normalizers", "examples"),
     *("student_tokens", "teacher_tokens", "generated_map", "teacher_map", "masked"),
     *("stage_logits", "student_vectors", "teacher_vectors", "class_means", "learned_temperature", "crossed_logits"),
-    "noise",
+    *("noise", "class_outputs", "class_costs"),
     *("student_regions", "teacher_regions", "student_class_maps", "teacher_class_maps"),
 )
-FROM_STUDENT_ADAPTER = ("stage_logits", "learned_temperature", "noise")  # those that need no map of the teacher
+FROM_STUDENT_ADAPTER = (
+    "stage_logits",
+    "learned_temperature",
+    "noise",
+    "class_outputs",
+)  # those that need no map of the teacher
 INPUTS = (
     *(FROM_BATCH + FROM_NETWORK + FROM_MEMORY + FROM_TEACHER),
     *(FROM_MAPS + FROM_VECTORS + FROM_BRANCHES + FROM_VIEWS + FROM_ADAPTER),

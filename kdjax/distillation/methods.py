@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from kdjax.distillation import adapters
-from kdjax.distillation.class_means import ClassMeans
+from kdjax.distillation.class_means import ClassMeans, ClassOutputs, ClassRelations
 from kdjax.distillation.contrast import Contrast
 from kdjax.distillation.masked import MaskedGeneration
 from kdjax.distillation.noisy import TeacherNoise
@@ -74,6 +74,8 @@ METHODS = {
     "hint": Method(second_stage, single=True, adapter=adapters.Hint),
     "ickd": Method(last_stage, single=True, adapter=adapters.ChannelProjection),
     "tekap": Method(adapter=TeacherNoise),
+    "class_gkl": Method(adapter=ClassOutputs),
+    "wkdl": Method(adapter=ClassRelations, gathers=True),
     "ctkd": Method(adapter=adapters.CurriculumTemperature),
     "ofa": Method(adapter=adapters.StageHeads),
     "srrl": CLASSIFIED._replace(adapter=adapters.ThroughTeacher, heads=("teacher",)),

@@ -24,7 +24,7 @@ from kdjax.errors import UserError, lookup, nearest
 OTHER_OUTPUTS = (*FROM_BRANCHES, *FROM_VIEWS)  # what networks make of rotated images
 
 # Fields of an entry of config.losses beside the hyper-parameters of its loss.
-FIELDS = ("loss", "weight", "ramp_epochs", "teacher", "stages", "adapter")
+FIELDS = ("loss", "weight", "ramp_epochs", "fall_epochs", "teacher", "stages", "adapter")
 
 
 class LossFunction(NamedTuple):
@@ -88,7 +88,7 @@ class LossFunction(NamedTuple):
     @property
     def reads_vectors(self) -> bool:
         """Whether it compares vectors, itself or through its adapter."""
-        return self.takes(*FROM_VECTORS, "student_scores", "student_vectors")
+        return self.takes(*FROM_VECTORS, "student_scores", "student_vectors", "class_costs")
 
 
 class Term(NamedTuple):
@@ -207,6 +207,7 @@ def _resolve(key: str, term: Mapping[str, Any], teachers: Mapping[str, Any]) -> 
     _check_combination(field, loss.name, hyper)
     _check_teacher(field, loss, term.get("teacher", ""), teachers)
     weight = _ramped(resolve_weight(term["weight"], f"{field}.weight"), term.get("ramp_epochs", 0), field)
+    weight = _falling(weight, tuple(term.get("fall_epochs", ())), field)
     resolved = {"loss": loss.name, "weight": weight, "teacher": term.get("teacher", ""), **hyper}
     if term.get("stages") and not loss.reads_maps:
         raise UserError(f"{field}.stages: loss '{loss.name}' compares no maps; leave them out.")
@@ -232,6 +233,20 @@ def _ramped(weight: Any, epochs: Any, field: str) -> Any:
     if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 0 or isinstance(weight, Mapping):
         raise UserError(f"{field}.ramp_epochs must be a whole number of epochs beside a weight that is a number.")
     return resolve_weight({"schedule": "warmup", "value": weight, "epochs": epochs}, f"{field}.weight")
+
+
+def _falling(weight: Any, epochs: tuple, field: str) -> Any:
+    """Replaces a number by a schedule that falls to 0 along half a cosine between two epochs, counted from 0."""
+    if not epochs:
+        return weight
+    whole = all(isinstance(epoch, int) and not isinstance(epoch, bool) for epoch in epochs)
+    if len(epochs) != 2 or not whole or epochs[0] >= epochs[1] or isinstance(weight, Mapping):
+        raise UserError(
+            f"{field}.fall_epochs must be two epochs, the first and the last of the fall, such as (149, 239), beside a "
+            "weight that is a number without ramp_epochs."
+        )
+    fields = {"schedule": "cosine", "start": weight, "end": 0.0, "first": epochs[0], "last": epochs[1]}
+    return resolve_weight(fields, f"{field}.weight")
 
 
 def _adapter_defaults(loss: str) -> dict[str, Any]:

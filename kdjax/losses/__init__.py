@@ -51,7 +51,7 @@ from kdjax.losses.features import (
     review,
     vid,
 )
-from kdjax.losses.generalized import gkl
+from kdjax.losses.generalized import class_gkl, gkl
 from kdjax.losses.linear import linear_divergence
 from kdjax.losses.logits import (
     kd,
@@ -92,6 +92,7 @@ from kdjax.losses.teaching import (
     student_branches,
 )
 from kdjax.losses.transformers import vitkd
+from kdjax.losses.transport import label_term, relation_costs, wkdl
 from kdjax.losses.unlike import ofa
 from kdjax.losses.views import sskd, view_cross_entropy
 
@@ -127,6 +128,9 @@ LOSSES: dict[str, Callable[..., Array]] = {
     "normkd": normkd,
     "rld": rld,
     "gkl": gkl,
+    "class_gkl": class_gkl,
+    "wkdl": wkdl,
+    "label_term": label_term,
     "tekap": tekap,
     "ctkd": ctkd,
     "ofa": ofa,
@@ -181,6 +185,7 @@ __all__ = [
     "normalize_centroids",
     "ofd_margins",
     "power_transform",
+    "relation_costs",
     "remembered_share",
     "renyi_entropy",
     "sampled_teacher",

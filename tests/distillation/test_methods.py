@@ -16,7 +16,7 @@ from kdjax.training.teachers import Teacher
 from tests.data import real_data
 
 # With networks or optimizers of their own, or phases that depend on each other; they have files of their own.
-OF_THEIR_OWN = ("alone", "kd_dot", "hsakd", "sskd", "simkd", "kdpp", "vitkd")
+OF_THEIR_OWN = ("alone", "kd_dot", "hsakd", "sskd", "simkd", "kdpp", "wkdl", "vitkd")
 METHODS = [method for method in student.METHODS if method not in OF_THEIR_OWN]
 WIDER = (6, 8, 12)  # widths of the teacher
 EQUAL = (4, 6, 8)  # for methods that compare channels one by one
@@ -25,7 +25,7 @@ SAME_CHANNELS = ("fsp", "svd")
 OFTEN = ("ctkd", "fsp", "activation_boundary", "factor_transfer", "svd")
 TOGETHER = {
     "plain": ("kd", "ttm", "wttm", "dkd", "dist", "nkd", "attention", "nst", "similarity", "correlation", "rkd", "pkt"),
-    "refined": ("wsl", "normkd", "rld", "gkl", "tekap", "abkd"),
+    "refined": ("wsl", "normkd", "rld", "gkl", "class_gkl", "tekap", "abkd"),
     "adapted": ("hint", "ickd", "srrl", "ofa", "sdd", "catkd", "vid", "review", "ofd", "itrd", "crd"),
 }
 
@@ -329,16 +329,17 @@ def test_a_convolutional_pair_learns_from_photographs(method, config, photograph
 
 
 @pytest.mark.slow
-def test_kdpp_learns_from_photographs(config, photographs):
-    """The second phase goes on from the class means that the first one gathered."""
-    plan = convolutional_pair(configured(config, "kdpp"), photographs, STUDENT_WIDTHS)
+@pytest.mark.parametrize(("method", "term"), [("kdpp", "nd"), ("wkdl", "wkdl")])
+def test_a_method_that_gathers_first_learns_from_photographs(method, term, config, photographs):
+    """The second phase goes on from what the first one gathered of each class."""
+    plan = convolutional_pair(configured(config, method), photographs, STUDENT_WIDTHS)
     gathering, batches = Alone(plan, plan.warmup), batches_of(plan, 30)
     state, _ = gathering.step(jax.tree.map(lambda leaf: leaf[:, :4], batches))
     learning, rows = Alone(plan, plan.spec), []
     for step in range(30):
         learning.place(state, metrics.zero_train_sums(plan.spec, plan.numbers))
         state, sums = learning.step(jax.tree.map(lambda leaf, step=step: leaf[:, step : step + 1], batches))
-        rows.append(metrics.means(sums.metrics)["losses/nd"])
+        rows.append(metrics.means(sums.metrics)[f"losses/{term}"])
     assert np.mean(rows[-6:]) < np.mean(rows[:6]) < 1
 
 

@@ -5,11 +5,14 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from small_world import batches_of, make_plan, start
 
 from kdjax.distillation import terms, weight_schedules
 from kdjax.distillation.diagnostics import DIAGNOSTICS, Diagnostic
+from kdjax.distillation.terms import resolve_losses
+from kdjax.errors import UserError
 from kdjax.training import metrics, schedules, steps
 from kdjax.training.loop import train
 
@@ -87,3 +90,16 @@ def test_an_evaluation_metric_is_added_in_one_place(config, tmp_path, one_device
     config.model.name, config.model.args = "mlp", {"hidden": (7,)}  # no other test compiles it
     result = train(config, Store(tmp_path), name="a", devices=one_device, show=False)
     assert result["last"]["test"]["margin"] > 0
+
+
+def test_a_weight_that_falls_is_a_number_that_a_schedule_takes_to_zero():
+    term = {"weight": 6.0, "temperature": 4.0, "fall_epochs": (1, 5)}
+    weight = resolve_losses({"kd": term}, {"a": {}})["kd"]["weight"]
+    assert weight == {"schedule": "cosine", "start": 6.0, "end": 0.0, "first": 1, "last": 5}
+    found = [float(weight_schedules.weight(weight, weight_schedules.schedule_of(weight), epoch)) for epoch in range(7)]
+    np.testing.assert_allclose(found, [6, 6, 3 + 3 / np.sqrt(2), 3, 3 - 3 / np.sqrt(2), 0, 0], atol=1e-6)
+    for wrong in ((5,), (5, 1), (1, 2.0), (True, 3)):
+        with pytest.raises(UserError, match="config.losses.kd.fall_epochs must be two epochs"):
+            resolve_losses({"kd": {**term, "fall_epochs": wrong}}, {"a": {}})
+    with pytest.raises(UserError, match="beside a weight that is a number"):
+        resolve_losses({"kd": {**term, "ramp_epochs": 2}}, {"a": {}})

@@ -284,6 +284,42 @@ def gkl(s, t, alpha, beta, gamma, temperature, teacher_temperature):
     return alpha * soft + beta * n * error / total
 
 
+def class_gkl(s, t, outputs, labels, alpha, beta, gamma, temperature):
+    """The weights are those that `gkl` would make of a teacher with the mean outputs of the labels' classes."""
+    n, error, total = len(s), np.zeros(len(s)), 0.0
+    for row, label in enumerate(labels):
+        w = outputs[label] ** gamma
+        d = t[row] - s[row]
+        pairs = np.outer(w, w) * (d[:, None] - d[None]) ** 2
+        error[row], total = pairs.sum() / 4, total + np.outer(w, w).sum()
+    soft = -np.sum(softmax(t / temperature) * np.log(softmax(s / temperature)), axis=-1)
+    return alpha * soft + beta * n * error / total
+
+
+def wkdl(s, t, costs, labels, gamma, label_weight, temperature, regularization=0.05, iterations=10):
+    """As loops over the examples, each with the label's row and column taken out of the costs."""
+    values = []
+    for a, b, y in zip(s, t, labels):
+        q, p = (softmax(np.delete(x, y) / temperature) for x in (a, b))
+        c = np.maximum(np.delete(np.delete(costs, y, 0), y, 1), 0) + 1e-8
+        k, u = np.exp(-c / regularization), np.full(len(q), 1 / len(q))
+        for _ in range(iterations):
+            v = p / (k.T @ u + 1e-8)
+            u = q / (k @ v + 1e-8)
+        plan = u[:, None] * k * v
+        values.append(-label_weight * softmax(b)[y] * np.log(softmax(a)[y]) + gamma * (plan * c).sum())
+    return np.array(values)
+
+
+def relation_costs(vectors, sharpness):
+    def cka(x, y):
+        h = np.eye(len(x)) - 1 / len(x)
+        hsic = lambda a, b: np.trace(a @ a.T @ h @ b @ b.T @ h)  # noqa: E731
+        return hsic(x, y) / np.sqrt(hsic(x, x) * hsic(y, y))
+
+    return np.array([[1 - np.exp(-sharpness * (1 - cka(x, y))) for y in vectors] for x in vectors])
+
+
 def dist(s, t, temperature):
     q, p = softmax(s / temperature), softmax(t / temperature)
     inter = np.array([1 - np.corrcoef(a, b)[0, 1] for a, b in zip(q, p)])

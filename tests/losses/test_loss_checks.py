@@ -23,6 +23,7 @@ INSIDE = {
     "size": (1, 4), "levels": (1, 2, 3),
     "scale": (0.5, 2), "label_temperature": (1, 2.0), "teacher_temperature": (1, 4.0),
     "share": (0, 0.1), "copies": (1, 3),
+    "sharpness": (1, 2.0), "regularization": (0.05, 1), "iterations": (1, 10), "images": (1, 100),
 }  # fmt: skip
 OUTSIDE = {
     "temperature": (0, -1.0, float("nan"), float("inf"), "4", None, True, np.ones(2)),
@@ -41,6 +42,7 @@ OUTSIDE = {
     "size": (0, 2.0, True), "levels": (0, 4, 2.0),
     "scale": (0, "2"), "label_temperature": (0.0, None), "teacher_temperature": (0, "4"),
     "share": (-0.1, 1.1), "copies": (0, 1.5),
+    "sharpness": (0, "1"), "regularization": (0.0, -1), "iterations": (0, 2.5), "images": (0, True),
 }  # fmt: skip
 
 

@@ -35,6 +35,8 @@ MEANS = rng.normal(size=(6, 7))
 REGIONS = tuple(2 * rng.normal(size=(BATCH, 5, 6)) for _ in range(2))
 BRANCHES = [tuple(rng.normal(size=(BATCH, 4, width)) for width in (24, 24, 6)) for _ in range(2)]
 
+OUTPUTS = np.random.default_rng(8).dirichlet(np.ones(6), 6)  # of each class
+COSTS = np.random.default_rng(9).uniform(-0.1, 0.9, (6, 6))  # not symmetric, and below 0 in places
 NOISE = np.random.default_rng(7).normal(size=(3, BATCH, 6))
 
 # name -> (loss of the student's side alone, that side, its value by NumPy)
@@ -97,6 +99,15 @@ CASES = {
     "gkl": (
         lambda s: losses.gkl(s, LOGITS[1], alpha=0.5, beta=3.0, gamma=0.3, temperature=2.0, teacher_temperature=3.0),
         LOGITS[0], numpy_maps.gkl(LOGITS[0], LOGITS[1], 0.5, 3.0, 0.3, 2.0, 3.0)),
+    "class_gkl": (
+        lambda s: losses.class_gkl(s, LOGITS[1], OUTPUTS, LABELS, alpha=0.5, beta=3.0, gamma=0.3, temperature=2.0),
+        LOGITS[0], numpy_maps.class_gkl(*LOGITS, OUTPUTS, LABELS, 0.5, 3.0, 0.3, 2.0)),
+    "wkdl": (
+        lambda s: losses.wkdl(s, LOGITS[1], COSTS, LABELS, gamma=3.0, label_weight=0.5, temperature=2.0), LOGITS[0],
+        numpy_maps.wkdl(*LOGITS, COSTS, LABELS, 3.0, 0.5, 2.0)),
+    "label_term": (
+        lambda s: losses.label_term(s, LOGITS[1], LABELS), LOGITS[0],
+        numpy_maps.wkdl(*LOGITS, COSTS, LABELS, 0.0, 1.0, 1.0)),
     "tekap": (
         lambda s: losses.tekap(s, LOGITS[1], np.stack(NOISE, 1), share=0.2, noisy_weight=0.7, temperature=2.0),
         LOGITS[0],
@@ -409,6 +420,9 @@ def test_scores_by_one_product_equal_scores_by_gathering():
         (lambda: losses.rkd(VECTORS[0], WIDER[:3]), "of one batch"),
         (lambda: losses.dkd(*LOGITS, np.ones(3, int)), r"integers \[5\] for logits \[5, 6\], not int64 \[3\]"),
         (lambda: losses.hsakd(BRANCHES[0], BRANCHES[1][:2]), "must have one shape each"),
+        (lambda: losses.class_gkl(*LOGITS, OUTPUTS[1:], LABELS), r"class_outputs \[5, 6\] must be"),
+        (lambda: losses.wkdl(*LOGITS, COSTS[:, 1:], LABELS), r"class_costs \[6, 5\] must be"),
+        (lambda: losses.relation_costs(np.ones((2, 3, 4)), np.ones(3)), r"\[2, 3, 4\] must be .* counts \[3\]"),
         (lambda: losses.hsakd((), ()), "must be branches of"),
         (lambda: losses.contrast_loss(np.zeros(3), 1.0, examples=3), r"\[batch, 1 \+ negatives\], not \[3\]"),
     ],

@@ -219,8 +219,7 @@ def load_run(
             f"run '{name}' was imported without a data set; import it with --data to name one, such as --data=cifar100."
         )
     devices = tuple(devices or parallel.local_devices())
-    with processes.writer_first():  # a data set may be downloaded to a folder that all of them share
-        dataset = load_dataset(data, data_dir) if data is not None else load_own_data(run, config, data_dir, without)
+    dataset = _load(data, data_dir) if data is not None else load_own_data(run, config, data_dir, without)
     dataset = stream_if_needed(dataset, config.data.stream, devices)
     count = parallel.device_count(devices)
     batch_size = -(-config.eval_batch_size // count) * count
@@ -245,9 +244,14 @@ def load_own_data(run: Run, config: ConfigDict, data_dir: str, without: Collecti
     names = own_code.names_in_data(config.data.to_dict())
     own_code.refuse_untrusted(names, run.trust, f"run '{run.name}'")
     run.check_content({"code": own_code.source_hashes(names)})
-    dataset = load_dataset(config.data, data_dir)
+    dataset = _load(config.data, data_dir)
     run.check_content({"data": dataset.source_hashes if left_out else dataset.hashes, "splits": splits_of(dataset)})
     return dataset
+
+
+def _load(data: ConfigDict, data_dir: str) -> Dataset:
+    with processes.writer_first():  # a data set may be downloaded to a folder that all of them share
+        return load_dataset(data, data_dir)
 
 
 def predict_run(

@@ -31,6 +31,7 @@ BEATS = 10  # signs of life within the time after which a process counts as lost
 
 _numbers = itertools.count()  # of messages: every process sends and receives all of them in the same order
 _watch: "Watch | None" = None
+_within_writer_first = False  # whether this process is in a block in which the others are not
 
 
 def count() -> int:
@@ -173,6 +174,7 @@ def _client() -> Any:
 def barrier(name: str) -> None:
     """Waits until every process is here."""
     if count() > 1:
+        _refuse_within_writer_first()
         _client().wait_at_barrier(f"kdjax/{name}/{next(_numbers)}", PATIENCE)
 
 
@@ -180,6 +182,7 @@ def gather(value: Any) -> list[Any]:
     """Returns each process's value, of at most a megabyte, in the order of the processes."""
     if count() == 1:
         return [value]
+    _refuse_within_writer_first()
     key, client = f"kdjax/gather/{next(_numbers)}", _client()
     client.key_value_set_bytes(f"{key}/{index()}", pickle.dumps(value))
     return [pickle.loads(client.blocking_key_value_get_bytes(f"{key}/{i}", PATIENCE)) for i in range(count())]
@@ -189,6 +192,7 @@ def broadcast(value: Any) -> Any:
     """Returns the writer's value in every process; the values of the others are ignored."""
     if count() == 1:
         return value
+    _refuse_within_writer_first()
     key, client = f"kdjax/broadcast/{next(_numbers)}", _client()
     content = pickle.dumps(value) if is_writer() else b""
     if is_writer():
@@ -236,14 +240,26 @@ def _portable(error: Exception) -> Exception:
 
 @contextlib.contextmanager
 def writer_first() -> Iterator[None]:
-    """Lets the writer go through a block before the others, such as one that downloads to a folder that all share."""
+    """Lets the writer go through a block before the others, such as one that downloads to a folder that all share.
+
+    The block must not talk to the other processes: they are not in it at the same time.
+    """
+    global _within_writer_first
     if not is_writer():
         barrier("writer first")
+    _within_writer_first = True
     try:
         yield
     finally:
+        _within_writer_first = False
         if is_writer():
             barrier("writer first")
+
+
+def _refuse_within_writer_first() -> None:
+    """Raises an error where processes that are at different places would wait for one another for ever."""
+    if _within_writer_first:
+        raise RuntimeError("a block of writer_first talks to the other processes; this is a bug in kdjax.")
 
 
 def compare(mark: Any, what: str) -> None:

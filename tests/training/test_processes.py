@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import unittest.mock
 
 import jax
 import numpy as np
@@ -90,6 +91,15 @@ def test_every_method_of_a_run_and_a_store_is_shared():
     assert own <= set(vars(shared_store.SharedRun))
     own = {name for name, value in vars(Store).items() if not name.startswith("_") and callable(value)}
     assert own <= set(vars(shared_store.SharedStore))
+
+
+def test_a_block_that_the_writer_passes_first_must_not_wait_for_the_others(monkeypatch):
+    """The others are not in it at that time: all would wait for ever."""
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(processes, "_client", unittest.mock.Mock)
+    with pytest.raises(RuntimeError, match="talks to the other processes"), processes.writer_first():
+        processes.by_writer(lambda: 1)
+    processes.barrier("after it")
 
 
 @pytest.mark.parametrize(

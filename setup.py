@@ -51,11 +51,13 @@ setup(
             "ipykernel>=6.29",
             "tensorboardX>=2.6",
             "hypothesis>=6.100",
+            "submitit>=1.5",
             # Pinned, since other releases format and check otherwise. [nodejs] brings Node as a wheel; without it
             # pyright downloads Node when it first runs.
             "ruff==0.17.6",
             "pyright[nodejs]==1.1.414",
         ],
+        "slurm": ["submitit>=1.5"],  # for run_study --executor
         "tensorboard": ["tensorboardX>=2.6"],
         "torch": ["torch>=2.2"],  # for the tests that compare kdjax with torch
         "tf": ["tensorflow-cpu>=2.16"],

@@ -65,6 +65,15 @@ def define_process_flags() -> None:
     define(flags.DEFINE_integer, "heartbeat", 60, words, lower_bound=2)
 
 
+def define_executor_flags() -> None:
+    """Defines the flags of the commands that can train their runs as jobs of their own."""
+    words = "Train the runs as jobs: 'local' on this host, 'slurm' under Slurm (needs: pip install 'kdjax[slurm]')."
+    define(flags.DEFINE_enum, "executor", "", ["", "local", "slurm"], words)
+    define(flags.DEFINE_integer, "workers", 1, "Number of jobs that run at the same time, at most.", lower_bound=1)
+    words = "Parameters of the jobs of Slurm: partition=gpu,gpus_per_node=1,time=MINUTES and others of submitit."
+    define(flags.DEFINE_list, "slurm", [], words)
+
+
 def define_training_flags() -> None:
     """Defines the flags of the commands that train one run."""
     define_common_flags(AUTO)
@@ -351,15 +360,50 @@ def train_from_flags() -> None:
 
 def run_study_from_flags() -> None:
     """Runs the study that the flags name; its tables and figures are in <store>/report.md."""
+    if FLAGS.executor == "local":  # several processes share a GPU; each would take most of its memory at once
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
     from kdjax.store import Store
     from kdjax.studies.kinds import run_study
-    from kdjax.studies.runner import RunCounter, Runner
+    from kdjax.studies.runner import RunCounter
     from kdjax.training.parallel import local_devices
     from kdjax.training.processes import is_writer
     from kdjax.training.shared_store import shared
 
     local_devices()  # what is wrong with them must not be taken for a mistake in the study
     with RunCounter(show=is_writer()) as counter:
-        store = shared(Store(FLAGS.store, FLAGS.trust))
-        text = run_study(FLAGS.config, Runner(store, FLAGS.data_dir, counter, chooses_devices()))
+        runner = _runner(shared(Store(FLAGS.store, FLAGS.trust)), FLAGS.data_dir, counter, chooses_devices())
+        text = run_study(FLAGS.config, runner)
     print(text)
+
+
+def _runner(*args: Any) -> Any:
+    """Returns the runner of a study that the flags ask for.
+
+    Raises:
+      UserError: The flags do not fit together, or the executor cannot be used here.
+    """
+    if not FLAGS.executor:
+        for name in ("workers", "slurm"):
+            if FLAGS[name].value != FLAGS[name].default:
+                raise UserError(f"--{name} is of --executor=local or --executor=slurm; add one of them.")
+        from kdjax.studies.runner import Runner
+
+        return Runner(*args)
+    from kdjax.studies import executor
+
+    if _joins_others():
+        raise UserError("--executor starts processes of its own; start the command once, without --coordinator.")
+    if FLAGS.executor == "slurm":
+        return executor.SlurmRunner(*args, workers=FLAGS.workers, parameters=_parameters(FLAGS.slurm))
+    if FLAGS.slurm:
+        raise UserError("--slurm is of --executor=slurm.")
+    return executor.LocalRunner(*args, workers=FLAGS.workers)
+
+
+def _parameters(given: list[str]) -> dict[str, str | int]:
+    """Returns the parameters in NAME=VALUE, whole numbers as such."""
+    pairs = [text.partition("=") for text in given]
+    if wrong := [text for text, (name, _, value) in zip(given, pairs) if not name or not value]:
+        raise UserError(f"--slurm={wrong[0]}: write NAME=VALUE,..., such as --slurm=partition=gpu,gpus_per_node=1.")
+    return {name: int(value) if value.isdecimal() else value for name, _, value in pairs}

@@ -15,7 +15,7 @@ import sys
 import sysconfig
 import textwrap
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from kdjax.errors import UserError, lookup
@@ -73,6 +73,16 @@ def note_named(config: Mapping[str, Any]) -> None:
       config: The config of a run or of a study, as plain mappings; never one that a store keeps.
     """
     _NAMED.update(_texts(config))
+
+
+def noted() -> tuple[str, ...]:
+    """Returns what `note_named` has noted, for another process that works on the same configs."""
+    return tuple(sorted(_NAMED))
+
+
+def note(names: Iterable[str]) -> None:
+    """Notes what `noted` returned in the process of the configs."""
+    _NAMED.update(names)
 
 
 class Trust(NamedTuple):

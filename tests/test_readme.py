@@ -67,6 +67,7 @@ NOT_RUN = {
     r"python -m kdjax\.publish .*": "It needs the store of a whole study; test_publish.py publishes a smoke form.",
     r".*launch/study\.sh human_posterior.*": "It needs CIFAR-10H; test_human_study.py runs the study on made images.",
     r"\./launch/(tpu_pod|slurm)\.sh .*": "It needs a cluster; test_launch.py reads what it would run.",
+    r"python -m kdjax\.run_study .*--executor=\w+.*": "It may need Slurm; tests/studies/test_executor.py runs both.",
     r"\./launch/local_processes\.sh .*": "tests/training runs several processes.",
     r"(\./)?launch/fetch_teachers\.sh.*": "It needs a network; test_fetch_teachers.py runs it against a local server.",
 }

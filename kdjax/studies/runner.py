@@ -188,10 +188,13 @@ class Runner:
         for stage in stages:
             _check_independent(stage)
         self.counter.begin(len({job.name for stage in stages for job in stage}))
-        results: dict[str, dict] = {}
+        seen: set[str] = set()
+        distinct: list[list[Job]] = []
         for stage in stages:
-            new = {job.name: job for job in stage if job.name not in results}
-            results |= self._train_stage(list(new.values()))
+            new = {job.name: job for job in stage if job.name not in seen}
+            distinct.append(list(new.values()))
+            seen |= set(new)
+        results = self._train_stages(distinct)
         return [self._finished(job, results[job.name]) for stage in stages for job in stage]
 
     def run_all(self, jobs: Sequence[Job[Key]]) -> list[FinishedRun[Key]]:
@@ -230,6 +233,13 @@ class Runner:
             chance = {"accuracy": 1 / (run.manifest or {})["model"]["num_classes"]}
             last = {"epoch": 0, "step": 0, "validation": chance, "test": chance}
         return {"diverged": True, "last": last}
+
+    def _train_stages(self, stages: Sequence[Sequence[Job]]) -> dict[str, dict]:
+        """Trains stages of jobs that all have different names, and returns name -> result."""
+        results: dict[str, dict] = {}
+        for stage in stages:
+            results |= self._train_stage(stage)
+        return results
 
     def _train_stage(self, jobs: Sequence[Job]) -> dict[str, dict]:
         """Trains jobs of different names that do not depend on one another, and returns name -> result."""

@@ -107,16 +107,51 @@ def train_together(
     say = say or (_print if show else lambda line: None)
     kind = {"several": len(configs) > 1, "choose_devices": choose_devices}
     session = _Session(shared(store), data_dir, devices, show, sink, finished, say, **kind)
-    jobs = [_prepare(config, name, session) for config, name in zip(configs, names or [""] * len(configs), strict=True)]
-    _refuse_other_configs_of_one_name(jobs)
-    new = list({job.run.name: job for job in jobs if job.plan is not None}.values())
-    plans = [job.plan for job in new]
-    groups = group_plans(plans, [max(job.run.steps(), default=0) for job in new])
-    if reason := why_apart(plans, groups):
-        say(reason)
+    jobs, groups = _planned(configs, names, session)
     for group in groups:
-        _train_group([new[i] for i in group], session)
+        _train_group(group, session)
     return [session.results[job.run.name] for job in jobs]
+
+
+class Planned(NamedTuple):
+    """Runs that do not need one another, before they are trained.
+
+    Attributes:
+      results: Name -> result of each run that is finished.
+      groups: For each population of those that are not, name -> plan of its members.
+    """
+
+    results: dict[str, dict]
+    groups: list[dict[str, Plan]]
+
+
+def plan_together(
+    configs: Sequence[Config],
+    store: Store,
+    *,
+    names: Sequence[str],
+    data_dir: str = "data",
+    choose_devices: bool = False,
+    loaded: LoadedTeachers | None = None,
+) -> Planned:
+    """Returns the populations that `train_together` would train, and trains none.
+
+    Args:
+      configs: Whole configs.
+      store: The store that has the teachers and the runs.
+      names: Name of each run.
+      data_dir: Directory of the data sets that are not embedded.
+      choose_devices: Whether each run takes only those of the devices that are worth it.
+      loaded: Teachers to use in place of the store's; see `load_teachers`.
+
+    Raises:
+      UserError: There is a mistake in a config, the data, the teachers or the store.
+    """
+    devices, kind = tuple(parallel.local_devices()), {"several": len(configs) > 1, "choose_devices": choose_devices}
+    quiet = {"show": False, "sink": None, "finished": lambda name: None, "say": lambda line: None}
+    session = _Session(store, data_dir, devices, **quiet, **kind, teachers=dict(loaded or {}))
+    _, groups = _planned(configs, names, session)
+    return Planned(session.results, [{job.run.name: job.plan for job in group if job.plan} for group in groups])
 
 
 def _print(line: str) -> None:
@@ -207,6 +242,18 @@ def _is_finished(run: Run, config: Config, session: _Session) -> bool:
         _print(f"{line} or delete {run.path}.")
     session.finish(run.name, result)
     return True
+
+
+def _planned(configs: Sequence[Config], names: Sequence[str], session: _Session) -> tuple[list[_Job], list[list[_Job]]]:
+    """Returns the jobs of all configs, and those that are not finished in groups that can share a step."""
+    jobs = [_prepare(config, name, session) for config, name in zip(configs, names or [""] * len(configs), strict=True)]
+    _refuse_other_configs_of_one_name(jobs)
+    new = list({job.run.name: job for job in jobs if job.plan is not None}.values())
+    plans = [job.plan for job in new if job.plan is not None]
+    groups = group_plans(plans, [max(job.run.steps(), default=0) for job in new])
+    if reason := why_apart(plans, groups):
+        session.say(reason)
+    return jobs, [[new[i] for i in group] for group in groups]
 
 
 def _refuse_other_configs_of_one_name(jobs: Sequence[_Job]) -> None:

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from kdjax import config as schema
 from kdjax import models, own_code
-from kdjax.data import Dataset, load_dataset, make_order, resolve_view
+from kdjax.data import Dataset, load_dataset, make_order, resolve_view, split_hash
 from kdjax.data.overlap import check_overlap
 from kdjax.data.views import names as view_names
 from kdjax.distillation.distillers import make_distiller
@@ -378,6 +378,20 @@ def _floats_like_defaults(section: Mapping[str, Any], defaults: Config) -> dict[
 def _as_arrays(numbers: dict[str, Any]) -> dict[str, Any]:
     dtype = jax.dtypes.canonicalize_dtype(float)
     return jax.tree.map(lambda leaf: np.asarray(leaf, dtype if isinstance(leaf, float) else None), numbers)
+
+
+def stand_in(plan: Plan, output: str = "") -> Teacher:
+    """Returns a teacher like the one that a planned run will be: its network before the first step.
+
+    Students can be planned with it before their teacher is trained, and not trained.
+
+    Args:
+      plan: Plan of the teacher's run.
+      output: What the student's config says of its output.
+    """
+    data, names = plan.dataset, tuple(plan.dataset.class_names or ()) or None
+    own, labelled = plan.config.data.to_dict(), split_hash(data.labelled_train)
+    return Teacher(plan.spec.model, plan.variables, data.num_classes, output or "softmax", {}, own, labelled, names)
 
 
 def hashes_of(plan: Plan) -> dict[str, Any]:

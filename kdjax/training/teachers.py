@@ -60,6 +60,12 @@ class Teacher(NamedTuple):
 LoadedTeachers = dict[tuple[str, str, str], Teacher]
 
 
+def teacher_key(fields: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Returns the key in LoadedTeachers of a field of `config.teachers`."""
+    place = fields["run"] or f"file:{fields['logits']}"
+    return place, str(fields.get("checkpoint", "last")), fields.get("output", "")
+
+
 def load_teachers(config: Config, store: Store, loaded: LoadedTeachers | None = None) -> dict[str, Teacher]:
     """Loads every teacher of `config.teachers`.
 
@@ -74,11 +80,7 @@ def load_teachers(config: Config, store: Store, loaded: LoadedTeachers | None = 
     """
     loaded, found = {} if loaded is None else loaded, {}
     for name, fields in config.teachers.items():
-        key = (
-            fields["run"] or f"file:{fields['logits']}",
-            str(fields.get("checkpoint", "last")),
-            fields.get("output", ""),
-        )
+        key = teacher_key(fields)
         load = _load if fields["run"] else _load_file
         found[name] = loaded[key] if key in loaded else load(name, fields, store)
         loaded[key] = found[name]

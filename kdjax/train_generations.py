@@ -6,6 +6,7 @@ cli.define_common_flags(cli.AUTO)
 cli.define_process_flags()
 cli.define_config_flag()
 cli.define_trust_flag()
+cli.define_executor_flags()
 
 if __name__ == "__main__":
     cli.run(cli.run_study_from_flags)

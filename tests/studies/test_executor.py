@@ -232,6 +232,13 @@ def test_what_slurm_does_not_know_or_is_not_there_is_told(tmp_path, slurm):
     assert not (tmp_path / "runs").exists()
 
 
+def test_both_doors_of_studies_have_the_same_flags():
+    doors = [
+        (ROOT / "kdjax" / f"{name}.py").read_text().split('"""', 2)[2] for name in ("run_study", "train_generations")
+    ]
+    assert doors[0] == doors[1] and "cli.define_executor_flags()" in doors[0]
+
+
 def run_study(folder: pathlib.Path, *flags: str, **variables: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "kdjax.run_study", f"--config={ROOT}/configs/studies/quickstart.py:smoke"]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", **variables}
@@ -249,6 +256,25 @@ def test_a_study_of_jobs_has_the_report_of_the_study_without_them(tmp_path, slur
     alone, jobs = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("alone", "jobs")]
     assert jobs == alone
     assert (tmp_path / "jobs" / "report.md").read_text() == (tmp_path / "alone" / "report.md").read_text()
+
+
+@pytest.mark.slow
+def test_students_of_a_failed_teacher_are_cancelled_and_taken_up(tmp_path, slurm, monkeypatch):
+    """The jobs import what the config of another run names, as the study's process does."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    slurm(RUNS)
+    found = stages()
+    found[0][0].config.model.name, found[0][0].config.model.args = "tests.four_layers:FourLayers", {}
+    found[0][1].config.batch_size = 48
+    runner = SlurmRunner(Store(tmp_path / "runs"), "", workers=2)
+    with Store(tmp_path / "runs").run("gaussian/t1").lock(), pytest.raises(RunError) as error:
+        runner.run_stages(found)
+    text = str(error.value)
+    assert "3 of 4 runs are not finished: run 'gaussian/t1': Run 'gaussian/t1' is locked" in text
+    assert "'gaussian/s1': its job ended without a result (CANCELLED by 0)" in text
+    (tmp_path / "slurm" / "failed-17").unlink()
+    (tmp_path / "slurm" / "failed-18").unlink()
+    assert all(run.result for run in runner.run_stages(found))
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from kdjax.own_code import Trust
 from kdjax.store.files import disk_errors, write_atomic
 from kdjax.store.run import MANIFEST, Run
 
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # pathlib would take it for a folder of this host, 'gs:/bucket'
 PART = re.compile(r"[A-Za-z0-9_+=-][A-Za-z0-9._+=-]*")  # no leading dot, which '..' and hidden folders have
 
 
@@ -20,9 +21,17 @@ class Store:
       root: Path of the folder; it is made when the first run begins.
       trust: Packages, modules and 'package.module:attribute' that are imported if a manifest in the store names them.
         Besides these, only what a config of the user's names in this process is imported.
+
+    Raises:
+      UserError: The root is a URL.
     """
 
     def __init__(self, root: os.PathLike | str, trust: Iterable[str] = ()):
+        if URL.match(os.fspath(root)):
+            raise UserError(
+                f"the store '{os.fspath(root)}' is a URL, and kdjax keeps runs in folders only; mount the bucket on "
+                "every host, and name the folder where it is mounted as --store."
+            )
         self.root = pathlib.Path(root)
         self.trust = Trust(frozenset(trust))
 

@@ -23,6 +23,7 @@ from kdjax.store import Store
 from kdjax.store.files import disk_errors, make_folder, read_json, write_json
 from kdjax.studies.fields import RunConfig
 from kdjax.studies.runner import Job, RunCounter, Runner
+from kdjax.training import parallel
 from kdjax.training.loop import Planned, plan_together, train_together
 from kdjax.training.plan import Plan, resolve, stand_in
 from kdjax.training.teachers import LoadedTeachers, teacher_key
@@ -179,7 +180,19 @@ class JobRunner(Runner):
 
 
 class LocalRunner(JobRunner):
-    """Jobs are processes of this host, each with a GPU if there are any. A stage ends before the next one begins."""
+    """Jobs are processes of this host, each with a GPU if there are any. A stage ends before the next one begins.
+
+    Args:
+      **options: See `JobRunner`.
+
+    Raises:
+      UserError: submitit is not installed, or this process holds the host's TPU.
+    """
+
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
+        if parallel.local_devices()[0].platform == "tpu":
+            raise UserError("--executor=local: several processes cannot share the TPU of a host; leave the flag out.")
 
     def _train_stages(self, stages: Sequence[Sequence[Job]]) -> dict[str, dict]:
         for stage in stages:

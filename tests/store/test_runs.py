@@ -20,6 +20,14 @@ def test_malformed_names_are_refused(tmp_path, name):
             look_up(name)
 
 
+@pytest.mark.parametrize("root", ["gs://bucket/runs", "s3://bucket", "memory://runs"])
+def test_a_url_is_not_taken_for_a_folder_of_this_host(tmp_path, monkeypatch, root):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"the store '{root}' is a URL.*mount the bucket"):
+        Store(root)
+    assert not list(tmp_path.iterdir())
+
+
 def test_runs_nest_by_folders_and_are_listed_by_name(tmp_path):
     store = Store(tmp_path / "runs")
     assert store.runs() == []

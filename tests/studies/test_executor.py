@@ -9,7 +9,9 @@ import subprocess
 import sys
 import time
 from types import SimpleNamespace
+from typing import Any
 
+import flax.linen as nn
 import pytest
 
 from configs import ce_teacher, kd_student
@@ -19,6 +21,7 @@ from kdjax.studies import executor
 from kdjax.studies.executor import LocalRunner, SlurmRunner
 from kdjax.studies.fields import RunConfig
 from kdjax.studies.runner import Job, RunCounter, Runner, seeded
+from kdjax.types import ModelOutput
 
 ROOT = pathlib.Path(__file__).parents[2]
 SBATCH = """#!/bin/sh
@@ -58,8 +61,21 @@ exec "$@"
 """
 SACCT = """#!/bin/sh
 echo 'JobID|State|NodeList'
-for failed in {folder}/failed-*; do echo "${{failed##*-}}_[0-9]|CANCELLED by 0|"; done
+for failed in {folder}/failed-*; do
+  echo "${{failed##*-}}|CANCELLED by 0|"; echo "${{failed##*-}}_[0-9]|CANCELLED by 0|"
+done
 """
+
+
+class Linear(nn.Module):
+    """A network of the user's own."""
+
+    num_classes: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        return ModelOutput(nn.Dense(self.num_classes)(x.reshape(len(x), -1)))
 
 
 def small(seed: int = 0, rate: float = 0.05) -> RunConfig:
@@ -181,6 +197,22 @@ def test_runs_that_diverge_do_not_stop_the_jobs(tmp_path, inline):
     assert error.value.runs == ("b",)
 
 
+def test_jobs_of_a_host_take_turns_at_its_gpus(monkeypatch):
+    """No GPU is asked: the numbers stand in CUDA_VISIBLE_DEVICES, which submitit sets for each job."""
+    given, running = [], []
+    update = lambda timeout_min, **visible: given.append(visible)  # noqa: E731
+    stand_in = SimpleNamespace(update_parameters=update, submit=lambda population: None)
+    population = executor.Population({"a": {}}, "", (), (), "", False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    for _ in range(3):
+        running.append(executor._start(stand_in, population, running))
+    running.pop(0)
+    running.append(executor._start(stand_in, population, running))
+    assert [one["visible_gpus"] for one in given] == [(2,), (5,), (2,), (2,)]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert executor._start(stand_in, population, running).gpu is None and given[-1] == {}
+
+
 def test_slurm_gets_an_array_for_each_stage_that_waits_for_the_one_before(tmp_path, slurm, monkeypatch):
     """The students are planned although their teachers are not trained. The same command finds the jobs again."""
     kept = slurm()
@@ -264,14 +296,14 @@ def test_students_of_a_failed_teacher_are_cancelled_and_taken_up(tmp_path, slurm
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     slurm(RUNS)
     found = stages()
-    found[0][0].config.model.name, found[0][0].config.model.args = "tests.four_layers:FourLayers", {}
+    found[0][0].config.model.name, found[0][0].config.model.args = "tests.studies.test_executor:Linear", {}
     found[0][1].config.batch_size = 48
     runner = SlurmRunner(Store(tmp_path / "runs"), "", workers=2)
     with Store(tmp_path / "runs").run("gaussian/t1").lock(), pytest.raises(RunError) as error:
         runner.run_stages(found)
     text = str(error.value)
     assert "3 of 4 runs are not finished: run 'gaussian/t1': Run 'gaussian/t1' is locked" in text
-    assert "'gaussian/s1': its job ended without a result (CANCELLED by 0)" in text
+    assert "runs 'gaussian/s0', 'gaussian/s1': its job ended without a result (CANCELLED by 0)" in text
     (tmp_path / "slurm" / "failed-17").unlink()
     (tmp_path / "slurm" / "failed-18").unlink()
     assert all(run.result for run in runner.run_stages(found))

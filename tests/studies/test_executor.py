@@ -62,6 +62,7 @@ exec "$@"
 SACCT = """#!/bin/sh
 echo 'JobID|State|NodeList'
 for failed in {folder}/failed-*; do
+  [ -e "$failed" ] || continue
   echo "${{failed##*-}}|CANCELLED by 0|"; echo "${{failed##*-}}_[0-9]|CANCELLED by 0|"
 done
 """

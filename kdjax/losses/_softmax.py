@@ -15,6 +15,9 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
+# In place of an infinite log-probability where an infinite one times 0 would be NaN.
+_FAR = 1e15
+
 # Below this |d|, expm1(d) - d is computed by its Taylor series; above it, the plain difference loses one digit at most.
 _NEAR = 0.5
 
@@ -53,6 +56,16 @@ def log_sum(logits: Array) -> Array:
 def compare(student: Array, teacher: Array) -> Comparison:
     """Compares the softmaxes of centred logits, both [..., classes]."""
     return _compared(student, teacher, _totals(student, teacher))
+
+
+def finite(compared: Comparison) -> Comparison:
+    """Returns the comparison with a far number for an infinite d, and 0 where both sides exclude a class."""
+    d = compared.d
+    return compared._replace(d=jnp.where(jnp.isnan(d), 0, jnp.clip(d, -_FAR, _FAR)))
+
+
+def _swapped(compared: Comparison) -> Comparison:
+    return Comparison(compared.q, compared.p, -compared.d)
 
 
 def excess(p: Array, q: Array, d: Array) -> Array:
@@ -94,6 +107,79 @@ def _kl_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Ar
     if not isinstance(tangents[1], SymbolicZero):
         slope = slope - jnp.sum(p * (jnp.where(p > 0, d, 0) + value[..., None]) * tangents[1], axis=-1)
     return value, slope
+
+
+@jax.custom_jvp
+def mixture_kl(student: Array, teacher: Array, share: Array, weights: tuple[Array, Array]) -> Array:
+    """Computes a KL(p || m) + b KL(q || m) [...] of centred logits, with the mixture m = share p + (1 - share) q.
+
+    As for `kl`, a rule says what the derivative is, so that XLA needs no array of the logits' size besides the
+    gradient, and the rule is differentiable in turn.
+
+    Args:
+      student: Centred logits of q, [..., classes].
+      teacher: Centred logits of p, [..., classes].
+      share: Share [] of p in the mixture, in [0, 1], in the type of the logits.
+      weights: a and b, each [].
+    """
+    return jnp.sum(_mixture_terms(compare(student, teacher), share, weights), axis=-1)
+
+
+@functools.partial(mixture_kl.defjvp, symbolic_zeros=True)
+def _mixture_kl_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
+    student, teacher, share, weights = primals
+    value = mixture_kl(student, teacher, share, weights)
+    slope = jnp.zeros_like(value)
+    # As in the rule of `kl`.
+    compared = finite(_compared(student, teacher, _Totals(*lax.optimization_barrier(_totals(student, teacher)))))
+    sides = (compared, share, weights), (_swapped(compared), 1 - share, weights[::-1])
+    for side, tangent in zip(sides, tangents, strict=False):
+        if not isinstance(tangent, SymbolicZero):
+            along, probs = _mixture_slopes(*side)
+            along = along - probs * jnp.sum(along, axis=-1, keepdims=True)
+            slope = slope + jnp.sum(jnp.where(probs > 0, along, 0) * tangent, axis=-1)
+    if not all(isinstance(tangent, SymbolicZero) for tangent in (tangents[2], *tangents[3])):
+        slope = slope + _slope_of_weights(finite(compare(student, teacher)), primals[2:], tangents[2:])
+    return value, slope
+
+
+def _mixture_terms(compared: Comparison, share: Array, weights: tuple[Array, Array]) -> Array:
+    p, q, d = finite(compared)
+    mixture = share * p + (1 - share) * q
+    to_teacher, to_student = _log_mixtures(d, share)
+    terms = weights[0] * excess(p, mixture, to_teacher) + weights[1] * excess(q, mixture, to_student)
+    # XLA computes a sum over classes of selected terms without storing them, and stores those that are plain sums.
+    return jnp.where(mixture > 0, terms, 0)
+
+
+def _mixture_slopes(compared: Comparison, share: Array, weights: tuple[Array, Array]) -> tuple[Array, Array]:
+    """Returns the slopes by the logits of q up to a multiple of q, which makes them add up to 0; and q.
+
+    With t = share (1 - share) (q - p) / m they are (1 - share) (q - p) (1 - share + t) for KL(p || m) and
+    q (log(q / m) - t) for KL(q || m). Neither is a difference of nearly equal numbers where p and q are nearly equal.
+    """
+    p, q, d = compared
+    apart, mixture = gap(p, q, d), share * p + (1 - share) * q
+    some = mixture > 0
+    t = share * (1 - share) * jnp.where(some, apart / jnp.where(some, mixture, 1), 0)
+    of_other = (1 - share) * apart * (1 - share + t)
+    slopes = weights[0] * of_other - weights[1] * q * (_log_mixtures(d, share)[1] + t)
+    return jnp.where(some, slopes, 0), q
+
+
+def _slope_of_weights(compared: Comparison, numbers: Any, tangents: Any) -> Array:
+    """Returns the slope along tangents of the share and of the weights."""
+    share, weights = numbers
+    p, q, d = compared
+    tangents = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, p.dtype) if isinstance(x, SymbolicZero) else x,
+        tangents,
+        is_leaf=lambda x: isinstance(x, SymbolicZero),
+    )
+    mixture = share * p + (1 - share) * q
+    some = mixture > 0
+    by_share = jnp.where(some, (weights[0] * p + weights[1] * q) * gap(p, q, d) / jnp.where(some, mixture, 1), 0)
+    return jnp.sum(tangents[0] * by_share + _mixture_terms(compared, share, tangents[1]), axis=-1)
 
 
 class _Totals(NamedTuple):
@@ -140,6 +226,18 @@ def log_mixture(d: Array, share: float) -> Array:
     near = jnp.abs(d) < 1
     small = jnp.log1p(student * jnp.expm1(jnp.where(near, d, 0)))
     return jnp.where(near, small, jnp.logaddexp(jnp.log(teacher), jnp.log(student) + jnp.where(near, 1, d)))
+
+
+def _log_mixtures(d: Array, share: Array) -> tuple[Array, Array]:
+    """Returns log(m / p) and log(m / q) of the mixture m = share p + (1 - share) q; the larger side's is computed."""
+    upper, lower = jnp.where(d > 0, 1 - share, share), jnp.where(d > 0, share, 1 - share)
+    apart = -jnp.abs(d)
+    near = apart > -1
+    change = jnp.expm1(apart)
+    small = jnp.log1p(lower * jnp.where(near, change, 0))
+    far = jnp.log(jnp.where(near | (upper == 0), 1, upper + lower * (change + 1)))
+    log_ratio = jnp.where(upper == 0, apart, jnp.where(near, small, far))
+    return jnp.where(d > 0, log_ratio + d, log_ratio), jnp.where(d > 0, log_ratio, log_ratio - d)
 
 
 def exp_difference(a: Array, b: Array, c: Array) -> Array:

@@ -23,7 +23,7 @@ from jax.core import Tracer
 
 from kdjax.losses._checks import as_logits, check_combination, check_range
 from kdjax.losses._pairs import Pair, as_pair, values_of
-from kdjax.losses._softmax import Comparison, compare, excess, exp_difference, gap, kl, log_mixture
+from kdjax.losses._softmax import Comparison, compare, excess, exp_difference, finite, gap, kl, log_mixture, mixture_kl
 from kdjax.losses.sampled import sampled_values
 from kdjax.types import Sampled, TopK
 
@@ -167,7 +167,7 @@ def skew_kl(
     """
     check_range("skew", skew)
     pair = as_pair("skew_kl", student_logits, teacher_logits, temperature=temperature, mode=mode)
-    return values_of(pair, _skewed(_finite(compare(pair.student, pair.teacher)), skew), where)
+    return values_of(pair, _skewed(finite(compare(pair.student, pair.teacher)), skew), where)
 
 
 def skew_reverse_kl(
@@ -202,7 +202,7 @@ def skew_reverse_kl(
     """
     check_range("skew", skew)
     pair = as_pair("skew_reverse_kl", student_logits, teacher_logits, temperature=temperature, mode=mode)
-    return values_of(pair, _skewed(_finite(compare(pair.teacher, pair.student)), skew), where)
+    return values_of(pair, _skewed(finite(compare(pair.teacher, pair.student)), skew), where)
 
 
 def jensen_shannon(
@@ -252,11 +252,9 @@ def jensen_shannon(
     """
     check_range("beta", beta, "jensen_shannon")
     pair = as_pair("jensen_shannon", student_logits, teacher_logits, temperature=temperature, mode=mode)
-    compared = _finite(compare(pair.student, pair.teacher))
-    to_teacher, to_student = _skewed(compared, beta), _skewed(_swapped(compared), 1 - beta)
-    if scaled:
-        return values_of(pair, _quotient(to_teacher, 1 - beta) + _quotient(to_student, beta), where)
-    return values_of(pair, beta * to_teacher + (1 - beta) * to_student, where)
+    share = jnp.asarray(beta, pair.student.dtype)
+    weights = (_reciprocal(1 - share), _reciprocal(share)) if scaled else (share, 1 - share)
+    return values_of(pair, mixture_kl(pair.student, pair.teacher, share, weights), where)
 
 
 def total_variation(
@@ -343,7 +341,7 @@ def alpha_beta(
     pair = as_pair("alpha_beta", student_logits, teacher_logits, temperature=temperature, mode=mode)
     compared = compare(pair.student, pair.teacher)
     present = ~jnp.isnan(compared.d)  # not excluded by both sides
-    d = _finite(compared).d
+    d = finite(compared).d
     log_p, log_q = (_log_probabilities(logits) for logits in (pair.teacher, pair.student))
     points = ((alpha + beta) * log_p, alpha * log_p + beta * log_q, (alpha + beta) * log_q)
     terms = d**2 * exp_difference(*(jnp.where(present, point, 0) for point in points))
@@ -399,20 +397,10 @@ def _skewed(compared: Comparison, share: float) -> Array:
     return jnp.sum(excess(p, share * p + (1 - share) * q, log_mixture(d, share)), axis=-1)
 
 
-def _quotient(values: Array, divisor: float) -> Array:
-    """Returns values / divisor, and 0 where the divisor is 0: there the values vanish faster than it."""
-    none = jnp.asarray(divisor, values.dtype) == 0
-    return jnp.where(none, 0, values / jnp.where(none, 1, divisor))
-
-
-def _swapped(compared: Comparison) -> Comparison:
-    return Comparison(compared.q, compared.p, -compared.d)
-
-
-def _finite(compared: Comparison) -> Comparison:
-    """Returns the comparison with a far number for an infinite d, and 0 where both sides exclude a class."""
-    d = compared.d
-    return compared._replace(d=jnp.where(jnp.isnan(d), 0, jnp.clip(d, -_FAR, _FAR)))
+def _reciprocal(divisor: Array) -> Array:
+    """Returns 1 / divisor, and 0 where the divisor is 0: there what is divided vanishes faster than it."""
+    none = divisor == 0
+    return jnp.where(none, 0, 1 / jnp.where(none, 1, divisor))
 
 
 def _log_probabilities(logits: Array) -> Array:

@@ -224,3 +224,26 @@ def test_a_label_that_no_class_has_is_nan(name):
     assert np.isnan(loss(STUDENT)[:3]).all() and np.isfinite(loss(STUDENT)[3:]).all()
     slope = jax.grad(lambda s: jnp.where((labels >= 0) & (labels < CLASSES), loss(s), 0).sum())(jnp.asarray(STUDENT))
     assert np.isfinite(slope).all() and not np.asarray(slope)[:3].any()
+
+
+@pytest.mark.parametrize("options", [{}, {"beta": 0.2, "scaled": True}, {"beta": 1.0, "scaled": True}])
+def test_the_rule_of_jensen_shannon_holds_in_both_modes_and_for_second_derivatives(options):
+    """Of the student's and of the teacher's logits; the derivative by beta too, inside (0, 1)."""
+    with jax.enable_x64(True):
+        pair = tuple(np.random.default_rng(3).normal(size=(2, 3, 5)))
+        function = jax.jit(lambda s, t: losses.jensen_shannon(s, t, **options))
+        jax.test_util.check_grads(function, pair, order=2, modes=("fwd", "rev"), atol=1e-5, rtol=1e-5)
+        if 0 < (beta := options.get("beta", 0.5)) < 1:
+            by_beta = lambda b: losses.jensen_shannon(*pair, **{**options, "beta": b})  # noqa: E731
+            jax.test_util.check_grads(by_beta, (beta,), order=2, modes=("fwd", "rev"), atol=1e-5, rtol=1e-5)
+
+
+def test_the_gradient_of_jensen_shannon_keeps_its_digits_where_both_sides_are_nearly_equal():
+    """The gradient is of the size of the difference of the logits there, and no term of it is larger."""
+    rng = np.random.default_rng(4)
+    teacher, step = rng.normal(size=(2, 3, 5))
+    student, teacher32 = np.float32(teacher + 1e-3 * step), np.float32(teacher)
+    with jax.enable_x64(True):
+        exact = jax.grad(lambda s: losses.jensen_shannon(s, np.float64(teacher32), beta=0.3).sum())(np.float64(student))
+    found = jax.grad(lambda s: losses.jensen_shannon(s, teacher32, beta=0.3).sum())(student)
+    np.testing.assert_allclose(found, exact, rtol=2e-3, atol=1e-9)

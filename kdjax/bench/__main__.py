@@ -8,6 +8,8 @@ python -m kdjax.bench losses --config=configs/student.py --only=vocabulary
 python -m kdjax.bench population --config=configs/kd_student.py:cifar10,resnet20,resnet8 --members=4
 python -m kdjax.bench convolutions
 python -m kdjax.bench store --rounds=20
+python -m kdjax.bench rival --cpu_devices=2 --only=resnet20-resnet8   # beside PyTorch
+python -m kdjax.bench gpu --seconds=540   # what one command can tell about a GPU or TPU
 python -m kdjax.bench compare before.json after.json   # of two tables that --json=FILE has left
 """
 
@@ -21,9 +23,11 @@ from kdjax.errors import UserError, nearest
 
 BENCHMARKS = {
     name: f"kdjax.bench.{name}"
-    for name in ("compare", "convolutions", "data", "losses", "models", "population", "step", "store")
+    for name in (
+        *("compare", "convolutions", "data", "gpu", "losses", "models", "population", "rival", "step", "store"),
+    )
 }
-WITHOUT_CONFIG = ("compare", "convolutions", "store")
+WITHOUT_CONFIG = ("compare", "convolutions", "gpu", "rival", "store")
 
 cli.define_common_flags()
 # An unknown benchmark is told as such, and not that it lacks a config.
@@ -38,10 +42,11 @@ cli.define(
     flags.DEFINE_list,
     "only",
     [],
-    "Networks, methods, views or layouts to measure, separated by commas; default: all.",
+    "Networks, pairs of them, methods, views or layouts to measure, separated by commas; default: all.",
 )
 
 
+cli.define(flags.DEFINE_float, "seconds", 540.0, "Seconds after which `gpu` begins no measurement.", lower_bound=0.0)
 cli.define(flags.DEFINE_string, "json", "", "File for the tables, which `bench compare` reads.")
 
 

@@ -179,7 +179,8 @@ def _as_output(module: nn.Module, output: Any, images: Array) -> ModelOutput:
     return output._replace(logits=output.logits.astype(jnp.promote_types(output.logits.dtype, jnp.float32)))
 
 
-def batch_norm_scope(module: nn.Module | FeatureExtractor, input_shape: Sequence[int]) -> str:
+@functools.lru_cache(maxsize=64)  # a run asks when it chooses its devices, and for its manifest
+def batch_norm_scope(module: nn.Module | FeatureExtractor, input_shape: tuple[int, ...]) -> str:
     """Returns over which examples a network's batch statistics are taken if `call` is given an axis name.
 
     Args:

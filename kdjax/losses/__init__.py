@@ -62,6 +62,7 @@ from kdjax.losses.logits import (
     ttm,
     wttm,
 )
+from kdjax.losses.multilevel import mlkd
 from kdjax.losses.norms import nd
 from kdjax.losses.perturbed import tekap
 from kdjax.losses.refined import normkd, rld, wsl
@@ -131,6 +132,7 @@ LOSSES: dict[str, Callable[..., Array]] = {
     "class_gkl": class_gkl,
     "wkdl": wkdl,
     "label_term": label_term,
+    "mlkd": mlkd,
     "tekap": tekap,
     "ctkd": ctkd,
     "ofa": ofa,

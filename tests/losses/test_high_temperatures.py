@@ -12,6 +12,7 @@ from kdjax import losses
 RNG = np.random.default_rng(5)
 STUDENT, TEACHER = 3 * RNG.normal(size=(2, 6, 8))
 INPUTS = {"labels": RNG.integers(0, 8, 6), "noise": RNG.normal(size=(6, 2, 8)).astype(np.float32)}
+INPUTS |= dict(zip(("student_strong_logits", "teacher_strong_logits"), 3 * RNG.normal(size=(2, 6, 8)), strict=True))
 INPUTS |= {"class_outputs": RNG.dirichlet(np.ones(8), 8), "class_costs": RNG.uniform(size=(8, 8))}
 
 

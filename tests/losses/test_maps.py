@@ -35,6 +35,7 @@ MEANS = rng.normal(size=(6, 7))
 REGIONS = tuple(2 * rng.normal(size=(BATCH, 5, 6)) for _ in range(2))
 BRANCHES = [tuple(rng.normal(size=(BATCH, 4, width)) for width in (24, 24, 6)) for _ in range(2)]
 
+STRONG = tuple(2 * np.random.default_rng(10).normal(size=(2, BATCH, 6)))
 OUTPUTS = np.random.default_rng(8).dirichlet(np.ones(6), 6)  # of each class
 COSTS = np.random.default_rng(9).uniform(-0.1, 0.9, (6, 6))  # not symmetric, and below 0 in places
 NOISE = np.random.default_rng(7).normal(size=(3, BATCH, 6))
@@ -108,6 +109,9 @@ CASES = {
     "label_term": (
         lambda s: losses.label_term(s, LOGITS[1], LABELS), LOGITS[0],
         numpy_maps.wkdl(*LOGITS, COSTS, LABELS, 0.0, 1.0, 1.0)),
+    "mlkd": (
+        lambda s: losses.mlkd(s[0], LOGITS[1], s[1], STRONG[1], temperature=2.5), (LOGITS[0], STRONG[0]),
+        numpy_maps.mlkd(*LOGITS, *STRONG, 2.5)),
     "tekap": (
         lambda s: losses.tekap(s, LOGITS[1], np.stack(NOISE, 1), share=0.2, noisy_weight=0.7, temperature=2.0),
         LOGITS[0],
@@ -189,6 +193,7 @@ AT_EQUALITY = {
     "dkd": lambda: losses.dkd(LOGITS[1], LOGITS[1], LABELS),
     "dist": lambda: losses.dist(LOGITS[1], LOGITS[1]),
     "svd": lambda: losses.svd(EQUAL_T, EQUAL_T),
+    "mlkd": lambda: losses.mlkd(LOGITS[1], LOGITS[1], STRONG[1], STRONG[1]),
     "hsakd": lambda: losses.hsakd(BRANCHES[0], BRANCHES[0]),
 }
 
@@ -420,6 +425,10 @@ def test_scores_by_one_product_equal_scores_by_gathering():
         (lambda: losses.rkd(VECTORS[0], WIDER[:3]), "of one batch"),
         (lambda: losses.dkd(*LOGITS, np.ones(3, int)), r"integers \[5\] for logits \[5, 6\], not int64 \[3\]"),
         (lambda: losses.hsakd(BRANCHES[0], BRANCHES[1][:2]), "must have one shape each"),
+        (
+            lambda: losses.mlkd(*LOGITS, *(x[:, 1:] for x in STRONG)),
+            r"weak view \[5, 6\] and of the strong one \[5, 5\]",
+        ),
         (lambda: losses.class_gkl(*LOGITS, OUTPUTS[1:], LABELS), r"class_outputs \[5, 6\] must be"),
         (lambda: losses.wkdl(*LOGITS, COSTS[:, 1:], LABELS), r"class_costs \[6, 5\] must be"),
         (lambda: losses.relation_costs(np.ones((2, 3, 4)), np.ones(3)), r"\[2, 3, 4\] must be .* counts \[3\]"),

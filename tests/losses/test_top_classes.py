@@ -92,6 +92,7 @@ def test_every_loss_says_which_modes_it_takes_or_that_it_takes_none(name):
     takes = inspect.signature(losses.LOSSES[name]).parameters
     others = {"student_logits": STUDENT, "labels": np.zeros(BATCH, int), "gamma": 0.4, "stage_logits": ()}
     others |= {"crossed_logits": STUDENT, "learned_temperature": 2.0, "noise": np.zeros((BATCH, 2, CLASSES))}
+    others |= dict.fromkeys(("student_strong_logits", "teacher_strong_logits"), STUDENT)
     others |= dict.fromkeys(("class_outputs", "class_costs"), np.ones((CLASSES, CLASSES)))
     others |= dict.fromkeys(("student_features", "teacher_features"), np.zeros((BATCH, 2, 2, 3)))
     others = {key: value for key, value in others.items() if key in takes}

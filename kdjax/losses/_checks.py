@@ -233,6 +233,17 @@ def as_where(where: ArrayLike | None, logits: Array) -> Array:
     return where.astype(bool)
 
 
+def sound_rows(*sides: Array) -> tuple[tuple[Array, ...], Array]:
+    """Returns logits [..., classes] of which every row is a distribution, and where all sides had one [...].
+
+    A row with NaN, with inf or with -inf alone becomes 0, 1, 2, ..., so that it spoils neither what is computed of the
+    whole batch nor the gradient of a caller who leaves its loss out.
+    """
+    good = jnp.all(jnp.stack([jnp.isfinite(jnp.max(side, axis=-1)) for side in sides]), axis=0)
+    classes = jnp.arange(sides[0].shape[-1])
+    return tuple(jnp.where(good[..., None], side, classes.astype(side.dtype)) for side in sides), good
+
+
 def expectation(probs: Array, values: Array) -> Array:
     """Returns the sum of `probs * values` over the last axis, where a class of probability 0 contributes 0.
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from kdjax.losses._checks import as_logit_pair, as_where, check_range, expectation
+from kdjax.losses._checks import as_logit_pair, as_where, check_range, expectation, sound_rows
 from kdjax.losses._labels import is_label_of, taken_apart
 from kdjax.losses._softmax import kl
 from kdjax.losses.logits import standardized
@@ -85,14 +85,14 @@ def nkd(
     """
     check_range("temperature", temperature)
     check_range("gamma", gamma)
-    student, teacher = as_logit_pair(student_logits, teacher_logits, "nkd")
+    (student, teacher), good = sound_rows(*as_logit_pair(student_logits, teacher_logits, "nkd"))
     is_label, exists = is_label_of(labels, student)
     teacher_prob = jnp.sum(jnp.where(is_label, jax.nn.softmax(teacher), 0), axis=-1)
     label_term = -teacher_prob * jnp.sum(jnp.where(is_label, jax.nn.log_softmax(student), 0), axis=-1)
     _, _, s_within = _split_at_label(student / temperature, is_label)
     _, _, t_within = _split_at_label(teacher / temperature, is_label)
     others_term = -expectation(jnp.where(is_label, 0, jnp.exp(t_within)), s_within)
-    return jnp.where(exists, label_term + gamma * temperature**2 * others_term, jnp.nan)
+    return jnp.where(exists & good, label_term + gamma * temperature**2 * others_term, jnp.nan)
 
 
 def dist(
@@ -135,7 +135,7 @@ def dist(
       https://arxiv.org/abs/2205.10536
     """
     check_range("temperature", temperature)
-    student, teacher = as_logit_pair(student_logits, teacher_logits, "dist")
+    (student, teacher), good = sound_rows(*as_logit_pair(student_logits, teacher_logits, "dist"))
     counted = as_where(where, student).reshape(-1)
     q, p = (jax.nn.softmax(logits / temperature) for logits in (student, teacher))
     inter = 1 - _pearson(q, p, jnp.ones_like(q))
@@ -144,7 +144,7 @@ def dist(
         q, p, counted = (lax.all_gather(part, axis_name, axis=0, tiled=True) for part in (q, p, counted))
     weights = jnp.broadcast_to(counted.astype(q.dtype), q.T.shape)
     intra = 1 - jnp.mean(_pearson(q.T, p.T, weights))
-    return temperature**2 * (inter_weight * inter + intra_weight * intra)
+    return jnp.where(good, temperature**2 * (inter_weight * inter + intra_weight * intra), jnp.nan)
 
 
 def _pearson(a: Array, b: Array, weights: Array, epsilon: float = 1e-8) -> Array:

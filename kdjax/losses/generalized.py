@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from kdjax.losses._checks import as_float, as_logit_pair, as_where, check_range, expectation
+from kdjax.losses._checks import as_float, as_logit_pair, as_where, check_range, expectation, sound_rows
 from kdjax.losses._labels import is_label_of
 
 
@@ -55,10 +55,11 @@ def gkl(
     """
     for name, value in (("gamma", gamma), ("temperature", temperature), ("teacher_temperature", teacher_temperature)):
         check_range(name, value)
-    student, teacher = as_logit_pair(student_logits, teacher_logits, "gkl")
+    (student, teacher), good = sound_rows(*as_logit_pair(student_logits, teacher_logits, "gkl"))
     weights = jnp.exp(gamma * jax.nn.log_softmax(teacher / teacher_temperature))
     soft = _soft(student, teacher, temperature)
-    return alpha * soft + beta * _error(student, teacher, weights, as_where(where, student), axis_name)
+    error = _error(student, teacher, weights, as_where(where, student), axis_name)
+    return jnp.where(good, alpha * soft + beta * error, jnp.nan)
 
 
 def class_gkl(
@@ -107,7 +108,7 @@ def class_gkl(
     """
     check_range("gamma", gamma)
     check_range("temperature", temperature)
-    student, teacher = as_logit_pair(student_logits, teacher_logits, "class_gkl")
+    (student, teacher), good = sound_rows(*as_logit_pair(student_logits, teacher_logits, "class_gkl"))
     is_label, exists = is_label_of(labels, student)
     outputs = as_float(class_outputs).astype(student.dtype)
     if outputs.shape != (student.shape[-1],) * 2:
@@ -115,7 +116,7 @@ def class_gkl(
     mean = outputs[jnp.argmax(is_label, axis=-1)]
     weights = jnp.where(mean > 0, jnp.where(mean > 0, mean, 1) ** gamma, 0)
     error = _error(student, teacher, weights, as_where(where, student) & exists, axis_name)
-    return jnp.where(exists, alpha * _soft(student, teacher, temperature) + beta * error, jnp.nan)
+    return jnp.where(exists & good, alpha * _soft(student, teacher, temperature) + beta * error, jnp.nan)
 
 
 def _soft(student: Array, teacher: Array, temperature: float) -> Array:

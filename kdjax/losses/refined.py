@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from kdjax.losses._checks import as_logit_pair, check_range, expectation
+from kdjax.losses._checks import as_logit_pair, check_range, expectation, sound_rows
 from kdjax.losses._labels import is_label_of, taken_apart
 from kdjax.losses._softmax import centred, kl
 
@@ -33,12 +33,12 @@ def wsl(student_logits: Array, teacher_logits: Array, labels: Array, *, temperat
       Bias-Variance Tradeoff Perspective", https://arxiv.org/abs/2102.00650
     """
     check_range("temperature", temperature)
-    student, teacher = as_logit_pair(student_logits, teacher_logits, "wsl")
+    (student, teacher), good = sound_rows(*as_logit_pair(student_logits, teacher_logits, "wsl"))
     is_label, exists = is_label_of(labels, student)
     own, other = (-jnp.sum(jnp.where(is_label, jax.nn.log_softmax(x), 0), axis=-1) for x in (student, teacher))
     weight = lax.stop_gradient(-jnp.expm1(-own / (other + 1e-7)))
     soft = -expectation(jax.nn.softmax(teacher / temperature), jax.nn.log_softmax(student / temperature))
-    return jnp.where(exists, temperature**2 * weight * soft, jnp.nan)
+    return jnp.where(exists & good, temperature**2 * weight * soft, jnp.nan)
 
 
 def normkd(student_logits: Array, teacher_logits: Array, *, scale: float = 2.0) -> Array:
@@ -63,12 +63,12 @@ def normkd(student_logits: Array, teacher_logits: Array, *, scale: float = 2.0) 
       https://arxiv.org/abs/2308.00520
     """
     check_range("scale", scale)
-    student, teacher = as_logit_pair(student_logits, teacher_logits, "normkd")
+    (student, teacher), good = sound_rows(*as_logit_pair(student_logits, teacher_logits, "normkd"))
     if student.shape[-1] < 2:
         raise ValueError(f"logits {list(student.shape)} must have at least two classes.")
     own, other = (scale * jnp.std(logits, axis=-1, ddof=1, keepdims=True) for logits in (student, teacher))
     (own_row, own_good), (other_row, other_good) = centred(student / own), centred(teacher / other)
-    return jnp.where(own_good & other_good, other[..., 0] ** 2 * kl(own_row, other_row), jnp.nan)
+    return jnp.where(good & own_good & other_good, other[..., 0] ** 2 * kl(own_row, other_row), jnp.nan)
 
 
 def rld(

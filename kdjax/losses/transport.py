@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from kdjax.losses._checks import as_float, as_logit_pair, check_range
+from kdjax.losses._checks import as_float, as_logit_pair, check_range, sound_rows
 from kdjax.losses._labels import is_label_of, taken_apart
 from kdjax.losses._maps import normalized
 
@@ -64,7 +64,7 @@ def wkdl(
     for name, value in (("gamma", gamma), ("temperature", temperature), ("regularization", regularization)):
         check_range(name, value)
     check_range("iterations", iterations)
-    student, teacher = as_logit_pair(student_logits, teacher_logits, "wkdl")
+    (student, teacher), good = sound_rows(*as_logit_pair(student_logits, teacher_logits, "wkdl"))
     is_label, exists = is_label_of(labels, student)
     costs = as_float(class_costs).astype(student.dtype)
     if costs.shape != (student.shape[-1],) * 2:
@@ -75,7 +75,7 @@ def wkdl(
     u, v = _scaled(jax.nn.softmax(own), jax.nn.softmax(other), near, start.astype(student.dtype), iterations)
     carried = jnp.sum(u * _product(v, (near * costs).T), axis=-1)
     value = label_weight * _label_term(student, teacher, is_label) + gamma * carried
-    return jnp.where(exists & own_good & other_good, value, jnp.nan)
+    return jnp.where(exists & good & own_good & other_good, value, jnp.nan)
 
 
 def label_term(student_logits: Array, teacher_logits: Array, labels: Array) -> Array:
@@ -98,9 +98,9 @@ def label_term(student_logits: Array, teacher_logits: Array, labels: Array) -> A
       Lv, Yang & Li, 2024, "Wasserstein Distance Rivals Kullback-Leibler Divergence for Knowledge Distillation",
       https://arxiv.org/abs/2412.08139
     """
-    student, teacher = as_logit_pair(student_logits, teacher_logits, "label_term")
+    (student, teacher), good = sound_rows(*as_logit_pair(student_logits, teacher_logits, "label_term"))
     is_label, exists = is_label_of(labels, student)
-    return jnp.where(exists, _label_term(student, teacher, is_label), jnp.nan)
+    return jnp.where(exists & good, _label_term(student, teacher, is_label), jnp.nan)
 
 
 def relation_costs(vectors: Array, counts: Array, *, sharpness: float = 1.0) -> Array:

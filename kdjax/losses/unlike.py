@@ -6,10 +6,11 @@ Distillation", https://arxiv.org/abs/2310.19444
 
 from collections.abc import Sequence
 
+import jax.numpy as jnp
 from jax import Array
 from jax.nn import log_softmax, softmax
 
-from kdjax.losses._checks import add_up, as_logit_pair, as_targets, check_range, expectation
+from kdjax.losses._checks import add_up, as_logit_pair, as_targets, check_range, expectation, sound_rows
 
 
 def ofa(
@@ -45,10 +46,10 @@ def ofa(
       https://arxiv.org/abs/2310.19444
     """
     check_range("exponent", exponent)
-    student, teacher = as_logit_pair(student_logits, teacher_logits, "ofa")
+    (student, teacher), good = sound_rows(*as_logit_pair(student_logits, teacher_logits, "ofa"))
     targets, _ = as_targets(labels, teacher)
     share = (softmax(teacher) + targets) ** exponent - targets
-    value = -expectation(share, log_softmax(student))
+    value = jnp.where(good, -expectation(share, log_softmax(student)), jnp.nan)
     stages = [as_logit_pair(stage, teacher, "ofa")[0] for stage in stage_logits]
     if not stages:
         return value

@@ -153,8 +153,8 @@ def _parse(argv: list[str], takes: str) -> list[str]:
         raise UserError("--config is missing; name a file, such as --config=configs/mse_teacher.py.")
     if overrides and "config" not in FLAGS:
         raise UserError(f"{overrides[0].argument}: this command takes no --config.")
-    for override in overrides:
-        config_files.apply_override(FLAGS.config, override)
+    if overrides:
+        config_files.apply_overrides(FLAGS.config, overrides)
     logging.set_verbosity(logging.WARNING)
     return rest[1:]
 

@@ -36,7 +36,7 @@ TRACED = ("losses", "warmup", "optimizer", "schedule", "average", "teachers", "s
 WRAPPERS = ("simkd", "aux", "sskd", "sftn")
 
 # Sections that may change under an existing run's name, since they do not change its numbers.
-OPERATIONAL = ("checkpoint", "notes", "published", "log_every")
+OPERATIONAL = ("checkpoint", "notes", "published", "log_every", "changed")
 
 # Field -> the values it may take. 'teachers.NAME' stands for every teacher.
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -182,7 +182,9 @@ FREE = (
 def defaults() -> ConfigDict:
     """Returns a new config that has every field, at its default value. Allowed values are in `CHOICES` and `RANGES`."""
     config = ConfigDict()
-    config.name = ""  # short name of the config, a part of the run's default name
+    config.name = ""  # short name of the config, a part of the run's default name; a student has that of its losses
+    # instead, unless the command line sets the name
+    config.changed = ()  # fields that were changed from the config file, a part of the run's default name; set by kdjax
     config.seed = 0  # of the initial weights, the order of the examples and the augmentation; never of the split
     config.epochs = 40
     config.batch_size = 64  # over all devices
@@ -532,48 +534,12 @@ def order_seed(config: ConfigDict) -> int:
     return seed if data["order_seed"] < 0 else data["order_seed"]
 
 
-def default_run_name(config: ConfigDict) -> str:
-    """Returns the default name of a config's run, a function of the config: `<dataset>/<model>-<what>-s<seed>`.
-
-    `<what>` is the config's short name for a run without teachers. Otherwise it is the losses joined by '+', the last
-    part of each teacher's name, and the view if the config sets one. A split seed other than 0 is added.
-    """
-    fields: dict[str, Any] = config.to_dict()
-    data, teachers = fields["data"], fields["teachers"].values()
-    what = fields["name"] or "+".join(fields["losses"])
-    if teachers:
-        runs = [teacher_name(teacher).rsplit("/", 1)[-1] for teacher in teachers]
-        view = [_plain(data["view"].replace(":", ""))] if data["view"] else []
-        what = "-".join(["+".join(fields["losses"]), *runs, *view])
-    split = f"-split{data['split_seed']}" if data["split_seed"] else ""
-    protocols = "".join(_protocol_name(name, arguments) for name, arguments in data["protocols"].items())
-    model, body = fields["model"]["name"].replace(":", "."), fields["model"]["args"].get("body")
-    if model in WRAPPERS and isinstance(body, str):
-        model = f"{body.replace(':', '.')}_{model}"
-    return f"{data_name(config)}{protocols}/{model}-{what}{split}-s{fields['seed']}"
-
-
 def teacher_name(teacher: Mapping[str, Any]) -> str:
     """Returns what a table calls a teacher of a config: the name of its run, or that of its file without the ending."""
     file = str(teacher.get("logits", "")).rpartition("/")[2]
-    return str(teacher["run"]) if teacher.get("run") else _plain(file.rpartition(".")[0] or file)
+    return str(teacher["run"]) if teacher.get("run") else plain_word(file.rpartition(".")[0] or file)
 
 
-def data_name(config: ConfigDict) -> str:
-    """Returns the data set's part of a run's name: its name, or the last part if it is a path."""
-    name = str(config.to_dict()["data"]["name"])
-    if name.startswith(("folder:", "list:")):
-        return _plain(name.rstrip("/").rpartition("/")[2].replace(":", "."))
-    return name.replace(":", ".")
-
-
-def _protocol_name(name: str, arguments: Mapping) -> str:
-    """Returns '+long_tailed-100': a protocol and its plain arguments, short enough for the name of a folder."""
-    plain = [value for value in arguments.values() if isinstance(value, int | float | str)]
-    words = [f"{value:g}" if isinstance(value, float) else str(value).rsplit("/", 1)[-1] for value in plain]
-    return "-".join([f"+{name.replace(':', '.')}", *map(_plain, words)])
-
-
-def _plain(word: str) -> str:
+def plain_word(word: str) -> str:
     """Returns the word with every character replaced that may not be in the name of a folder."""
     return re.sub(r"[^A-Za-z0-9._+-]", "_", word)

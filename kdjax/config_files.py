@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from kdjax.config import FREE, check
 from kdjax.errors import UserError, nearest
+from kdjax.run_names import note_changes
 
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _WORDS = {bool: "true or false", int: "an integer", float: "a number", tuple: "a tuple, such as (1, 2)"}
@@ -43,8 +44,10 @@ def load_config(file: str, /, **fields: Any) -> ConfigDict:
       UserError: There is no such file, it fails, a field does not exist or has a value of a wrong type or range.
     """
     config = read(file)
+    before = config.to_dict()
     for path, value in fields.items():
         set_field(config, path, value, f"{path}={value!r}")
+    note_changes(config, before)
     if "losses" in config and "epochs" in config:  # a config of a run; studies check their fields when they run
         check(config)
     return config
@@ -114,6 +117,22 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[Override]]:
         else:
             found.append(Override(argument, path, None))
     return rest, found
+
+
+def apply_overrides(config: ConfigDict, overrides: Sequence[Override]) -> None:
+    """Sets fields as a command line asks for it, and notes what it changed in the config.
+
+    Args:
+      config: Config to change.
+      overrides: The overrides, in their order.
+
+    Raises:
+      UserError: A field does not exist, or its type does not allow the value.
+    """
+    before = config.to_dict()
+    for override in overrides:
+        apply_override(config, override)
+    note_changes(config, before)
 
 
 def apply_override(config: ConfigDict, override: Override) -> None:

@@ -8,8 +8,9 @@ from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags  # noqa: F401  (the commands parse configs with it)
 
 from configs import common, published, student, teacher
-from kdjax.config import CHOICES, RANGES, check, default_run_name, defaults, printed
+from kdjax.config import CHOICES, RANGES, check, defaults, printed
 from kdjax.errors import UserError
+from kdjax.run_names import default_run_name
 from kdjax.store import Store
 from kdjax.studies.cross import make_stages, published_accuracy
 from kdjax.studies.kinds import read_study

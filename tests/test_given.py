@@ -102,7 +102,7 @@ def unnamed(tmp_path_factory):
 
 def test_what_cannot_be_imported_trains_and_is_marked(unnamed):
     store, name, net, result = unnamed
-    assert name == "gaussian/__main__.Net-mse-smoke-s0"
+    assert name == "gaussian/__main__.Net-mse-smoke-epochs=1-s0"
     assert Store(store).find(name).manifest["cannot_be_rebuilt"] == {
         "config.model.name": "__main__:Net",
         "config.losses.own.loss": "__main__:own",

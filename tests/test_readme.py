@@ -38,7 +38,7 @@ SMOKE_FORMS = {
     r"\./launch/study\.sh (\w+)(?::\S+)?( .*)?": r"./launch/study.sh \1:smoke\2",
     r"(.* --config=configs/studies/\w+\.py)(?::\S+)?( .*)?": r"\1:smoke\2",
     r"(.* --config=configs/tolerant_generations\.py)( .*)?": r"\1:smoke\2",
-    r"(python -m kdjax\.train_teacher --config=configs/ce_teacher\.py)": r"\1 --config.epochs=5",
+    r"(python -m kdjax\.train_teacher --config=configs/ce_teacher\.py)": r"\1 --config.epochs=5 --run=digits/mlp-ce-s0",
     rf"{TEACHER}:{RECIPE}": r"\1:smoke",
     rf"{TEACHER}:{RECIPE} (.*)": r"\1:smoke \2 --run=smoke/teacher",
     rf"{STUDENT}:{RECIPE}( .*)?": rf"{SMOKE_TEACHERS} && \1:smoke\2",

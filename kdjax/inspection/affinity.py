@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kdjax import analysis
+from kdjax.config import OPERATIONAL
 from kdjax.data import resolve_view
 from kdjax.data.views.names import parse
 from kdjax.inspection.inspected_run import InspectedRun
@@ -112,7 +113,7 @@ def _recipe(run: InspectedRun) -> dict[str, object]:
     """Returns a run's config without its view, its seed and the fields that change no number."""
     config = run.loaded.config.to_dict()
     data = {field: value for field, value in config["data"].items() if field != "view"}
-    left_out = ("name", "seed", "notes", "published", "checkpoint")
+    left_out = ("name", "seed", *OPERATIONAL)
     return {**{field: value for field, value in config.items() if field not in left_out}, "data": data}
 
 

@@ -14,7 +14,6 @@ import numpy as np
 from jax import Array
 
 from kdjax import analysis
-from kdjax.config import default_run_name
 from kdjax.errors import UserError
 from kdjax.inspection.affinity import overfit_gap
 from kdjax.inspection.attention import attention
@@ -24,6 +23,7 @@ from kdjax.reporting.contrasts import interval
 from kdjax.reporting.figures import Figure, Series, scatter
 from kdjax.reporting.statistics import spearman
 from kdjax.reporting.tables import markdown, spread
+from kdjax.run_names import default_run_name
 from kdjax.studies.fields import RunConfig, check_known
 from kdjax.studies.runner import FinishedRun, Job, Runner, redrawn_overlap, seeded
 

@@ -7,10 +7,11 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from kdjax.config import default_run_name, printed
+from kdjax.config import printed
 from kdjax.errors import UserError, nearest
 from kdjax.reporting.contrasts import Row, Score, gains, row_name, study_report, study_tables
 from kdjax.reporting.figures import Figure, forest
+from kdjax.run_names import default_run_name
 from kdjax.store.files import plain, read_json
 from kdjax.studies.fields import RunConfig, check_at_least
 from kdjax.studies.results import design_of

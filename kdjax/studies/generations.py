@@ -20,6 +20,7 @@ from kdjax.inspection.predict import predict_run
 from kdjax.reporting.contrasts import interval
 from kdjax.reporting.figures import Figure, Series, curves
 from kdjax.reporting.tables import markdown, spread
+from kdjax.run_names import data_name
 from kdjax.store import Store
 from kdjax.studies.fields import RunConfig, check_at_least
 from kdjax.studies.runner import FinishedRun, Job, Runner, located, seeded
@@ -275,7 +276,7 @@ def _longer(config: RunConfig, seed: int, m: int) -> RunConfig:
 
 
 def _folder(config: RunConfig) -> str:
-    return f"{schema.data_name(config)}/{config.model.name.replace(':', '.')}"
+    return f"{data_name(config.data.name)}/{config.model.name.replace(':', '.')}"
 
 
 def _weighted(losses: RunConfig, label_weight: float) -> RunConfig:

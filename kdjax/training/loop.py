@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from kdjax import own_code
-from kdjax.config import default_run_name
 from kdjax.data.protocols import describe
 from kdjax.errors import RunError, UserError
 from kdjax.interop.output_files import hashes_of_files
+from kdjax.run_names import default_run_name
 from kdjax.store import Run, Store
 from kdjax.store.run import check_scores
 from kdjax.training import parallel, processes

@@ -4,11 +4,12 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from kdjax.config import default_run_name
-from kdjax.config_files import read
+from kdjax.config_files import Override, apply_overrides, read
 from kdjax.errors import UserError
+from kdjax.run_names import default_run_name
 
 COMMAND = re.compile(r"(?P<door>python -m \S+) --config=(?P<file>[^\s:]+)(?::(?P<argument>\S+))? --run=(?P<run>\S+)")
+CHANGE = re.compile(r"-([A-Za-z_][\w.]*)=([^=]*?)(?=-[A-Za-z_][\w.]*=|-s\d+$)")  # a changed field in a default name
 SEED = re.compile(r"-s(\d+)$")  # the end of a run's default name
 
 
@@ -39,7 +40,7 @@ def how_to_make(label: str, fields: Mapping[str, Any], store: str) -> str:
 
 def _candidates(own: re.Match, run: str) -> Iterator[tuple[str, str]]:
     """Yields (config file, argument) that may make the run, from what differs between its name and the own one's."""
-    file, argument = own["file"], own["argument"] or ""
+    file, argument, run = own["file"], own["argument"] or "", CHANGE.sub("", run)
     before, now = (re.split("[-/]", SEED.sub("", name)) for name in (own["run"], run))
     changed = {a: b for a, b in zip(before, now) if a != b} if len(before) == len(now) else {"": ""}
     if "" not in changed:
@@ -62,9 +63,17 @@ def _command(own: re.Match, file: str, argument: str, run: str) -> str:
         seed = int(found[1]) if found else config.seed
         seeded = "" if seed == config.seed else f" --config.seed={seed}"
         config.seed = seed
+        changes = [_override(config, path, text) for path, text in CHANGE.findall(run)]
+        apply_overrides(config, changes)
         name = default_run_name(config)
     except (UserError, AttributeError, KeyError, TypeError):  # no such file, or not the config of a run
         return ""
-    return (
-        f"{own['door']} --config={file}{f':{argument}' if argument else ''}{seeded} --run={run}" if name == run else ""
-    )
+    changed = "".join(f" {change.argument}" for change in changes)
+    file = f"{file}:{argument}" if argument else file
+    return f"{own['door']} --config={file}{seeded}{changed} --run={run}" if name == run else ""
+
+
+def _override(config: Any, path: str, text: str) -> Override:
+    """Returns the override that a changed field in a run's name stands for; losses have no section there."""
+    path = f"losses.{path}" if path.partition(".")[0] in config.losses else path
+    return Override(f"--config.{path}={text}", path, text)

@@ -7,10 +7,10 @@ from small_world import largest_difference, values_of
 
 from configs import student as students
 from kdjax import models
-from kdjax.config import default_run_name
 from kdjax.data import load_dataset
 from kdjax.errors import UserError
 from kdjax.interop.torch_weights import from_state_dict, to_state_dict
+from kdjax.run_names import default_run_name
 from kdjax.store import Store
 from kdjax.training.loop import train
 from kdjax.training.plan import plan_with, resolve

@@ -4,8 +4,8 @@ import shlex
 
 import pytest
 
-from kdjax.config import default_run_name
 from kdjax.config_files import load_config, read
+from kdjax.run_names import default_run_name
 from kdjax.training.missing_teacher import how_to_make
 
 
@@ -52,3 +52,15 @@ def test_a_run_of_no_known_config_is_said_to_be_one(root, monkeypatch, run):
 
 def test_a_config_without_a_command_names_none():
     assert how_to_make("b", {"run": "x"}, "runs").startswith("Its config file is not known: train it with python -m")
+
+
+def test_the_command_has_the_fields_that_the_name_says_were_changed(root, monkeypatch):
+    run = "digits/mlp-mse-epochs=2-softmax_mse.weight=0.5-s1"
+    said = answer(root, monkeypatch, "configs/kd_student.py", run)
+    assert (
+        "--config=configs/mse_teacher.py --config.seed=1 --config.epochs=2 --config.losses.softmax_mse.weight" in said
+    )
+    fields = dict(part.removeprefix("--config.").split("=") for part in said.split() if part.startswith("--config."))
+    typed = {"seed": int(fields["seed"]), "epochs": int(fields["epochs"])}
+    typed["losses.softmax_mse.weight"] = float(fields["losses.softmax_mse.weight"])
+    assert default_run_name(load_config("configs/mse_teacher.py", **typed)) == run

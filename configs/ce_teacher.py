@@ -14,5 +14,5 @@ def get_config(argument: str | None = None):
     config = common.teacher(argument)
     config.name = common.name("ce", argument)
     config.losses = {"cross_entropy": {"weight": 1.0, "label_smoothing": 0.0}}
-    config.published = published.entry("teacher", *common.parse(argument))
+    published.state(config, "teacher", *common.parse(argument))
     return config

@@ -12,6 +12,10 @@ has 76.19, and the paper of KD++ has 75.79 for DIST where the table has 76.31. F
 
 from typing import NamedTuple
 
+from ml_collections import ConfigDict
+
+from kdjax.config import recipe
+
 # The 13 pairs of CIFAR-100 in the order of the tables' columns: (teacher, student). The first 7 are of one family.
 PAIRS = (
     ("wrn_40_2", "wrn_16_2"),
@@ -192,18 +196,37 @@ class Tables(NamedTuple):
       sources: Row -> its source.
       pairs: The pairs of networks, in the order of the columns.
       view: View of the training images.
+      images: Number of training images.
     """
 
     accuracy: dict[str, tuple[float | None, ...]]
     sources: dict[str, Source]
     pairs: tuple[tuple[str, str], ...]
     view: str
+    images: int
 
 
 TABLES = {
-    "cifar100": Tables(ACCURACY, SOURCES, PAIRS, "crop_flip"),
-    "imagenet": Tables(IMAGENET_ACCURACY, IMAGENET_SOURCES, IMAGENET_PAIRS, "rrc_flip"),
+    "cifar100": Tables(ACCURACY, SOURCES, PAIRS, "crop_flip", 50_000),
+    "imagenet": Tables(IMAGENET_ACCURACY, IMAGENET_SOURCES, IMAGENET_PAIRS, "rrc_flip", 1_281_167),
 }
+
+
+def state(config: ConfigDict, row: str, dataset: str, teacher: str, student: str) -> None:
+    """Sets `config.published` of a whole config, with the recipe that the number belongs to.
+
+    Args:
+      config: The config; what is changed in it later is no longer of the recipe.
+      row: Name of a method, or 'teacher'.
+      dataset: Name of the data set.
+      teacher: Name of the teacher's network.
+      student: Name of the student's network.
+    """
+    found = entry(row, dataset, teacher, student)
+    if found:
+        facts = {"images": TABLES[dataset].images, **({"teacher": teacher} if config.teachers else {})}
+        found["recipe"] = recipe(config, **facts)
+    config.published = found
 
 
 def entry(row: str, dataset: str, teacher: str, student: str) -> dict:

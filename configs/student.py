@@ -215,7 +215,7 @@ def make(method: str, argument: str | None) -> ConfigDict:
     config.optimizer.update(row.imagenet_optimizer if setting.dataset == "imagenet" else row.optimizer)
     if row.warmup:
         _set_warmup(config, method, row.warmup)
-    config.published = published.entry(method, *setting)
+    published.state(config, method, *setting)
     return config
 
 

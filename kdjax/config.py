@@ -38,6 +38,14 @@ WRAPPERS = ("simkd", "aux", "sskd", "sftn")
 # Sections that may change under an existing run's name, since they do not change its numbers.
 OPERATIONAL = ("checkpoint", "notes", "published", "log_every", "changed")
 
+SEEDS = ("seed", "data.split_seed", "data.order_seed")
+# Fields that change no number, or change it only by rounding. These are full paths, because 'checkpoint' of a teacher
+# and 'seed' of a data set do change numbers.
+WITHOUT_EFFECT = (
+    *(*OPERATIONAL, "eval_batch_size", "eval_every", "diagnostics"),
+    *("data.stream", "data.workers", "data.report_unshared", "score_train"),
+)
+
 # Field -> the values it may take. 'teachers.NAME' stands for every teacher.
 CHOICES: dict[str, tuple[str, ...]] = {
     "trainable": (
@@ -216,6 +224,7 @@ def defaults() -> ConfigDict:
     # source (paper and table), selection ('last epoch' or 'best epoch'; '' if the source does not say),
     # view (of the training images), epochs, runs (number of runs averaged; 0 for each if the source does not say),
     # teacher_losses: names of the losses that the paper's teachers were trained with, see `printed`
+    # recipe: what the number was measured with, see `recipe`
     config.checkpoint = ConfigDict()
     config.checkpoint.every_epochs = 10  # epochs between checkpoints, and one at the end; 0 for the end only
     return config
@@ -511,6 +520,74 @@ def printed(published: Mapping, teachers: Iterable[Sequence[str]]) -> float | No
     if asked is not None and any(losses and tuple(losses) != tuple(asked) for losses in teachers):
         return None
     return published.get("accuracy")
+
+
+def recipe(config: ConfigDict, **facts: Any) -> dict[str, Any]:
+    """Returns `config.published.recipe`: what the published accuracy of a config belongs to.
+
+    Args:
+      config: The config as its file makes it, before anything is overridden.
+      **facts: `images`, the number of training images, and `teacher`, the name of the teacher's network, where known.
+
+    Returns:
+      The facts, and in `config` the fields in which the config differs from the defaults.
+    """
+    fields = {field: value for field, value in config.to_dict().items() if field not in OPERATIONAL}
+    return {"config": _changed(fields, _schema()), **facts}
+
+
+def _changed(config: Mapping, schema: Mapping) -> dict[str, Any]:
+    """Returns the fields of a config that have another value than the schema."""
+    found: dict[str, Any] = {}
+    for field, value in config.items():
+        default = schema.get(field)
+        if isinstance(value, Mapping) and isinstance(default, Mapping):
+            value = _changed(value, default)
+            default = {}
+        if value != default:
+            found[field] = value
+    return found
+
+
+def unlike_recipe(config: Mapping) -> list[str]:
+    """Returns in what a config differs from the recipe of its published accuracy, as 'epochs 1 instead of 240'.
+
+    Args:
+      config: A whole config as a plain dict. If its published accuracy has no recipe, only `epochs` and `view` of the
+        latter are compared.
+    """
+    published = config["published"]
+    known = published.get("recipe", {}).get("config")
+    if known is None:
+        view = published.get("view") if config["data"]["view"] else ""
+        stated = {"epochs": published.get("epochs"), "data.view": view}
+        pairs = [(path, _at(config, path), value) for path, value in stated.items() if value]
+    else:
+        own, paper = (dict(_recipe_leaves(with_defaults(fields))) for fields in (config, known))
+        pairs = [(path, own.get(path), paper.get(path)) for path in dict.fromkeys(["epochs", *own, *paper])]
+    return [f"{path} {_told(own)} instead of {_told(paper)}" for path, own, paper in pairs if own != paper]
+
+
+def _at(config: Mapping, path: str) -> Any:
+    return functools.reduce(lambda section, field: section[field], path.split("."), config)
+
+
+def _recipe_leaves(config: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields path and value of the fields of a recipe: all but names, seeds and what changes no last accuracy."""
+    left_out = (*SEEDS, *WITHOUT_EFFECT, "name", "select", "select_by", "data.allow_overlap", "data.skip_bad")
+    for field, value in config.items():
+        path = f"{prefix}{field}"
+        of_place = prefix.startswith("teachers.") and field in ("run", "logits", "made_by")
+        if path in left_out or of_place:
+            continue
+        if isinstance(value, Mapping):
+            yield from _recipe_leaves(value, f"{path}.")
+        else:
+            yield path, list(value) if isinstance(value, tuple) else value
+
+
+def _told(value: Any) -> str:
+    return "unset" if value in (None, "", []) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def differences(old: Mapping, new: Mapping, where: str = "config") -> list[str]:

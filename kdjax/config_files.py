@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from kdjax.config import FREE, check
+from kdjax.config import FREE, check, recipe
 from kdjax.errors import UserError, nearest
 from kdjax.run_names import note_changes
 
@@ -75,6 +75,9 @@ def read(file: str) -> ConfigDict:
         raise UserError(f"config file {path} failed: {type(error).__name__}: {error}") from error
     if not isinstance(config, ConfigDict):
         raise UserError(f"config file {path}: get_config must return a ConfigDict, not a {type(config).__name__}.")
+    published = config.get("published")
+    if published and "recipe" not in published:  # before anything is overridden, which the number does not belong to
+        published.recipe = recipe(config)
     return config
 
 

@@ -8,7 +8,8 @@ from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags  # noqa: F401  (the commands parse configs with it)
 
 from configs import common, published, student, teacher
-from kdjax.config import CHOICES, RANGES, check, defaults, printed
+from kdjax.config import CHOICES, RANGES, check, defaults, printed, unlike_recipe
+from kdjax.config_files import load_config
 from kdjax.errors import UserError
 from kdjax.run_names import default_run_name
 from kdjax.store import Store
@@ -228,6 +229,34 @@ def test_a_published_number_belongs_to_the_teachers_it_was_measured_with():
     assert found["wttm", "CE"] == 76.06 and found["alone", ""] == 72.50 and found["", "CE"] == 79.42
     assert found["wttm", "MSE"] is None and found["", "MSE"] is None
     assert printed(study.students["wttm"].published, [()]) == 76.06
+
+
+def test_a_published_number_belongs_to_the_config_as_its_file_makes_it(tmp_path):
+    file = "configs/wttm_student.py:cifar100,resnet56,resnet20"
+    kept = {"seed": 3, "select": "last", "teachers.a.run": "my/teacher", "checkpoint.every_epochs": 1}
+    assert unlike_recipe(load_config(file, **kept).to_dict()) == []
+    changed = {"epochs": 1, "losses.wttm.gamma": 0.2, "data.protocols.subset.per_class": 1, "model.name": "resnet8"}
+    first, *others = unlike_recipe(load_config(file, **changed).to_dict())
+    assert first == "epochs 1 instead of 240" and sorted(others) == [
+        "data.protocols.subset.per_class 1 instead of unset",
+        "losses.wttm.gamma 0.2 instead of 0.3",
+        "model.name resnet8 instead of resnet20",
+    ]
+    own = tmp_path / "own.py"
+    own.write_text(
+        "from configs import alone_student\n\ndef get_config():\n    config = alone_student.get_config()\n"
+        "    config.published = {'accuracy': 97.0}\n    return config\n"
+    )
+    assert unlike_recipe(load_config(str(own)).to_dict()) == []
+    assert unlike_recipe(load_config(str(own), batch_size=32).to_dict()) == ["batch_size 32 instead of 64"]
+
+
+def test_a_study_of_another_recipe_has_no_published_numbers():
+    config = get("studies.teacher_loss_table", None)
+    config.students["alone"].epochs = 1
+    study = read_study(config)
+    found = {job.key[:2]: published_accuracy(study, job) for stage in make_stages(study) for job in stage}
+    assert found["alone", ""] is None and found["wttm", "CE"] == 76.06
 
 
 @pytest.mark.parametrize(

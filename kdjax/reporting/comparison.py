@@ -1,5 +1,6 @@
 """The report's table: one row for each group of runs, with its difference to a baseline and the evidence for it."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -173,7 +174,8 @@ def _published(runs: Sequence[RunRecord]) -> Published | None:
     published = [run.published for run in runs if run.published]
     if len(published) < len(runs) or len({number.accuracy for number in published}) > 1:
         return None
-    return max(published, key=lambda number: (bool(number.selection), len(number.provenance)))
+    newest = max(published, key=lambda number: (bool(number.selection), len(number.provenance)))
+    return newest._replace(unlike=tuple(dict.fromkeys(itertools.chain.from_iterable(n.unlike for n in published))))
 
 
 def _verdict(

@@ -20,6 +20,8 @@ HEADER = (
     *("difference", "over", "verdict", "test set ±", "tried", "examples", "teachers' examples"),
 )
 
+MOST_NAMED = 3  # differences from a paper's recipe that a cell names; the note under the table has all
+
 # Columns of the LaTeX table -> their titles there; --columns adds others of HEADER between teacher and accuracy.
 PAPER = {"method": "Method", "teacher": "Teacher", "last": "Accuracy [%]", "difference": "Difference", "runs": "n"}
 
@@ -51,10 +53,13 @@ def spread(value: tuple[float, float | None] | None) -> str:
 
 
 def published(number: Published | None) -> str:
-    """Formats a published accuracy with its source and epoch."""
+    """Formats a published accuracy with its source and epoch, and with what the run has otherwise than the paper."""
     if number is None:
         return ""
-    return f"{number.accuracy:.2f}" + (f" ({number.origin})" if number.origin else "")
+    text = f"{number.accuracy:.2f}" + (f" ({number.origin})" if number.origin else "")
+    first, more = number.unlike[:MOST_NAMED], number.unlike[MOST_NAMED:]
+    rest = f" and {len(more)} more" if more else ""
+    return f"{text}; not the paper's recipe: {', '.join(first)}{rest}" if first else text
 
 
 def difference(row: TableRow) -> str:
@@ -96,6 +101,7 @@ def _record(row: TableRow) -> dict[str, object]:
         del record[name]
     record["published"] = row.published and row.published.accuracy
     record["published_from"] = row.published.provenance if row.published else ""
+    record["published_unlike"] = "; ".join(row.published.unlike) if row.published else ""
     for name, value in (("last", row.last), ("best", row.best)):
         record[f"{name}_mean"], record[f"{name}_std"] = value or (None, None)
     bounds = (None, None, None) if row.difference is None else row.difference[:3]

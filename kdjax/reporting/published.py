@@ -17,6 +17,7 @@ class Published(NamedTuple):
       view: View of the training images.
       runs: Number of runs of which it is the mean.
       protocol: All of this in words, in the stores of older versions of kdjax.
+      unlike: What of the run differs from what the number was measured with, as 'epochs 1 instead of 240'.
     """
 
     accuracy: float
@@ -26,6 +27,7 @@ class Published(NamedTuple):
     view: str = ""
     runs: int = 0
     protocol: str = ""
+    unlike: tuple[str, ...] = ()
 
     @property
     def origin(self) -> str:
@@ -43,15 +45,18 @@ class Published(NamedTuple):
         return ", ".join(filter(None, (self.origin, self.view and f"view {self.view}", runs)))
 
 
-def published_number(published: Mapping, teachers: Iterable[Sequence[str]]) -> Published | None:
+def published_number(
+    published: Mapping, teachers: Iterable[Sequence[str]], unlike: Iterable[str] = ()
+) -> Published | None:
     """Returns the published accuracy of a run, or None if there is none for teachers like the run's.
 
     Args:
       published: `config.published` of the run.
       teachers: Names of the losses of each teacher, as `kdjax.config.printed` takes them.
+      unlike: What of the run differs from what the number was measured with.
     """
     accuracy = printed(published, teachers)
     if accuracy is None:
         return None
-    given = {field: published[field] for field in Published._fields[1:] if published.get(field)}
-    return Published(accuracy, **given)
+    given = {field: published[field] for field in Published._fields[1:-1] if published.get(field)}
+    return Published(accuracy, **given, unlike=tuple(unlike))

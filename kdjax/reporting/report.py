@@ -25,7 +25,8 @@ COLUMNS = {
     "mean ± standard deviation over runs.",
     "published": "Test accuracy in % that a paper reports for this method and these networks, with its source. 'last "
     "epoch': measured after the last epoch, as 'last' is. 'best epoch': the highest test accuracy of all epochs, which "
-    "was selected on the test set and is biased upwards; do not compare it with 'last' or 'best'.",
+    "was selected on the test set and is biased upwards; do not compare it with 'last' or 'best'. 'not the paper's "
+    "recipe': the runs were trained otherwise, and should not be expected to reach it.",
     "difference": "Difference to the baseline's row (#), of the last checkpoint unless --checkpoint=best was given, "
     "with a 95 % interval in brackets. Runs are paired by split, seed and, if both rows have teachers, teacher. Where "
     "pairs of runs were evaluated, the interval includes the error due to the finite test set: that of the mean gain "
@@ -180,7 +181,9 @@ def _columns(rows: Sequence[TableRow]) -> dict[str, str]:
     numbers: dict[str, list[str]] = {}
     for row in rows:
         if row.published:
-            numbers.setdefault(row.published.provenance or "no source stated", []).append(f"#{row.number}")
+            told = row.published.provenance or "no source stated"
+            told += f" (the runs have {', '.join(row.published.unlike)})" if row.published.unlike else ""
+            numbers.setdefault(told, []).append(f"#{row.number}")
     if not numbers:
         return {column: note for column, note in COLUMNS.items() if column != "published"}
     listed = "; ".join(f"{', '.join(own)}: {provenance}" for provenance, own in numbers.items())

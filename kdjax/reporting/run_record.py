@@ -7,16 +7,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from kdjax.config import OPERATIONAL, TEACHER, teacher_name
+from kdjax.config import SEEDS, TEACHER, WITHOUT_EFFECT, teacher_name, unlike_recipe
 from kdjax.reporting.published import Published, published_number
 
-SEEDS = ("seed", "data.split_seed", "data.order_seed")
-# Fields of a config that change no number, or change it only by rounding: runs that differ in them have the same
-# setting. These are full paths, because 'checkpoint' of a teacher and 'seed' of a data set do change numbers.
-WITHOUT_EFFECT = (
-    *(*OPERATIONAL, "eval_batch_size", "eval_every", "diagnostics"),
-    *("data.stream", "data.workers", "data.report_unshared", "score_train"),
-)
 IMPORTED = ("imported",)  # stands for the losses of imported weights
 GENERATION = re.compile(r"(.*)-gen(\d+)-")
 
@@ -161,7 +154,9 @@ def make_record(
         held_out=held_out,
         examples=_examples(config, result, origin),
         costs=_costs(runs, records) | (origin.costs if origin else {}),
-        published=published_number(config["published"], [_losses_of(row) for row in records]),
+        published=published_number(
+            config["published"], [_losses_of(row) for row in records], _unlike_paper(manifest, config, records)
+        ),
     )
     _check_accuracies(record)
     return record
@@ -171,6 +166,21 @@ def _check_accuracies(record: RunRecord) -> None:
     """Raises a TypeError for an accuracy that is not a number."""
     for checkpoint, split in itertools.product(("last", "best"), ("test", "validation")):
         math.isfinite(record.score(checkpoint, split) or 0.0)
+
+
+def _unlike_paper(manifest: Mapping, config: Mapping, teachers: Iterable[RunRecord | None]) -> list[str]:
+    """Returns in what a run differs from what its published accuracy was measured with, its teachers included."""
+    facts, splits = config["published"].get("recipe", {}), manifest.get("splits", {})
+    found = unlike_recipe(config) if config["published"] else []
+    images = sum(splits[split]["size"] for split in ("train", "validation") if split in splits)
+    if images and images != facts.get("images", images):
+        found.insert(0, f"{images:,} training images instead of {facts['images']:,}")
+    for teacher in filter(None, teachers):
+        asked = facts.get("teacher", "")
+        if not re.search(rf"\b{re.escape(asked)}\b", teacher.network):
+            found.append(f"teacher {teacher.network} instead of {asked}")
+        found += [f"teacher's {difference}" for difference in (teacher.published.unlike if teacher.published else ())]
+    return found
 
 
 def _words(use: Mapping, teacher: RunRecord | None) -> tuple[str, str]:

@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from kdjax.config import printed
+from kdjax.config import printed, unlike_recipe
 from kdjax.errors import UserError, nearest
 from kdjax.reporting.contrasts import Row, Score, gains, row_name, study_report, study_tables
 from kdjax.reporting.figures import Figure, forest
@@ -186,7 +186,7 @@ def accuracy_report(study: CrossFields, runs: list[FinishedRun[Cell]]) -> str:
 
 
 def published_accuracy(study: CrossFields, job: Job[Cell]) -> float | None:
-    """Returns the accuracy (%) that a paper prints for a run; None where it prints none for the run's teacher.
+    """Returns the accuracy (%) that a paper prints for a run; None where it prints none for its teacher and its recipe.
 
     Args:
       study: The study.
@@ -194,7 +194,8 @@ def published_accuracy(study: CrossFields, job: Job[Cell]) -> float | None:
     """
     student, teacher, *_ = job.key
     teacher_losses = tuple(study.teachers[teacher].losses) if student and teacher else ()
-    return printed(job.config.published, [teacher_losses])
+    config = job.config.to_dict()
+    return None if unlike_recipe(config) else printed(config["published"], [teacher_losses])
 
 
 def make_stages(study: CrossFields) -> list[list[Job[Cell]]]:

@@ -182,7 +182,7 @@ def design_of(fields: Mapping[str, Any]) -> str:
 def _essence(value: Any) -> Any:
     if isinstance(value, RunConfig):  # fields that come later, at their defaults, do not change a design
         standard = dict(_leaves(defaults().to_dict()))
-        leaves = [(path, v) for path, v in _leaves(value.to_dict()) if not _is_later_default(path, v)]
+        leaves = [(path, v) for path, v in _leaves(value.to_dict()) if not _is_later(path, v)]
         return {path: _essence(v) for path, v in leaves if path not in standard or v != standard[path]}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {name: _essence(v) for name, v in essential(value).items()}
@@ -191,8 +191,10 @@ def _essence(value: Any) -> Any:
     return [_essence(v) for v in value] if isinstance(value, tuple | list) else value
 
 
-def _is_later_default(path: str, value: Any) -> bool:
-    """Whether a leaf is a teacher's field that came after the first results were kept, at its default."""
+def _is_later(path: str, value: Any) -> bool:
+    """Whether a leaf came after the first results were kept: a teacher's field at its default, or a paper's recipe."""
+    if path.startswith("published.recipe."):
+        return True
     section, _, field = path.rpartition(".")
     return section.startswith("teachers.") and field in LATER_TEACHER_FIELDS and value == TEACHER[field]
 

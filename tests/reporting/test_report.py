@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from kdjax.config import defaults
+from kdjax.config_files import load_config
 from kdjax.errors import UserError
 from kdjax.inspection.evidence import gather
 from kdjax.reporting import comparison, figures, formats, report, sections, selection
@@ -180,7 +181,7 @@ OLDER = {"source": "Zheng & Yang 2024", "protocol": "last epoch, test split"}  #
 def test_a_published_accuracy_is_shown_with_its_source_and_its_epoch(store, given, cell, provenance):
     add(store, "ce-s0", CE, 0.9)
     own = {f"published__{field}": value for field, value in {"accuracy": 76.32, **given}.items()}
-    add(store, "kd-s0", KD, 0.8, teacher="ce-s0", **own)
+    add(store, "kd-s0", KD, 0.8, teacher="ce-s0", epochs=given.get("epochs") or 2, **own)
     rows = collect(store)
     page = report.make_page(store, rows, selection.select_groups(rows), {})
     assert [row[page.header.index("published")] for row in page.table] == ["", cell]
@@ -189,12 +190,39 @@ def test_a_published_accuracy_is_shown_with_its_source_and_its_epoch(store, give
     assert (record["published"], record["published_from"]) == (76.32, provenance)
 
 
+def test_a_number_beside_another_recipe_than_its_own_says_what_differs(store):
+    """One epoch on 1,600 images, from a teacher of one epoch, is not the paper's run of 240 epochs on 50,000."""
+    for name, argument, teacher in (("ce-s0", "ce_teacher", ""), ("kd-s0", "kd_student", "ce-s0")):
+        paper = load_config(f"configs/{argument}.py:cifar100,resnet56,resnet20")
+        own = {
+            "published": paper.published.to_dict(),
+            "model__name": paper.model.name,
+            "data__name": "cifar100",
+            "data__validation": 0.0,
+            "schedule__name": paper.schedule.name,
+            "schedule__milestones": paper.schedule.milestones,
+        }
+        add(store, name, paper.losses.to_dict(), 0.2, teacher=teacher, epochs=1, **own)
+    student, teacher = (line.published for line in lines_of(store))
+    mine = ("1,600 training images instead of 50,000", "epochs 1 instead of 240")
+    assert teacher.unlike == mine and student.unlike == (*mine, *(f"teacher's {told}" for told in mine))
+    header, (cells, _) = formats.cells(lines_of(store))
+    words = f"last epoch of 240); not the paper's recipe: {', '.join((*mine, student.unlike[2]))} and 1 more"
+    assert cells[header.index("published")].endswith(words)
+    rows = collect(store)
+    note = report.make_page(store, rows, selection.select_groups(rows), {}).columns["published"]
+    assert all(told in note for told in student.unlike)
+    record = json.loads(formats.as_text(lines_of(store), "json"))[0]
+    assert record["published_unlike"] == "; ".join(student.unlike)
+
+
 def test_a_row_with_runs_of_several_versions_has_the_provenance_of_the_newest(store):
     add(store, "ce-s0", CE, 0.9)
     for seed, given in enumerate((OLDER, BEST)):
         own = {f"published__{field}": value for field, value in {"accuracy": 76.32, **given}.items()}
         add(store, f"kd-s{seed}", KD, 0.8, teacher="ce-s0", seed=seed, **own)
     _, line = lines_of(store)
+    assert line.published.unlike == ("epochs 2 instead of 240",)
     assert line.runs == 2 and line.published.origin == "DKD, Zhao et al. 2022, best epoch of 240"
 
 

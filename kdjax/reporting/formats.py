@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import re
 from collections.abc import Sequence
 
@@ -68,6 +69,8 @@ def difference(row: TableRow) -> str:
         return ""
     mean, low, high, units = row.difference
     bounds = f" [{low:+.2f}, {high:+.2f}]" if units > 1 else ""
+    if units > 1 and math.isclose(low, high, abs_tol=1e-9):  # no evidence, but too few test examples to differ on
+        bounds = f" (cannot tell: all {units} differences are equal)"
     return f"{mean:+.2f}{bounds} to #{row.against}"
 
 

@@ -367,6 +367,15 @@ def test_differences_are_of_the_requested_checkpoint(store):
         selection.select_groups(collect(store), "", "first")
 
 
+def test_equal_differences_have_no_interval(store):
+    for seed in range(2):
+        add(store, f"a-s{seed}", CE, 0.8, seed=seed)
+        add(store, f"b-s{seed}", MSE, 0.75, seed=seed)
+    line = lines_of(store)[1]
+    assert line.verdict == "cannot tell"
+    assert formats.difference(line) == "-5.00 (cannot tell: all 2 differences are equal) to #1"
+
+
 def test_unequal_budgets_are_marked(store):
     for seed in range(2):
         add(store, f"alone-s{seed}", CE, 0.8, seed=seed)

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import os
+import stat
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -56,6 +57,8 @@ def array_hash(array: np.ndarray) -> str:
 def files_hash(paths: Sequence[str], root: str) -> str:
     """Returns the sha256 of files: their names, sizes, and first and last 64 KB; their times do not count.
 
+    A link that leads nowhere, a pipe and a folder count by their names: `config.data.skip_bad` may leave them out.
+
     Args:
       paths: Path of each file.
       root: Folder that the names are relative to, so that a copy elsewhere has the same hash.
@@ -65,9 +68,9 @@ def files_hash(paths: Sequence[str], root: str) -> str:
     def describe(start: int) -> bytes:
         rows = range(start, min(start + CHUNK, len(paths)))
         return b"".join(
-            f"{os.path.relpath(paths[row], root)}\0{os.path.getsize(paths[row])}\0".encode(errors="surrogateescape")
-            + (_ends(paths[row]) if row in chosen else b"")
-            for row in rows
+            f"{os.path.relpath(paths[row], root)}\0{size}\0".encode(errors="surrogateescape")
+            + (_ends(paths[row]) if row in chosen and size >= 0 else b"")
+            for row, size in zip(rows, (_size(paths[row]) for row in rows), strict=True)
         )
 
     digest = hashlib.sha256()
@@ -75,6 +78,15 @@ def files_hash(paths: Sequence[str], root: str) -> str:
         for part in readers.map(describe, range(0, len(paths), CHUNK)):
             digest.update(part)
     return digest.hexdigest()
+
+
+def _size(path: str) -> int:
+    """Returns the size of a file, -1 if there is none or it is no regular file."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return -1
+    return found.st_size if stat.S_ISREG(found.st_mode) else -1
 
 
 def _ends(path: str) -> bytes:

@@ -28,6 +28,8 @@ ORIENTATION = 274  # EXIF's tag
 TURNED = range(2, 9)  # its values for images that are mirrored or turned; 1 is upright
 ON_THEIR_SIDE = range(5, 9)  # those that change height and width
 DEEP = ("PNG", "PPM")  # formats whose grey levels in Pillow's mode of 32 bits are of 16 bits
+BITS, PHOTOMETRIC = 258, 262  # tags of TIFF: bits of a level, and the meaning of the levels
+WHITE_IS_ZERO = 0  # a value of PHOTOMETRIC
 
 
 class Encoded(abc.ABC):
@@ -85,7 +87,8 @@ class Files(Encoded):
             with open_regular(self.paths[row]) as file:
                 return file.read()
         except OSError as error:
-            raise UserError(f"{self.paths[row]} cannot be read: {error.strerror}.") from error
+            line = f"{self.paths[row]} cannot be read: {error.strerror}; remove or replace it."
+            raise UserError(line) from error
 
     def name(self, row: int) -> str:
         return str(self.paths[row])
@@ -119,8 +122,19 @@ def decode(images: Encoded, row: int) -> "Image.Image":
             ImageOps.exif_transpose(image, in_place=True)
         return _in_8_bits(image).convert(MODES[images.channels])
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = "it is empty" if not content else " ".join(str(error).split())
+        reason = "it is empty" if not content else _reason(error)
         raise UserError(f"{images.name(row)} cannot be read as an image: {reason}; remove or replace it.") from error
+
+
+def _reason(error: Exception) -> str:
+    """Returns what is wrong with an image, in Pillow's words where they say something to a reader."""
+    from PIL import Image, UnidentifiedImageError
+
+    if isinstance(error, UnidentifiedImageError):
+        return f"unknown or damaged format (known are {', '.join(FORMATS)})"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"it unpacks to more than {MOST_PIXELS // 10**6} million pixels"
+    return " ".join(str(error).split()).rstrip(".")
 
 
 def _in_8_bits(image: "Image.Image") -> "Image.Image":
@@ -128,7 +142,11 @@ def _in_8_bits(image: "Image.Image") -> "Image.Image":
     from PIL import Image
 
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in DEEP):
-        return Image.fromarray(np.round(np.asarray(image, np.float64) / 257).clip(0, 255).astype(np.uint8))
+        tags = dict(getattr(image, "tag_v2", {}))  # Pillow gives levels of a TIFF image as they are in the file
+        levels = np.asarray(image, np.float64) / (2 ** max(tags.get(BITS, (16,))) - 1)
+        if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
+            levels = 1 - levels
+        return Image.fromarray(np.round(255 * levels).clip(0, 255).astype(np.uint8))
     if image.mode in ("I", "F"):
         kind = "float" if image.mode == "F" else "32-bit"
         raise ValueError(f"its grey levels are {kind} numbers of unknown range; save it with 8 or 16 bits")
@@ -147,7 +165,7 @@ def size_of(images: Encoded, row: int) -> tuple[int, int]:
     Raises:
       UserError: The file is not an image.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     content = images.encoded(row)
     try:
@@ -156,11 +174,8 @@ def size_of(images: Encoded, row: int) -> tuple[int, int]:
         _check_pixels((width, height))
         if images.exif and _orientation(image) in ON_THEIR_SIDE:
             width, height = height, width
-    except (TooLarge, Image.DecompressionBombError) as error:
-        line = " ".join(str(error).split())
-        raise UserError(f"{images.name(row)} cannot be read as an image: {line}; remove or replace it.") from error
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        reason = "it is empty" if not content else "unknown or damaged format"
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # TooLarge is a ValueError
+        reason = "it is empty" if not content else _reason(error)
         raise UserError(f"{images.name(row)} cannot be read as an image: {reason}; remove or replace it.") from error
     return height, width
 

@@ -14,7 +14,9 @@ from kdjax.data.encoded import MODES, Files
 from kdjax.errors import UserError, nearest
 
 SUFFIXES = frozenset(".jpg .jpeg .png .bmp .gif .webp .ppm .pgm .tif .tiff".split())
-HELD_OUT = ("test", "val", "validation")  # the first of these folders that has labels is the test split
+HELD_OUT = ("test", "val", "validation", "valid")  # the first of these folders that has labels is the test split
+# Names of folders that elsewhere hold splits. In other letters than those above they would be taken for classes.
+LIKE_SPLITS = frozenset((*HELD_OUT, "train", "training", "testing", "dev", "eval", "evaluation"))
 ANNOTATIONS = "val_annotations.txt"  # Tiny-ImageNet's table; on each line a file, its class, and a box of four numbers
 TINY_IMAGENET = "tiny-imagenet-200"
 
@@ -44,6 +46,7 @@ def load_folder(data_dir: str, *, path: str, channels: int = 3, test: float = 0.
     paths, labels = _images(train, classes, where)
     held_out = _held_out(root, classes, where) if is_split else None
     if held_out is None:
+        _refuse_unread_split(root if is_split else None, where)
         return Rows(Files(paths, channels), labels, None, len(classes), test=test, class_names=classes)
     test_paths, test_labels = _held_out_images(held_out, classes, where)
     images, all_labels = Files(paths + test_paths, channels), np.concatenate([labels, test_labels])
@@ -132,8 +135,8 @@ def find(path: str, data_dir: str, where: str, is_right: Callable[[pathlib.Path]
 
 
 def _check_channels(channels: int, where: str) -> None:
-    if channels not in MODES:
-        raise UserError(f"{where}: channels must be 1 or 3, not {channels}.")
+    if channels not in MODES or not isinstance(channels, int) or isinstance(channels, bool):
+        raise UserError(f"{where}: channels must be 1 or 3, not {channels!r}.")
 
 
 def _is_hidden(name: str) -> bool:
@@ -148,6 +151,11 @@ def _folders(folder: pathlib.Path) -> tuple[str, ...]:
 
 def _classes(folder: pathlib.Path, where: str) -> tuple[str, ...]:
     classes = _folders(folder)
+    if classes and all(name.casefold() in LIKE_SPLITS for name in classes):
+        raise UserError(
+            f"{where}: the folders of {folder} ({', '.join(classes)}) are named like splits, not like classes; rename "
+            "them to 'train' and 'test', which have a folder for each class, or give the classes other names."
+        )
     if len(classes) < 2:
         have = f"only '{classes[0]}'" if classes else "none"
         raise UserError(f"{where}: {folder} must have at least two folders, one per class; it has {have}.")
@@ -187,6 +195,13 @@ def _held_out(root: pathlib.Path, classes: Sequence[str], where: str) -> pathlib
         line = f"sort its images into folders, or use folder:{root / 'train'}, of which a test split is drawn"
         raise UserError(f"{where}: {found} has no folders of classes; {line}.")
     return found
+
+
+def _refuse_unread_split(root: pathlib.Path | None, where: str) -> None:
+    """Refuses a folder beside 'train' whose name says that it is a split, in letters that are not read."""
+    names = [name for name in (_folders(root) if root else ()) if name.casefold() in LIKE_SPLITS and name != "train"]
+    if names:
+        raise UserError(f"{where}: {root} has 'train' and '{names[0]}', which is not read; rename it to 'test'.")
 
 
 def _held_out_images(folder: pathlib.Path, classes: Sequence[str], where: str) -> tuple[list[str], np.ndarray]:

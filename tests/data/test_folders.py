@@ -1,6 +1,7 @@
 """Folders and lists of image files: their order, their splits, and one-line errors for what is wrong with them."""
 
 import pickle
+import struct
 
 import numpy as np
 import pytest
@@ -56,7 +57,7 @@ def test_classes_and_files_are_sorted_and_the_rest_is_ignored(zoo, monkeypatch):
     assert load_folder("elsewhere", path="zoo").images.paths[0].startswith("zoo/")
 
 
-@pytest.mark.parametrize("held_out", ["test", "val", "validation"])
+@pytest.mark.parametrize("held_out", ["test", "val", "validation", "valid"])
 def test_train_and_held_out_folders(tmp_path, held_out):
     for i, name in enumerate(["train/b/1.png", "train/a/2.png", "train/c/3.png"]):
         write(tmp_path / name, i)
@@ -122,6 +123,15 @@ def test_imagenet_from_folders_of_images_of_all_sizes(tmp_path):
             "zoo/val has no folders of classes.* or use folder:.*zoo/train",
         ),
         (["train/cat/1.png", "train/dog/1.png", "val/dog/1.txt"], "class 'dog' has no images in"),
+        (
+            ["Train/cat/1.png", "Test/cat/1.png"],
+            r"\(Test, Train\) are named like splits, not like classes; rename them",
+        ),
+        (["training/cat/1.png", "testing/cat/1.png"], "are named like splits"),
+        (
+            ["train/cat/1.png", "train/dog/1.png", "Val/dog/1.png"],
+            "has 'train' and 'Val', which is not read; rename it",
+        ),
     ],
 )
 def test_incomplete_folders_are_refused(tmp_path, files, pattern):
@@ -143,6 +153,26 @@ def test_unreadable_and_truncated_images_and_other_channels(tmp_path):
     refused("cut.png cannot be read as an image: .*; remove or replace it", decode, images, 2)
     refused("empty.png cannot be read as an image: it is empty", decode, images, 3)
     refused("cut.png cannot be read as an image", decode_all, images)
+
+
+def test_a_link_that_leads_nowhere_counts_among_the_images_that_cannot_be_read(tmp_path):
+    write(tmp_path / "a" / "1.png", 0)
+    hashes = []
+    for target in ("gone", "1.png"):
+        (tmp_path / "a" / "2.png").unlink(missing_ok=True)
+        (tmp_path / "a" / "2.png").symlink_to(target)
+        images = Files([str(tmp_path / "a" / name) for name in ("1.png", "2.png")])
+        hashes.append(images.content_hash())
+        if target == "gone":
+            refused("2.png cannot be read: No such file or directory; remove or replace it", decode, images, 1)
+    assert hashes[0] != hashes[1]
+
+
+def test_the_message_of_an_image_that_cannot_be_read_is_for_its_reader(tmp_path):
+    (tmp_path / "text.png").write_text("no image")
+    images = Files([str(tmp_path / "text.png")])
+    for read in (decode, size_of):
+        refused(r"text.png cannot be read as an image: unknown or damaged format \(known are JPEG", read, images, 0)
 
 
 def make_list(folder, lines, name="train.txt"):
@@ -210,6 +240,28 @@ def test_grey_levels_of_16_bits_are_scaled(name, tmp_path):
         Image.fromarray(levels).save(tmp_path / name)
     decoded = np.asarray(decode(Files([str(tmp_path / name)], 1), 0))
     np.testing.assert_array_equal(decoded, np.round(levels / 257))
+
+
+def tiff(levels, bits, photometric):
+    """Returns the bytes of a grey TIFF image without compression, of levels that are packed already."""
+    height, width, data = *levels.shape[:2], levels.tobytes()
+    tags = [(256, width), (257, height), (258, bits), (259, 1), (262, photometric), (273, 8), (277, 1), (278, height)]
+    tags += [(279, len(data))]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    header = b"II*\0" + struct.pack("<I", 8 + len(data))
+    return header + data + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+def test_tiff_images_of_12_bits_and_with_white_as_0_have_their_grey_levels(tmp_path):
+    levels = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    first, second = levels[:, ::2], levels[:, 1::2]
+    packed = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], axis=-1).astype(np.uint8)
+    (tmp_path / "12.tif").write_bytes(tiff(packed.reshape(64, 96), 12, 1).replace(
+        struct.pack("<HHII", 256, 4, 1, 96), struct.pack("<HHII", 256, 4, 1, 64)))  # fmt: skip
+    (tmp_path / "white.tif").write_bytes(tiff(levels * 16, 16, 0))
+    images = Files([str(tmp_path / name) for name in ("12.tif", "white.tif")], 1)
+    np.testing.assert_array_equal(np.asarray(decode(images, 0)), np.round(levels / 4095 * 255))
+    np.testing.assert_array_equal(np.asarray(decode(images, 1)), np.round((1 - levels * 16 / 65535) * 255))
 
 
 @pytest.mark.parametrize("kind, words", [(np.int32, "32-bit"), (np.float32, "float")])

@@ -48,7 +48,7 @@ def load_arrays(
         images, classes = np.concatenate([images, held_out.images]), np.concatenate([classes, held_out.labels])
         soft = None if soft is None or held_out.soft is None else np.concatenate([soft, held_out.soft])
     if num_classes is None:
-        num_classes = soft.shape[-1] if soft is not None else count_classes(classes, where)
+        num_classes = soft.shape[-1] if soft is not None and soft.ndim == 2 else count_classes(classes, where)
     return Rows(images, classes, soft, num_classes, num_train, test)
 
 

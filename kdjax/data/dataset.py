@@ -1,10 +1,12 @@
 """The records of a data set: what a source returns, what training reads, and how stored values are normalised."""
 
 import dataclasses
+import numbers
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
+from absl import logging
 
 from kdjax.data.content import Content, target_hashes
 from kdjax.data.encoded import Encoded
@@ -209,8 +211,8 @@ def check_rows(rows: Rows, where: str) -> Rows:
         _check_soft(rows, where)
     if rows.num_train is not None and not 0 < rows.num_train <= len(rows.images):
         raise UserError(f"{where}: num_train must be in [1, {len(rows.images)}], not {rows.num_train}.")
-    if not 0 <= rows.test < 1:
-        raise UserError(f"{where}: the fraction 'test' must be in [0, 1), not {rows.test}.")
+    if not isinstance(rows.test, numbers.Real) or not 0 <= rows.test < 1:
+        raise UserError(f"{where}: the fraction 'test' must be in [0, 1), not {rows.test!r}.")
     if rows.class_names is not None and len(rows.class_names) != rows.num_classes:
         raise UserError(
             f"{where}: {len(rows.class_names)} class_names for {rows.num_classes} classes; name all classes or none."
@@ -227,12 +229,19 @@ def count_classes(labels: np.ndarray, where: str) -> int:
     labels = np.asarray(labels)
     if labels.dtype.kind not in "iu" or not labels.size:
         return 2  # check_rows says what is wrong with them
-    present, largest = len(np.unique(labels)), int(labels.max())
+    there, largest = np.unique(labels), int(labels.max())
+    present = len(there)
     if labels.min() > 0 or largest + 1 > max(FEW_CLASSES, 2 * present):
         raise UserError(
             f"{where}: the labels are {present} numbers from {labels.min()} to {largest}, so that most classes, or the "
             f"first one, would have no example; number the classes from 0, or set config.data.args.num_classes."
         )
+    if labels.min() == 0 and present <= largest:
+        line = (
+            "%s: %d of the %d classes have no example, the first is class %d; config.data.args.num_classes=%d says so."
+        )
+        first = int(np.setdiff1d(np.arange(largest), there)[0])
+        logging.warning(line, where, largest + 1 - present, largest + 1, first, largest + 1)
     return largest + 1
 
 
@@ -242,31 +251,56 @@ def check_stored(stored: Stored, shape: tuple[int, ...], where: str) -> Stored:
     Raises:
       UserError: A value does not suit the images; the message says which.
     """
-    mean, std = (tuple(float(value) for value in np.ravel(part)) for part in (stored.mean, stored.std))
-    for name, values in (("mean", mean), ("std", std)):
+    scale, mean, std = (_numbers(stored, name, where) for name in ("scale", "mean", "std"))
+    for name, values in (("scale", scale[:1]), ("mean", mean), ("std", std)):
         if len(values) not in (1, channels := shape[-1]):
             raise UserError(f"{where}: {name} must have 1 value or {channels}, one per channel, not {len(values)}.")
-    if min(std) <= 0 or stored.scale <= 0:
-        raise UserError(f"{where}: scale and std must be above 0, not {stored.scale} and {std}.")
+    if len(scale) != 1 or min(*std, *scale) <= 0:
+        raise UserError(f"{where}: scale and std must be above 0, and scale one number, not {stored.scale} and {std}.")
     for view in stored.views:
         if len(shape) == 1 and view_names.parse(view) != view_names.View():
             raise UserError(f"{where} has vectors [rows, dim]; their only view is 'none', not '{view}'.")
-    return stored._replace(scale=float(stored.scale), mean=mean, std=std, views=tuple(stored.views))
+    return stored._replace(scale=scale[0], mean=mean, std=std, views=tuple(stored.views))
+
+
+def _numbers(stored: Stored, name: str, where: str) -> tuple[float, ...]:
+    """Returns a field of `stored` as finite numbers."""
+    given = getattr(stored, name)
+    try:
+        values = tuple(float(value) for value in np.ravel(given))
+    except (TypeError, ValueError):
+        values = ()
+    if not values or not np.isfinite(values).all():
+        raise UserError(f"{where}: {name} must be a finite number, or one for each channel, not {given!r}.")
+    return values
 
 
 def _check_images(images: np.ndarray, where: str) -> None:
     if images.ndim not in (2, 4) or 0 in images.shape:
-        shape = list(images.shape)
-        raise UserError(f"{where}: images must be [rows, height, width, channels] or vectors [rows, dim], not {shape}.")
-    if images.ndim == 4 and images.shape[1] <= 4 < min(images.shape[2:]):
+        shape, hint = list(images.shape), "; give images[..., None]" if images.ndim == 3 else ""
+        wanted = "[rows, height, width, channels] or vectors [rows, dim]"
+        raise UserError(f"{where}: images must be {wanted}, not {shape}{hint}.")
+    if images.ndim == 4 and _channels_first(*images.shape[1:]):
         raise UserError(
             f"{where}: images {list(images.shape)} are in the order (channels, height, width); give "
             "images.transpose(0, 2, 3, 1)."
         )
-    if images.dtype not in (np.uint8, np.float32, np.float64):
-        raise UserError(f"{where}: images must be uint8, float32 or float64, not {images.dtype}.")
-    if images.dtype != np.uint8 and not np.isfinite(images).all():
-        raise UserError(f"{where}: images contain values that are not finite.")
+    if images.dtype.newbyteorder("=") not in (np.uint8, np.float32, np.float64):
+        scaled = "np.round(images / 257).astype(np.uint8)" if images.dtype == np.uint16 else "images.astype(np.uint8)"
+        raise UserError(
+            f"{where}: images must be uint8, float32 or float64, not {images.dtype}; give images.astype(np.float32), "
+            f"or {scaled} if they have the levels 0 to {65535 if images.dtype == np.uint16 else 255}."
+        )
+    if images.dtype == np.uint8:
+        return
+    most = max(abs(float(images.min())), abs(float(images.max())))  # not finite if a value is not
+    if not most <= float(np.finfo(np.float32).max):
+        raise UserError(f"{where}: images contain values that are not finite in float32; remove or replace them.")
+
+
+def _channels_first(first: int, second: int, third: int) -> bool:
+    """Whether images have PyTorch's order: few channels come first, or another number than two equal sides."""
+    return first <= 4 < min(second, third) or (first != second == third > 4)
 
 
 def _check_labels(rows: Rows, where: str) -> None:
@@ -274,21 +308,34 @@ def _check_labels(rows: Rows, where: str) -> None:
     if labels.shape != (len(rows.images),) or labels.dtype.kind not in "iu":
         raise UserError(
             f"{where}: labels must be integers [{len(rows.images)}], one per image, "
-            f"not {labels.dtype} {list(labels.shape)}."
+            f"not {labels.dtype} {list(labels.shape)}{_how_to_make_integers(labels)}."
         )
+    if not isinstance(rows.num_classes, numbers.Integral):
+        raise UserError(f"{where}: num_classes must be an integer, not {rows.num_classes!r}.")
     if rows.num_classes < 2:
         raise UserError(f"{where}: there must be at least 2 classes, not {rows.num_classes}.")
     if rows.num_classes > MOST_CLASSES:
         raise UserError(f"{where}: there can be at most {MOST_CLASSES:,} classes, not {rows.num_classes:,}.")
     if labels.min() < 0 or labels.max() >= rows.num_classes:
         raise UserError(
-            f"{where}: labels must be in [0, {rows.num_classes - 1}], but range from {labels.min()} to {labels.max()}."
+            f"{where}: labels must be in [0, {rows.num_classes - 1}], but range from {labels.min()} to {labels.max()}; "
+            "number the classes from 0, or give the right num_classes."
         )
+
+
+def _how_to_make_integers(labels: np.ndarray) -> str:
+    """Returns the expression that makes integers [rows] of labels in another form, '' if there is none."""
+    if labels.ndim == 2:
+        return "; give labels[:, 0]" if labels.shape[1] == 1 else "; give labels.argmax(axis=1) if they are one-hot"
+    if labels.dtype.kind in "US":
+        return "; give np.unique(labels, return_inverse=True)[1], which numbers the classes by name"
+    whole = labels.dtype.kind in "fb" and np.array_equal(labels, np.round(labels))
+    return "; give labels.astype(int)" if whole else ""
 
 
 def _check_soft(rows: Rows, where: str) -> None:
     soft, shape = rows.soft, (len(rows.images), rows.num_classes)
-    if soft.shape != shape or soft.dtype not in (np.float32, np.float64):
+    if soft.shape != shape or soft.dtype.newbyteorder("=") not in (np.float32, np.float64):
         raise UserError(f"{where}: soft must be float32 or float64 {list(shape)}, not {soft.dtype} {list(soft.shape)}.")
     if not (soft >= 0).all() or not np.allclose(soft.sum(axis=1), 1, atol=1e-3):
         raise UserError(f"{where}: every row of soft must be a distribution: no negative values, sum 1.")

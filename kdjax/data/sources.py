@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+from absl import logging
 
 from kdjax.arguments import check_arguments, signature_of
 from kdjax.data.arrays import load_arrays
@@ -27,6 +28,7 @@ from kdjax.own_code import SHORT, is_short
 from kdjax.randomness import philox
 
 UNITS = ("scale", "mean", "std")  # in this order below; config.data.args may replace each of them
+LIKE_BYTES = 16  # floats of images that were scaled or standardized are smaller
 CROP_FLIP = ("crop_flip", "crop", "none")
 DIGITS_UNITS = (1 / 16, (0.305,), (0.376,))  # measured over all images
 LETTERS_UNITS = (1 / 16, (0.250,), (0.326,))  # measured over the capitals
@@ -262,5 +264,14 @@ def _stored(source: Source, units: Mapping, images: np.ndarray | Encoded) -> Sto
     encoded = isinstance(images, Encoded)
     guess = (1 / 255, (0.5,), (0.5,)) if encoded or images.dtype == np.uint8 else (1.0, (0.0,), (1.0,))
     table = [own if own is not None else default for own, default in zip(source[1:4], guess, strict=True)]
+    if not encoded and source.scale is None and "scale" not in units:
+        _warn_of_float_bytes(images)
     views = source.views or (("none",) if not encoded and images.ndim == 2 else ("none", "crop", "crop_flip"))
     return Stored(*(units.get(unit, value) for unit, value in zip(UNITS, table, strict=True)), views)
+
+
+def _warn_of_float_bytes(images: np.ndarray) -> None:
+    """Warns of images of floats that look like bytes, since floats are not scaled unless the config says so."""
+    if images.ndim == 4 and images.dtype != np.uint8 and images.min() >= 0 and images.max() > LIKE_BYTES:
+        line = "images are floats up to %g, which are not scaled: store them as uint8, or set config.data.args.scale=%g"
+        logging.warning(line, images.max(), 1 / images.max())

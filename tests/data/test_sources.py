@@ -159,16 +159,26 @@ def test_arrays_of_float_vectors_with_soft_labels_found_in_data_dir(tmp_path):
             {},
             r"order \(channels, height, width\); give images\.transpose\(0, 2, 3, 1\)",
         ),
-        ({"images": IMAGES[..., 0], "labels": LABELS}, {}, r"images must be \[rows, height, width, channels\]"),
-        ({"images": IMAGES.astype(np.int64), "labels": LABELS}, {}, "uint8, float32 or float64, not int64"),
+        ({"images": np.zeros((40, 12, 8, 8), np.uint8), "labels": LABELS}, {}, r"order \(channels, height, width\)"),
+        ({"images": IMAGES[..., 0], "labels": LABELS}, {}, r"channels\].*, not \[40, 6, 5\]; give images\[\.\.\., N"),
+        ({"images": IMAGES.astype(np.int64), "labels": LABELS}, {}, r"float64, not int64; give .*astype\(np.uint8\)"),
+        ({"images": IMAGES.astype(np.uint16), "labels": LABELS}, {}, r"np.round\(images / 257\)"),
         ({"images": IMAGES * np.float32(np.nan), "labels": LABELS}, {}, "not finite"),
-        ({"images": IMAGES, "labels": LABELS / 2}, {}, r"labels must be integers \[40\]"),
+        ({"images": IMAGES * 1e300, "labels": LABELS}, {}, "not finite in float32"),
+        ({"images": IMAGES, "labels": LABELS / 2}, {}, r"labels must be integers \[40\], .*, not float64 \[40\]\.$"),
+        ({"images": IMAGES, "labels": LABELS / 1}, {}, r"give labels\.astype\(int\)"),
+        ({"images": IMAGES, "labels": LABELS.astype(str)}, {}, r"give np\.unique\(labels, return_inverse=True\)\[1\]"),
+        ({"images": IMAGES, "labels": LABELS[:, None]}, {}, r"give labels\[:, 0\]"),
+        ({"images": IMAGES, "labels": np.eye(4)[LABELS]}, {}, r"give labels\.argmax\(axis=1\)"),
+        ({"images": IMAGES, "labels": LABELS}, {"num_classes": 4.0}, "num_classes must be an integer or None, not 4.0"),
+        ({"images": IMAGES, "labels": LABELS, "soft": np.float32(1)}, {}, r"soft must be float.* \[40, 4\]"),
+        ({"images": IMAGES, "labels": LABELS}, {"mean": "grey"}, "mean must be a finite number"),
         ({"images": IMAGES, "labels": LABELS - 1}, {}, r"labels must be in \[0, 2\], but range from -1 to 2"),
         ({"images": IMAGES, "labels": LABELS}, {"num_classes": 3}, r"must be in \[0, 2\], but range from 0 to 3"),
         ({"images": IMAGES, "labels": 0 * LABELS}, {}, "at least 2 classes, not 1"),
         ({"images": IMAGES, "labels": LABELS, "soft": np.ones((40, 4))}, {}, "must be a distribution"),
         ({"images": IMAGES, "labels": LABELS, "soft": np.eye(5)[:, :4]}, {}, r"soft must be float.* \[40, 4\]"),
-        ({"images": IMAGES, "labels": LABELS}, {"std": 0.0}, "scale and std must be above 0"),
+        ({"images": IMAGES, "labels": LABELS}, {"std": 0.0}, "scale and std must be above 0, and"),
         ({"images": IMAGES, "labels": LABELS}, {"mean": [0.1, 0.2]}, "mean must have 1 value or 3"),
         ({"images": IMAGES, "labels": LABELS}, {"test": 1.5}, r"'test' must be in \[0, 1\)"),
         ({"images": IMAGES, "labels": LABELS, "test_images": IMAGES}, {}, "has no array 'test_labels'"),
@@ -184,6 +194,17 @@ def test_arrays_of_float_vectors_with_soft_labels_found_in_data_dir(tmp_path):
 )  # fmt: skip
 def test_arrays_that_do_not_fit_are_refused(tmp_path, arrays, args, pattern):
     refused(pattern, "arrays", args=npz(tmp_path, **arrays) | args)
+
+
+def test_classes_without_examples_and_floats_like_bytes_are_warned_of(tmp_path, caplog):
+    labels = np.where(LABELS == 2, 3, LABELS)
+    args = npz(tmp_path, images=IMAGES.astype(np.float32), labels=labels)
+    assert load("arrays", args=args).num_classes == 4
+    assert "1 of the 4 classes have no example, the first is class 2" in caplog.text
+    assert "images are floats up to 255, which are not scaled" in caplog.text
+    caplog.clear()
+    load("arrays", args={**args, "num_classes": 4, "scale": 1 / 255})
+    assert not caplog.text
 
 
 def test_missing_and_damaged_files_of_arrays_are_refused(tmp_path):
@@ -205,7 +226,8 @@ def test_mistakes_in_a_config_are_named():
     refused("'gaussian' needs classes >= 2", "gaussian", args={"classes": 1})
     refused("data set 'digits' has no soft labels; set it to 'labels'", "digits", targets="soft")
     refused("config.data.validation = 0.0001 holds out 0", "digits", validation=0.0001)
-    refused("data set 'gaussian' could not be loaded with .*TypeError", "gaussian", args={"classes": "ten"})
+    refused("config.data.args.classes must be an integer, not 'ten'", "gaussian", args={"classes": "ten"})
+    refused("data set 'gaussian' could not be loaded with .*OverflowError", "gaussian", args={"seed": -1})
 
 
 OWN = """

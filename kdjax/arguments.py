@@ -2,10 +2,15 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Collection, Hashable, Mapping
+import numbers
+import types
+import typing
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from kdjax.errors import UserError, nearest
+
+KINDS = {int: "an integer", float: "a number", bool: "True or False", str: "a text", None: "None"}
 
 
 class Signature(NamedTuple):
@@ -60,7 +65,7 @@ def select_arguments(signature: Signature, offered: Mapping[str, Any]) -> dict[s
 def check_arguments(
     signature: Signature, given: Mapping[str, Any], *, field: str, owner: str, also: Collection[str] = ()
 ) -> None:
-    """Refuses arguments that a function does not take, and missing ones that it needs.
+    """Refuses arguments that a function does not take, missing ones that it needs, and values of a wrong type.
 
     Args:
       signature: Signature of the function, without what the program passes itself.
@@ -70,31 +75,72 @@ def check_arguments(
       also: Further names that the same field of the config may hold, for the hint.
 
     Raises:
-      UserError: An argument is unknown (the message names the nearest one) or missing.
+      UserError: An argument is unknown (the message names the nearest one), missing, or not of the type that the
+        function's annotation says.
     """
     for name in given:
         if name not in signature.parameters and not signature.takes_any:
             raise UserError(f"{field}: {owner} takes no '{name}'.{nearest(name, [*signature.parameters, *also])}")
     for name in signature.required:
         if name not in given:
-            raise UserError(
-                f"{field}: {owner} needs '{name}'; set {field}.{name} in the config file (a flag alone adds no field)."
-            )
+            raise UserError(f"{field}: {owner} needs '{name}'; set it, as by --{field}.{name}=VALUE.")
+    for name, value in given.items():
+        if name in signature.parameters:
+            _check_type(value, signature.parameters[name], f"{field}.{name}")
 
 
-def resolve_arguments(signature: Signature, given: Mapping[str, Any], *, field: str, owner: str) -> dict[str, Any]:
+def _check_type(value: Any, parameter: inspect.Parameter, where: str) -> None:
+    """Refuses a value that is not of the annotated type, where the annotation is one that can be compared."""
+    kind, default = parameter.annotation, parameter.default
+    if _fits(value, kind) or (default is not parameter.empty and not _fits(default, kind)):  # else it says nothing
+        return
+    example = f", such as {default!r}" if isinstance(default, list | tuple) and default else ""
+    raise UserError(f"{where} must be {_words(kind)}{example}, not {value!r}.")
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of an annotated type; True for annotations other than plain values and sequences of them."""
+    if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
+        return any(_fits(value, part) for part in typing.get_args(kind))
+    if _is_sequence(kind):
+        parts = [part for part in typing.get_args(kind) if part is not ...]
+        alike = isinstance(value, list | tuple)
+        return alike and (len(parts) != 1 or all(_fits(item, parts[0]) for item in value))
+    if kind in (None, type(None)):
+        return value is None
+    number = {int: numbers.Integral, float: numbers.Real}.get(kind)
+    if number is not None:
+        return isinstance(value, number) and not isinstance(value, bool)
+    return kind not in (bool, str) or isinstance(value, kind)
+
+
+def _is_sequence(kind: Any) -> bool:
+    return (typing.get_origin(kind) or kind) in (tuple, list, Sequence)
+
+
+def _words(kind: Any) -> str:
+    """Returns what values fit an annotation."""
+    parts = [part for part in typing.get_args(kind) if part is not ...]
+    if _is_sequence(kind):
+        return f"a list whose items are each {_words(parts[0])}" if len(parts) == 1 else "a list"
+    return " or ".join(map(_words, parts)) if parts else KINDS.get(None if kind is type(None) else kind, str(kind))
+
+
+def resolve_arguments(
+    signature: Signature, given: Mapping[str, Any], *, field: str, owner: str, also: Collection[str] = ()
+) -> dict[str, Any]:
     """Checks arguments, fills in the defaults and converts integers to floats where the function wants a float.
 
     Args:
-      signature, given, field, owner: See `check_arguments`.
+      signature, given, field, owner, also: See `check_arguments`.
 
     Returns:
       Name -> value of every argument.
 
     Raises:
-      UserError: An argument is unknown or missing.
+      UserError: An argument is unknown, missing, or of a wrong type.
     """
-    check_arguments(signature, given, field=field, owner=owner)
+    check_arguments(signature, given, field=field, owner=owner, also=also)
     resolved = dict(given)
     for name, parameter in signature.parameters.items():
         value = given.get(name, parameter.default)

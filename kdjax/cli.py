@@ -153,6 +153,9 @@ def _parse(argv: list[str], takes: str) -> list[str]:
         raise UserError("--config is missing; name a file, such as --config=configs/mse_teacher.py.")
     if overrides and "config" not in FLAGS:
         raise UserError(f"{overrides[0].argument}: this command takes no --config.")
+    for name in ("store", "data_dir"):
+        if name in FLAGS and not FLAGS[name].value:
+            raise UserError(f"--{name}= is empty; name a folder, such as --{name}={FLAGS[name].default}.")
     if overrides:
         config_files.apply_overrides(FLAGS.config, overrides)
     logging.set_verbosity(logging.WARNING)
@@ -169,6 +172,8 @@ def _parse_flags(argv: list[str]) -> list[str]:
     except UserError:
         raise
     except flags.Error as error:
+        if "Non-boolean" in str(error):  # absl's message has a Python tuple
+            raise UserError(f"{str(error).partition(':')[0]}: it takes true or false.") from error
         if "Traceback" not in str(error):
             raise
         line = str(error).strip().splitlines()[-1]  # absl puts the whole traceback of a config file in its message

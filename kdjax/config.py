@@ -165,6 +165,8 @@ RANGES = {
     "optimizer.learning_rate": ABOVE_0,
     "optimizer.momentum": FRACTION,
     "optimizer.delta": FRACTION,
+    "optimizer.b1": FRACTION,
+    "optimizer.b2": FRACTION,
     "optimizer.weight_decay": AT_LEAST_0,
     "optimizer.body_factor": AT_LEAST_0,
     "average.decay": FRACTION,
@@ -172,6 +174,13 @@ RANGES = {
     "schedule.factor": ABOVE_0,
     "schedule.warmup_epochs": AT_LEAST_0,
     "checkpoint.every_epochs": AT_LEAST_0,
+}
+
+# Field that is a tuple -> what its items are.
+ITEMS = {
+    "schedule.milestones": Range("numbers of at least 0", lambda value: _is_number(value) and 0 <= value < math.inf),
+    "teacher_classes": Range("integers of at least 0", lambda value: type(value) is int and value >= 0),
+    "notes": Range("texts", lambda value: isinstance(value, str)),
 }
 
 # Sections whose fields are not the schema's: arguments of a function, or names that the user gives.
@@ -322,7 +331,7 @@ def check(config: ConfigDict) -> None:
     faults = list(_field_faults(config, defaults(), "config"))
     if not faults:  # only fields of the right type can be compared with their ranges
         rules = (_teacher_faults, _protocol_faults, _loss_faults, _warmup_faults, _choice_faults, _range_faults)
-        rules += (_average_faults,)
+        rules += (_average_faults, _item_faults)
         faults = [fault for rule in rules for fault in rule(config.to_dict())]
     if faults:
         raise UserError(" ".join(faults))
@@ -457,10 +466,16 @@ def _choice_faults(config: Mapping[str, Any]) -> Iterator[str]:
         yield "config.model.args must not have 'dtype'; set config.model.dtype."
 
 
+def _item_faults(config: Mapping[str, Any]) -> Iterator[str]:
+    for field, (words, holds) in ITEMS.items():
+        if not all(map(holds, value := _value_of(config, field))):
+            yield f"config.{field} must be a tuple of {words}, not {value!r}."
+
+
 def _range_faults(config: Mapping[str, Any]) -> Iterator[str]:
     for field, allowed in RANGES.items():
         value = _value_of(config, field)
-        if not allowed.holds(value):
+        if not (math.isfinite(value) and allowed.holds(value)):
             yield f"config.{field} must be {allowed.words}, not {value!r}."
 
 

@@ -178,7 +178,7 @@ def set_field(config: ConfigDict, path: str, value: Any, said: str) -> None:
         raise UserError(f"{said}: config.{path} must be {_words(old)}, not {value!r}.")
     dropped = _leftovers(config, value) if path == "model.name" and value != old else ""
     with config.unlocked(), config.ignore_type():
-        section[last] = float(value) if isinstance(old, float) and isinstance(value, int) else _as_config(value)
+        section[last] = float(value) if isinstance(old, float) and type(value) is int else _as_config(value)
         if dropped:
             config.model.args = ConfigDict()
             config.notes = (*config.notes, dropped)

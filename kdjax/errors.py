@@ -58,6 +58,8 @@ def lookup(table: Mapping[str, Any], name: str, kind: str) -> Any:
     Raises:
       UserError: The table has no such key and there is no such attribute. The message names the nearest one.
     """
+    if not isinstance(name, str):
+        raise UserError(f"the name of a {kind} must be a text, not {name!r}.")
     if name in table:
         return table[name]
     if ":" in name:

@@ -10,6 +10,10 @@ def own(data, *rest, rate: float, depth: int = 3, share=0.5, flag: bool = True):
     return data, rest, rate, depth, share, flag
 
 
+def typed(*, count: int | None = None, name: str = "", widths: tuple[int, ...] = (), start: int = 0.5, other: dict = 3):
+    return count, name, widths, start, other
+
+
 def open_ended(data, *, rate=1.0, **others):
     return data, rate, others
 
@@ -38,12 +42,38 @@ def test_defaults_are_filled_in_and_floats_are_floats():
         ({"rate": 1.0, "deth": 2}, r"^config\.x: the thing 'own' takes no 'deth'\. Did you mean 'depth'\?$"),
         ({"rate": 1.0, "ordr": 2}, r"takes no 'ordr'\. Did you mean 'order'\?$"),
         ({"rate": 1.0, "data": 2}, "takes no 'data'"),
-        ({"depth": 2}, r"^config\.x: the thing 'own' needs 'rate'; set config\.x\.rate in the config file"),
+        ({"depth": 2}, r"^config\.x: the thing 'own' needs 'rate'; set it, as by --config\.x\.rate=VALUE"),
     ],
 )
 def test_unknown_and_missing_arguments_are_refused(given, message):
     with pytest.raises(UserError, match=message):
         check_arguments(TAKES, given, **WHERE, also=("order",))
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"rate": "fast"}, "rate must be a number, not 'fast'"),
+        ({"rate": True}, "rate must be a number, not True"),
+        ({"rate": 1, "depth": 2.0}, "depth must be an integer, not 2.0"),
+        ({"rate": 1, "flag": 1}, "flag must be True or False, not 1"),
+    ],
+)
+def test_values_of_another_type_than_the_annotation_are_refused(given, words):
+    with pytest.raises(UserError, match=f"^config.x.{words}"):
+        resolve_arguments(TAKES, given, **WHERE)
+
+
+def test_unions_and_sequences_are_compared_and_what_the_default_contradicts_is_not():
+    takes = signature_of(typed)
+    for given in ({"count": None}, {"count": 2}, {"widths": [1, 2]}, {"start": 0.7}, {"other": 4}):
+        check_arguments(takes, given, **WHERE)
+    for given, words in (({"count": 2.5}, "count must be an integer or None"), ({"name": 3}, "name must be a text")):
+        with pytest.raises(UserError, match=words):
+            check_arguments(takes, given, **WHERE)
+    for widths in (3, "abc", (1, "a")):
+        with pytest.raises(UserError, match="widths must be a list whose items are each an integer"):
+            check_arguments(takes, {"widths": widths}, **WHERE)
 
 
 def test_a_function_with_keyword_arguments_takes_any():

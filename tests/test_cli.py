@@ -77,6 +77,9 @@ def test_help_shows_kdjaxs_own_flags_without_jax(door, command):
             (*TEACHER, "--config.diagnostics=maybe"),
             "config.diagnostics must be true or false (it is False), not 'maybe'",
         ),
+        ((*TEACHER, "--config.losses.softmax_mse.weight=inf"), "weight must be a number of at most 1e38"),
+        ((*TEACHER, "--debug=maybe"), "flag --debug=maybe: it takes true or false"),
+        ((*TEACHER, "--store="), "--store= is empty; name a folder, such as --store=runs"),
         ((*TEACHER, "--config.seed"), "the value is missing"),
         ((*TEACHER, "--config.epochs.x=3"), "config.epochs is not a mapping, so it has no field 'x'"),
         (("kdjax.evaluate",), "--run is missing"),
@@ -131,8 +134,8 @@ def test_a_full_disk_is_one_line(tmp_path, root):
 
 
 def test_a_failed_run_is_exit_code_1(tmp_path, door):
-    done = door(*TEACHER, f"--store={tmp_path}", "--config.losses.softmax_mse.weight=inf")
-    assert done.returncode == 1 and "not finite at step 0" in one_line(done)
+    done = door(*TEACHER, f"--store={tmp_path}", "--config.optimizer.learning_rate=1e38")
+    assert done.returncode == 1 and "not finite at step 1" in one_line(done)
 
 
 def test_debug_shows_the_traceback(door):

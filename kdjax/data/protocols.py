@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from kdjax.arguments import check_arguments, signature_of
+from kdjax.config import SEED
 from kdjax.data.dataset import Dataset
 from kdjax.data.soft_targets import mixed_targets, soft_labels
 from kdjax.data.superclasses import superclasses
@@ -196,12 +197,18 @@ def apply_protocols(dataset: Dataset, protocols: Mapping[str, Mapping], split_se
       UserError: A protocol or an argument is unknown, or no training example is left.
     """
     ranks = {name: rank for rank, name in enumerate(PROTOCOLS)}
-    for name in sorted(protocols, key=lambda name: (protocols[name].get("order", ranks.get(name, 99)), name)):
+    places = {name: protocols[name].get("order", ranks.get(name, 99)) for name in protocols}
+    for name, place in places.items():
+        if not isinstance(place, int | float):
+            raise UserError(f"config.data.protocols.{name}.order must be a number, not {place!r}.")
+    for name in sorted(protocols, key=lambda name: (places[name], name)):
         arguments = {field: value for field, value in protocols[name].items() if field != "order"}
         function = lookup(PROTOCOLS, name, "protocol")
         takes = signature_of(function, leading=1)
         where = {"field": f"config.data.protocols.{name}", "owner": "the protocol", "also": ("order",)}
         check_arguments(takes, {"seed": split_seed, **arguments}, **where)
+        if not SEED.holds(seed := arguments.get("seed", split_seed)):
+            raise UserError(f"config.data.protocols.{name}.seed must be {SEED.words}, not {seed!r}.")
         dataset = function(dataset, **{"seed": split_seed, **arguments})
         if not len(dataset.splits["train"]):
             raise UserError(f"config.data.protocols.{name} leaves no training example.")

@@ -201,7 +201,7 @@ def _resolve(key: str, term: Mapping[str, Any], teachers: Mapping[str, Any]) -> 
     own = _adapter_defaults(loss.name)
     adapter = {**own, **dict(term.get("adapter", {})), **{name: given.pop(name) for name in own if name in given}}
     _check_inputs(field, loss.name, takes, given)
-    hyper = resolve_arguments(takes, given, field=field, owner=f"loss '{loss.name}'")
+    hyper = resolve_arguments(takes, given, field=field, owner=f"loss '{loss.name}'", also=FIELDS)
     for name, value in {**hyper, **adapter}.items():
         _check_range(field, loss.name, name, value)
     _check_combination(field, loss.name, hyper)

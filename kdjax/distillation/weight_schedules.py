@@ -9,6 +9,8 @@ from kdjax.arguments import hashable, resolve_arguments, signature_of
 from kdjax.errors import UserError, lookup
 from kdjax.types import Array
 
+LARGEST = 1e38  # weight; float32 holds hardly more
+
 
 def warmup(epoch: Array, *, value: float, epochs: int) -> Array:
     """Rises linearly to `value`, which is first reached in epoch number `epochs` (counted from 1)."""
@@ -75,11 +77,12 @@ def resolve_weight(value: Any, field: str) -> float | dict[str, Any]:
     Raises:
       UserError: The weight is neither a number nor a mapping with a known schedule and exactly the fields it takes.
     """
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST:
         return float(value)
     if not isinstance(value, Mapping) or "schedule" not in value:
         raise UserError(
-            f"{field} must be a number or {{'schedule': 'warmup', 'value': 1.0, 'epochs': 20}}, not {value!r}."
+            f"{field} must be a number of at most 1e38, or {{'schedule': 'warmup', 'value': 1.0, 'epochs': 20}}, "
+            f"not {value!r}."
         )
     name = value["schedule"]
     function = lookup(WEIGHT_SCHEDULES, name, "weight schedule")

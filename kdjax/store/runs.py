@@ -12,6 +12,7 @@ from kdjax.store.run import MANIFEST, Run
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # pathlib would take it for a folder of this host, 'gs:/bucket'
 PART = re.compile(r"[A-Za-z0-9_+=-][A-Za-z0-9._+=-]*")  # no leading dot, which '..' and hidden folders have
+LONGEST_PART = 240  # characters of a name, which are single bytes; file systems allow 255
 
 
 class Store:
@@ -85,6 +86,11 @@ class Store:
             raise UserError(
                 f"'{name}' is not a valid name of a run; use parts joined by '/', each of letters, digits and "
                 ". _ + = -, without a leading dot, such as digits/mlp-mse-s0."
+            )
+        if len(longest := max(name.split("/"), key=len)) > LONGEST_PART:
+            raise UserError(
+                f"the name of a run has a part of {len(longest)} characters, {longest[:20]}..., and a folder's name "
+                f"has at most {LONGEST_PART}; choose a shorter one with --run (name= in Python)."
             )
 
     def _walk(self, top: pathlib.Path) -> list[str]:

@@ -193,7 +193,7 @@ def plan_with(
         ensemble=config.ensemble,
         teacher_batch_norm=config.teacher_batch_norm,
         structure=structure,
-        schedule=find_schedule(config.schedule.name),
+        schedule=find_schedule(config.schedule.name, config.schedule.args),
         stored=dataset.stored,
         view=resolve_view(dataset, config.data.view),
         targets=config.data.targets,

@@ -1,12 +1,12 @@
 """Learning-rate schedules: pure functions of the epoch, in a visible table."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
 from kdjax.arguments import hashable, signature_of
-from kdjax.errors import lookup
+from kdjax.errors import UserError, lookup, nearest
 from kdjax.types import Array
 
 
@@ -51,17 +51,22 @@ class Schedule(NamedTuple):
     parameters: tuple[str, ...]
 
 
-def find_schedule(name: str) -> Schedule:
+def find_schedule(name: str, args: Collection[str] = ()) -> Schedule:
     """Looks a schedule up.
 
     Args:
       name: A row of SCHEDULES or 'package.module:attribute'.
+      args: Names in config.schedule.args.
 
     Raises:
-      UserError: There is no such schedule.
+      UserError: There is no such schedule, or it does not take one of the arguments.
     """
     function = hashable(lookup(SCHEDULES, name, "schedule"))
-    return Schedule(function, tuple(signature_of(function, leading=1).parameters))
+    takes = signature_of(function, leading=1).parameters
+    for arg in args:
+        if arg not in takes:
+            raise UserError(f"config.schedule.args: schedule '{name}' takes no '{arg}'.{nearest(arg, takes)}")
+    return Schedule(function, tuple(takes))
 
 
 def learning_rate(base: Array, epoch: Array, config: Mapping[str, Any], epochs: int, schedule: Schedule) -> Array:

@@ -28,6 +28,12 @@ def test_a_url_is_not_taken_for_a_folder_of_this_host(tmp_path, monkeypatch, roo
     assert not list(tmp_path.iterdir())
 
 
+def test_a_name_longer_than_that_of_a_folder_is_refused(tmp_path):
+    Store(tmp_path).run("a" * 240)
+    with pytest.raises(UserError, match="a part of 241 characters, aaaaaaaaaaaaaaaaaaaa"):
+        Store(tmp_path).run("b/" + "a" * 241)
+
+
 def test_runs_nest_by_folders_and_are_listed_by_name(tmp_path):
     store = Store(tmp_path / "runs")
     assert store.runs() == []

@@ -5,6 +5,7 @@ import pytest
 
 from kdjax.distillation import weight_schedules
 from kdjax.errors import UserError
+from kdjax.training.schedules import find_schedule
 from kdjax.training.state import rate_at
 
 STEP = {"name": "step", "milestones": (150, 180, 210), "factor": 0.1, "warmup_epochs": 0, "args": {}}
@@ -44,6 +45,12 @@ def test_a_schedule_of_ones_own_gets_the_arguments_it_names():
     assert rate(3, **changed) == pytest.approx(0.025)
 
 
+def test_an_argument_that_a_schedule_does_not_take_is_refused():
+    with pytest.raises(UserError, match="schedule 'step_early' takes no 'rmp'. Did you mean 'ramp'"):
+        find_schedule("step_early", ["rmp"])
+    assert find_schedule("step_early", ["ramp"]).parameters == ("milestones", "factor", "ramp")
+
+
 def at(value, epochs):
     resolved = weight_schedules.resolve_weight(value, "config.losses.kd.weight")
     schedule = weight_schedules.schedule_of(resolved)
@@ -62,7 +69,8 @@ def test_weights_over_epochs():
 @pytest.mark.parametrize(
     "value, words",
     [
-        ("heavy", "must be a number"),
+        ("heavy", "must be a number of at most 1e38"),
+        (float("nan"), "must be a number of at most 1e38"),
         ({"schedule": "warmpu", "value": 1.0}, "Did you mean 'warmup'"),
         ({"schedule": "warmup", "value": 1.0, "epoch": 4}, "Did you mean 'epochs'"),
         ({"schedule": "linear", "start": 1.0, "last": 3}, "needs 'end'"),

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from absl import flags, logging
 from ml_collections import config_flags
 
-from kdjax import config_files, signals
+from kdjax import config_files, own_code, signals
 from kdjax.errors import Interrupted, RunError, UserError, nearest
 
 FLAGS = flags.FLAGS
@@ -118,9 +118,11 @@ def _run(main: Callable[..., None], argv: list[str], takes: str) -> None:
         _leave(128 + stop.signum, stop, debug)
     except RunError as error:
         _leave(1, error, debug)
-    except OSError as error:
-        _leave(2, f"{error.strerror or error}: {error.filename or ''} (is the disk full or read-only?)", debug)
     except Exception as error:  # a bug in kdjax or in the user's own code is reported in one line as well
+        if place := own_code.place_of(error):
+            _leave(2, f"{place}: {type(error).__name__}: {error} (--debug shows the traceback)", debug)
+        if isinstance(error, OSError):
+            _leave(2, f"{error.strerror or error}: {error.filename or ''} (is the disk full or read-only?)", debug)
         _explain_loss(error)
         _leave(1, f"{type(error).__name__}: {error} (--debug shows where)", debug)
 

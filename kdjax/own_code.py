@@ -10,10 +10,12 @@ import dis
 import functools
 import hashlib
 import inspect
+import os
 import re
 import sys
 import sysconfig
 import textwrap
+import traceback
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -136,6 +138,24 @@ def refuse_untrusted(names: Mapping[str, str], trust: Trust, owner: str) -> None
                 f"{owner} names code, {field} = '{name}', which is not imported because a store names it: if you trust "
                 f"it, add --trust={package} (trust=('{package}',) in Python), or use a config that names it."
             )
+
+
+def place_of(error: BaseException) -> str:
+    """Returns 'FILE, line N, in FUNCTION', the place in code of the user's own that an error came from; '' if none did.
+
+    Args:
+      error: An error that was raised.
+    """
+    places = [(frame.f_code, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    own = [(code, line) for code, line in places if _is_users(code.co_filename)]
+    return f"{own[-1][0].co_filename}, line {own[-1][1]}, in {own[-1][0].co_name}" if own else ""
+
+
+def _is_users(file: str) -> bool:
+    """Whether a source file is neither installed nor a part of kdjax."""
+    installed = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    folders = (os.path.dirname(os.path.abspath(__file__)), *installed)
+    return os.path.isfile(file) and not os.path.abspath(file).startswith(tuple(f"{path}{os.sep}" for path in folders))
 
 
 def source_hashes(names: Mapping[str, str]) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """A user's own losses, models, data sets and schedules, from a folder outside the project."""
 
+import re
 import sys
 import types
 
@@ -93,7 +94,7 @@ def test_a_teacher_and_a_student_of_ones_own(folder, door):
 
     store = Store(folder / "runs")
     assert store.find("mine").manifest["model"]["batch_norm"] == "global"
-    student = store.find("mine.halves/mine.Linear-cross_entropy+sharp-mine-s0")
+    student = store.find("mine.halves/mine.Linear-cross_entropy+sharp-mine-sharp.alpha=3-s0")
     assert student.manifest["config"]["losses"]["sharp"]["alpha"] == 3.0
     assert student.metrics()[1]["learning_rate"] == pytest.approx(0.025)
 
@@ -134,3 +135,62 @@ def test_variables_of_a_script_count_where_its_code_reads_them_alone(monkeypatch
     assert own_code.source_hashes(names) == before
     main.scale = 3.0
     assert own_code.source_hashes(names) != before
+
+
+BROKEN = """
+
+def misspelt(logits, labels):
+    wrong = logits.summ(-1)
+    return wrong
+
+
+def silent(logits, labels):
+    return labels
+
+
+def nothing(logits):
+    pass
+
+
+def broken(data_dir):
+    return open("no such file")
+
+
+class Failing(Linear):
+    def __call__(self, images):
+        return images @ np.zeros((3, 2))
+"""
+
+
+@pytest.mark.parametrize(
+    "override, words",
+    [
+        ("losses.own={'loss': 'mine:misspelt', 'weight': 1.0}", "{file}, line {wrong}, in misspelt: AttributeError: "),
+        ("losses.own={'loss': 'mine:silent', 'weight': 1.0}", "loss 'own' must return a jax array of floats, .* int32"),
+        ("losses.own={'loss': 'mine:nothing', 'weight': 1.0}", "must return a jax array of floats, .* not a NoneType"),
+        ("data.name=mine:broken", "FileNotFoundError: .* 'no such file' .*mine.py, line [0-9]+, in broken"),
+        ("model.name=mine:Failing", "{file}, line [0-9]+, in __call__: TypeError: "),
+    ],
+)
+def test_an_error_inside_it_names_its_file_and_line(override, words, folder, door):
+    (folder / "mine.py").write_text(MODULE + BROKEN)
+    wrong = 1 + (MODULE + BROKEN).splitlines().index("    wrong = logits.summ(-1)")
+    args = [] if override.startswith("losses") else ["--config.data.args={}"]
+    done = door("kdjax.train_teacher", "--config=teacher.py", *args, f"--config.{override}", cwd=folder)
+    *notes, line = done.stderr.strip().splitlines()
+    assert done.returncode == 2 and "Traceback" not in done.stderr and line.startswith("kdjax: ")
+    assert re.search(words.format(file=re.escape(str(folder / "mine.py")), wrong=wrong), line), line
+
+
+def test_the_place_of_an_error_is_the_users_last_line_before_that_of_others(tmp_path):
+    (tmp_path / "theirs.py").write_text("import json\n\ndef read():\n    return json.loads('{')\n")
+    space = {}
+    exec(compile((tmp_path / "theirs.py").read_text(), str(tmp_path / "theirs.py"), "exec"), space)
+    try:
+        space["read"]()
+    except ValueError as error:
+        assert own_code.place_of(error) == f"{tmp_path / 'theirs.py'}, line 4, in read"
+    try:
+        own_code.refuse_untrusted({"config.model.name": "a:b"}, own_code.NOBODY, "it")
+    except Exception as error:
+        assert own_code.place_of(error.with_traceback(error.__traceback__.tb_next)) == ""

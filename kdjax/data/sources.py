@@ -24,7 +24,7 @@ from kdjax.data.protocols import apply_protocols
 from kdjax.data.splits import make_splits
 from kdjax.data.tfds_source import is_official, load_fashion_mnist, load_stl10, load_svhn, load_tfds
 from kdjax.errors import UserError, lookup
-from kdjax.own_code import SHORT, is_short
+from kdjax.own_code import SHORT, is_short, place_of
 from kdjax.randomness import philox
 
 UNITS = ("scale", "mean", "std")  # in this order below; config.data.args may replace each of them
@@ -256,7 +256,8 @@ def _load(source: Source, args: Mapping, data_dir: str, where: str) -> Rows:
         raise
     except Exception as error:  # the loader may be the user's own and raise anything
         line = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        raise UserError(f"{where} could not be loaded with {args}: {line}") from error
+        place = f" ({found})" if (found := place_of(error)) else ""
+        raise UserError(f"{where} could not be loaded with {args}: {line}{place}") from error
 
 
 def _stored(source: Source, units: Mapping, images: np.ndarray | Encoded) -> Stored:

@@ -176,6 +176,11 @@ def _as_output(module: nn.Module, output: Any, images: Array) -> ModelOutput:
             f"model {name} returned logits {shape} for {images.shape[0]} images and {classes} classes; a network must "
             "make one prediction an example, logits [batch, classes]."
         )
+    if not jnp.issubdtype(output.logits.dtype, jnp.floating):
+        kind = output.logits.dtype
+        raise UserError(
+            f"model {name} returned logits of type {kind}; a network must return floats, which have gradients."
+        )
     return output._replace(logits=output.logits.astype(jnp.promote_types(output.logits.dtype, jnp.float32)))
 
 

@@ -152,9 +152,11 @@ class Member:
         self.run.wait()
         steps = self.run.steps()
         kept = f"The checkpoint of step {max(steps)} is kept." if steps else "No checkpoint had been written."
+        first = not sums.first_bad_step  # before any update, so that no learning rate is to blame
+        rate = "lower config.optimizer.learning_rate or check the losses"
+        what = "check the losses, the network and the images" if first else rate
         raise DivergedError(
-            f"run '{self.run.name}': the loss was not finite at step {sums.first_bad_step}; lower "
-            f"config.optimizer.learning_rate or check the losses. {kept}",
+            f"run '{self.run.name}': the loss was not finite at step {sums.first_bad_step}; {what}. {kept}",
             [self.run.name],
         )
 

@@ -151,9 +151,12 @@ def _mean(term: Term, value: Array, context: StepContext) -> Array:
     A loss that reads labels is averaged over labelled examples, every other loss over all examples.
 
     Raises:
-      UserError: The loss returns something else than [] or [batch], or reduces labels that some examples lack.
+      UserError: The loss returns something else than floats [] or [batch], or reduces labels that some examples lack.
     """
     batch, axis_name = context.batch, context.axis_name
+    if not (isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jnp.floating)):
+        kind = f"an array of type {value.dtype}" if isinstance(value, jax.Array) else f"a {type(value).__name__}"
+        raise UserError(f"loss '{term.key}' must return a jax array of floats, which has a gradient, not {kind}.")
     if value.ndim == 0:
         if context.spec.unlabelled and term.loss.reads_labels:
             raise UserError(

@@ -131,7 +131,7 @@ class Returns(nn.Module):
     @nn.compact
     def __call__(self, images):
         x = nn.Dense(self.num_classes + (self.what == "classes"))(images.reshape(images.shape[0], -1))
-        return {"tuple": (x, x), "map": x[:, None], "classes": x}[self.what]
+        return {"tuple": (x, x), "map": x[:, None], "classes": x, "integers": x.astype(int)}[self.what]
 
 
 def setting(module, seed=0):
@@ -272,6 +272,7 @@ def test_dropout_draws_in_training_only():
             "logits (12, 1, 5) for 12 images and 5 classes; a network must make one prediction an example",
         ),
         (Returns(5, "classes"), "5 classes"),
+        (Returns(5, "integers"), "logits of type int32; a network must return floats"),
     ],
     ids=lambda value: type(value).__name__,
 )

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from absl import logging
 from flax import traverse_util
 from ml_collections import ConfigDict
@@ -64,6 +65,8 @@ def train(
       Interrupted: SIGINT or SIGTERM came; the runs were saved.
     """
     alone = isinstance(config, ConfigDict)
+    if not alone and not (isinstance(config, Sequence) and all(isinstance(one, ConfigDict) for one in config)):
+        raise UserError("kdjax.train takes a config, as kdjax.load_config(FILE) returns it, or a list of configs.")
     configs = [with_objects(one, model, losses) for one in ([config] if alone else config)]
     names = ([name] if isinstance(name, str) else list(name)) if name else []
     if names and len(names) != len(configs):
@@ -82,6 +85,7 @@ class LoadedModel(NamedTuple):
       stored_shape: Shape of a stored image: (height, width, channels) or (dim,).
       config: The run's resolved config.
       result: The contents of the run's `result.json`; None until it is finished.
+      stored_dtype: Type of a stored image.
     """
 
     module: nn.Module | models.FeatureExtractor
@@ -90,6 +94,7 @@ class LoadedModel(NamedTuple):
     stored_shape: tuple[int, ...]
     config: ConfigDict
     result: Mapping[str, Any] | None
+    stored_dtype: np.dtype = np.dtype(np.uint8)
 
     def apply(self, images: Array) -> ModelOutput:
         """Returns the network's output for stored images, in evaluation.
@@ -99,16 +104,45 @@ class LoadedModel(NamedTuple):
             or unscaled floats. The run's own resizing and normalisation are applied.
 
         Raises:
-          UserError: The images have another shape, and the run does not resize.
+          UserError: The images have another shape, and the run does not resize; or their values are not those of bytes,
+            and the data set stores bytes. Values are not looked at under jit.
         """
+        if not isinstance(images, jax.Array):
+            images = _as_array(images)
+        self._check_shape(images.shape)
+        if not isinstance(images, jax.core.Tracer):
+            self._check_values(np.asarray(images))
         images = jnp.asarray(images)
-        fixed = slice(-1, None) if self.stored.size else slice(None)  # of resized images only the channels
-        if images.ndim != 1 + len(self.stored_shape) or images.shape[1:][fixed] != self.stored_shape[fixed]:
-            wanted = ["batch", *self.stored_shape]
-            raise UserError(f"images {list(images.shape)} are not as the run's data set stores them: {wanted}.")
         rows = jnp.arange(len(images))
         shown = augment.render(images, rows, rows, 0, 0, view="none", stored=self.stored, train=False)
         return models.call(self.module, self.variables, shown, train=False)[0]
+
+    def _check_shape(self, shape: tuple[int, ...]) -> None:
+        wanted = self.stored_shape
+        fixed = slice(-1, None) if self.stored.size else slice(None)  # of resized images only the channels
+        if len(shape) == 1 + len(wanted) and shape[1:][fixed] == wanted[fixed] and shape[0]:
+            return
+        hint = ""
+        if shape == wanted:
+            hint = "; for one image give images[None]"
+        elif len(shape) == 4 == 1 + len(wanted) and shape[1] == wanted[-1]:
+            hint = "; give images.transpose(0, 2, 3, 1)"
+        raise UserError(f"images {list(shape)} are not as the run's data set stores them: {['batch', *wanted]}{hint}.")
+
+    def _check_values(self, images: np.ndarray) -> None:
+        """Refuses images in other units than the stored ones, as far as the values show it."""
+        if self.stored_dtype != np.uint8:
+            if images.dtype == np.uint8 and images.ndim == 4:
+                raise UserError(
+                    f"images are bytes, and the run's data set stores {self.stored_dtype}: give its values."
+                )
+            return
+        scaled = images.dtype.kind == "f" and images.max() <= 1 and bool((images != np.round(images)).any())
+        if images.dtype == bool or scaled or images.min() < 0 or images.max() > 255:
+            raise UserError(
+                f"images have {images.dtype} values from {images.min():g} to {images.max():g}, and the run's data "
+                "set stores bytes, 0 to 255, which the run itself scales and normalises: give images as stored."
+            )
 
     def logits(self, images: Array) -> Array:
         """Returns logits [batch, classes] for stored images; see `apply`."""
@@ -119,10 +153,17 @@ class LoadedModel(NamedTuple):
         return jax.nn.softmax(self.logits(images))
 
 
+def _as_array(images: Any) -> np.ndarray:
+    array = np.asarray(images)
+    if array.dtype.kind not in "biuf":
+        raise UserError(f"images must be an array of numbers, not {type(images).__name__}.")
+    return array
+
+
 def load(
     run: str,
     store: Store | os.PathLike | str = "runs",
-    checkpoint: str = "last",
+    checkpoint: str | int = "last",
     *,
     trust: Iterable[str] = (),
     model: Any = None,
@@ -145,12 +186,13 @@ def load(
     """
     opened = _store(store, trust)
     section = _model_section(opened, run, model) if model is not None else None
-    loaded = load_run(opened, run, checkpoint, data_dir, model=section)
+    loaded = load_run(opened, run, str(checkpoint), data_dir, model=section)
     if section is not None:
         _check_weights(run, loaded)
     network, dataset = loaded.network, loaded.dataset
     how = (dataset.stored, tuple(dataset.stored_shape))
-    return LoadedModel(network.model, network.variables, *how, loaded.config, opened.find(run).result)
+    result = opened.find(run).result
+    return LoadedModel(network.model, network.variables, *how, loaded.config, result, np.dtype(dataset.dtype))
 
 
 def _model_section(store: Store, run: str, model: Any) -> dict[str, Any]:

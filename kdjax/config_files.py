@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import itertools
+import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -33,7 +34,7 @@ class Override(NamedTuple):
     text: str | None
 
 
-def load_config(file: str, /, **fields: Any) -> ConfigDict:
+def load_config(file: os.PathLike | str, /, **fields: Any) -> ConfigDict:
     """Returns the config of a file with some fields overridden, checked as the commands check it.
 
     Args:
@@ -43,9 +44,10 @@ def load_config(file: str, /, **fields: Any) -> ConfigDict:
     Raises:
       UserError: There is no such file, it fails, a field does not exist or has a value of a wrong type or range.
     """
-    config = read(file)
+    config = read(os.fspath(file))
     before = config.to_dict()
     for path, value in fields.items():
+        value = value.item() if hasattr(value, "item") and not getattr(value, "shape", ()) else value  # NumPy's numbers
         set_field(config, path, value, f"{path}={value!r}")
     note_changes(config, before)
     if "losses" in config and "epochs" in config:  # a config of a run; studies check their fields when they run

@@ -34,7 +34,7 @@ class Store:
                 "every host, and name the folder where it is mounted as --store."
             )
         self.root = pathlib.Path(root)
-        self.trust = Trust(frozenset(trust))
+        self.trust = Trust(frozenset([trust] if isinstance(trust, str) else trust))
 
     def run(self, name: str) -> Run:
         """Returns the run of that name, which does not have to exist yet.
@@ -82,7 +82,7 @@ class Store:
         return Run(name, self.root / name, self.trust)
 
     def _check_name(self, name: str) -> None:
-        if not all(PART.fullmatch(part) for part in name.split("/")):
+        if not isinstance(name, str) or not all(PART.fullmatch(part) for part in name.split("/")):
             raise UserError(
                 f"'{name}' is not a valid name of a run; use parts joined by '/', each of letters, digits and "
                 ". _ + = -, without a leading dot, such as digits/mlp-mse-s0."

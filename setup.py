@@ -59,6 +59,7 @@ setup(
         ],
         "slurm": ["submitit>=1.5"],  # for run_study --executor
         "tensorboard": ["tensorboardX>=2.6"],
+        "wandb": ["wandb>=0.19"],
         "torch": ["torch>=2.2"],  # for the tests that compare kdjax with torch
         "tf": ["tensorflow-cpu>=2.16"],
     },

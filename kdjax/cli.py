@@ -87,6 +87,8 @@ def define_training_flags() -> None:
     define(flags.DEFINE_string, "run", "", "Name of the run. The default is made from the config and its seed.")
     tensorboard = "Also write TensorBoard files (needs: pip install 'kdjax[tensorboard]')."
     define(flags.DEFINE_boolean, "tensorboard", False, tensorboard)
+    wandb = "Also log to Weights & Biases, offline with WANDB_MODE=offline (needs: pip install 'kdjax[wandb]')."
+    define(flags.DEFINE_boolean, "wandb", False, wandb)
 
 
 def run(main: Callable[..., None], argv: list[str] | None = None, takes: str = "") -> None:
@@ -361,13 +363,25 @@ def train_from_flags() -> None:
     from kdjax.reporting.tables import result_table
     from kdjax.store import Store
     from kdjax.training.loop import train
-    from kdjax.training.processes import is_writer
-    from kdjax.training.tensorboard import make_sink
 
-    sink = make_sink() if FLAGS.tensorboard and is_writer() else None
-    options = {"name": FLAGS.run, "data_dir": FLAGS.data_dir, "sink": sink, "choose_devices": chooses_devices()}
+    options = {"name": FLAGS.run, "data_dir": FLAGS.data_dir, "sink": _sink(), "choose_devices": chooses_devices()}
     result = train(FLAGS.config, Store(FLAGS.store, FLAGS.trust), **options)
     print(result_table(result))
+
+
+def _sink() -> Callable[[str, dict], None] | None:
+    """Returns what hands each epoch's row to the logs that the flags ask for, None without one."""
+    from kdjax.training import tensorboard, wandb_sink
+    from kdjax.training.processes import is_writer
+
+    wanted = {tensorboard: FLAGS.tensorboard, wandb_sink: FLAGS.wandb}
+    sinks = [module.make_sink() for module, asked in wanted.items() if asked and is_writer()]
+
+    def to_all(path: str, row: dict) -> None:
+        for sink in sinks:
+            sink(path, row)
+
+    return to_all if sinks else None
 
 
 def run_study_from_flags() -> None:

@@ -102,6 +102,32 @@ def test_tensorboard_is_an_optional_sink(store, one_device, monkeypatch):
     assert list((store.root / "t" / "tensorboard").glob("events*"))
 
 
+def test_wandb_is_an_optional_sink(store, one_device, monkeypatch):
+    from kdjax.training import wandb_sink
+
+    monkeypatch.setitem(__import__("sys").modules, "wandb", None)
+    with pytest.raises(UserError, match=r"pip install 'kdjax\[wandb\]'"):
+        wandb_sink.make_sink()
+
+
+@pytest.mark.slow
+def test_wandb_keeps_the_rows_of_a_run_offline(store, one_device, monkeypatch):
+    from kdjax.training import wandb_sink
+
+    wandb = pytest.importorskip("wandb", reason="wandb is not installed")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    logged = []
+    log = wandb.Run.log
+    monkeypatch.setattr(wandb.Run, "log", lambda run, row, **rest: (logged.append(row), log(run, row, **rest)))
+    train(
+        alone_student.get_config("smoke"), store, name="w", devices=one_device, show=False, sink=wandb_sink.make_sink()
+    )
+    wandb.teardown()
+    rows = store.run("w").metrics()
+    assert [row["test/accuracy"] for row in logged] == [row["test"]["accuracy"] for row in rows]
+    assert list((store.root / "w").glob("wandb/offline-run-*/*.wandb"))
+
+
 def test_a_mistake_found_in_the_first_step_is_one_line_and_leaves_no_run(store, one_device):
     """A run that was never trained must not refuse a corrected config."""
     from configs import tolerant_teacher

@@ -20,6 +20,7 @@ from typing import NoReturn, Protocol
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GRACE = 25.0  # seconds that a run has to save itself; schedulers kill 30 seconds after SIGTERM
 INSISTENCE = 1.0  # seconds after which a second signal is meant to end the process; some senders send two at once
+SAID_TO = 2  # file descriptor for the last line; another one where C++ writes its own lines to this one
 STOPPED = "stopped at once, without saving; everything that was saved before is complete."
 
 
@@ -96,7 +97,7 @@ def _ignore(number: int, frame: object) -> None:
 def end(number: int, message: str = STOPPED) -> NoReturn:
     """Ends the process and its workers with the exit code of a signal; may be called in any thread."""
     with contextlib.suppress(OSError):
-        os.write(2, f"kdjax: {message}\n".encode())
+        os.write(SAID_TO, f"kdjax: {message}\n".encode())
     if "multiprocessing" in sys.modules:
         for child in sys.modules["multiprocessing"].active_children():
             child.kill()

@@ -19,6 +19,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from kdjax import signals
 from kdjax.errors import RunError, UserError
 
 T = TypeVar("T")
@@ -100,6 +101,7 @@ def _separate_native_output() -> None:
         stream.flush()
         kept = os.fdopen(os.dup(number), "w", buffering=1, encoding="utf-8")
         setattr(sys, "stdout" if number == 1 else "stderr", kept)
+    signals.SAID_TO = sys.stderr.fileno()
     with open(path, "a", encoding="utf-8") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
@@ -298,6 +300,9 @@ class Watch(threading.Thread):
         self._ended = threading.Event()
         self._seen: dict[int, tuple[str, float]] = {}  # process -> its last sign, and when it came
         self._client, self._own, self._count = _client(), index(), count()
+        self._answered, self._lost = time.monotonic(), ""  # when process 0 last answered; what was found out then
+        self._coordinator = f"process 0 of {self._count}, which coordinates the others,"
+        self._silence = f"gave no sign of life for {self._patience:.0f} s"
 
     def stop(self) -> None:
         """Ends the watch, before the processes end in any order."""
@@ -305,12 +310,20 @@ class Watch(threading.Thread):
 
     def run(self) -> None:
         """Watches until `stop`."""
+        threading.Thread(target=self._keep_looking, name="kdjax watch of signs", daemon=True).start()
+        while not self._ended.wait(self._interval / 2):
+            # A process that stands still answers nothing, and the thread that asks it waits for ever.
+            silent = time.monotonic() - self._answered > self._patience
+            lost = self._lost or (f"{self._coordinator} is lost ({self._silence}); {_ADVICE}" if silent else "")
+            if lost and not self._ended.is_set():
+                end(lost)
+
+    def _keep_looking(self) -> None:
         for beat in itertools.count():
             if self._ended.wait(self._interval):
                 return
-            lost = self._look(beat)
-            if lost and not self._ended.is_set():
-                end(lost)
+            self._lost = self._look(beat)
+            self._answered = time.monotonic()
 
     def _look(self, beat: int) -> str:
         """Returns what to say if a process is lost, else ''."""
@@ -318,15 +331,14 @@ class Watch(threading.Thread):
             self._client.key_value_set(f"kdjax/alive/{self._own}", str(beat), allow_overwrite=True)
             signs = dict(self._client.key_value_dir_get("kdjax/alive/"))
         except Exception:
-            return f"process 0 of {self._count}, which coordinates the others, is lost; {_ADVICE}"
+            return f"{self._coordinator} is lost; {_ADVICE}"
         now = time.monotonic()
         for process in range(self._count):
             sign = next((value for key, value in signs.items() if key.endswith(f"/{process}")), "")
             if self._seen.setdefault(process, (sign, now))[0] != sign:
                 self._seen[process] = (sign, now)
         lost = [str(process) for process, (_, then) in self._seen.items() if now - then > self._patience]
-        silent = f"gave no sign of life for {self._patience:.0f} s"
-        return f"process {', '.join(lost)} of {self._count} is lost ({silent}); {_ADVICE}" if lost else ""
+        return f"process {', '.join(lost)} of {self._count} is lost ({self._silence}); {_ADVICE}" if lost else ""
 
 
 _ADVICE = "start the run again to go on from its last checkpoint."

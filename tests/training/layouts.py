@@ -1,11 +1,16 @@
 """Runs that tests train on several layouts of processes and devices, and the program that trains them there.
 
 launch/local_processes.sh 2 -- python tests/training/layouts.py --store=DIR --data_dir=FILE --what=teacher,student
+
+--trouble=KIND:PROCESS lets something happen to a process, once for a store: see TROUBLES.
 """
 
 import json
+import os
 import pathlib
+import signal
 import sys
+import time
 
 if __name__ == "__main__":
     sys.path[:0] = [str(pathlib.Path(__file__).parents[1]), str(pathlib.Path(__file__).parents[2])]
@@ -69,6 +74,21 @@ def remembering(store, data: str):
     return _train(store, "remembering", config)
 
 
+def first_step(store, data: str):
+    """A run of one step."""
+    return _train(store, "first", _config(data, epochs=1, batch_size=48))
+
+
+def stoppable(store, data: str):
+    """A run of 27 dispatches in 9 epochs, which is saved after each epoch."""
+    from kdjax.training import trainer
+
+    trainer.MOST_STEPS_A_DISPATCH = 2
+    config = _config(data)
+    config.checkpoint.every_epochs = 1
+    return _train(store, "stoppable", config)
+
+
 def population(store, data: str):
     """Three students in one step."""
     from kdjax.training.loop import train_together
@@ -88,7 +108,80 @@ def evaluated(store, data: str):
     by_writer(lambda: store.write_text("evaluated.json", json.dumps(found, default=str)))
 
 
-STAGES = {stage.__name__: stage for stage in (teacher, student, streamed, remembering, population, evaluated)}
+_ALL = (teacher, student, streamed, remembering, first_step, stoppable, population, evaluated)
+STAGES = {stage.__name__: stage for stage in _ALL}
+
+# Kind of trouble -> what the process gets, and when: before it joins, in the middle of an epoch, or while it saves.
+TROUBLES = {
+    "start-up": (signal.SIGKILL, "start-up"),
+    "collective": (signal.SIGKILL, "dispatch"),
+    "save": (signal.SIGKILL, "save"),
+    "freeze": (signal.SIGSTOP, "dispatch"),
+    "terminate": (signal.SIGTERM, "dispatch"),
+    "interrupt": (signal.SIGINT, "dispatch"),
+}
+DISPATCH = 11  # in the fourth of nine epochs
+SAVE = 3
+
+
+class Trouble:
+    """Sends a signal to one process, or to their launcher, and notes when; later attempts note their first dispatch."""
+
+    def __init__(self, text: str, store: pathlib.Path):
+        kind, who = text.split(":")
+        self.number, self.moment = TROUBLES[kind]
+        self.own = max(cli.FLAGS.process, 0)
+        self.target = os.getppid() if who == "launcher" else os.getpid()
+        self.is_victim = who == str(self.own) or (who == "launcher" and self.own == 0)
+        self.struck, self.resumed = (store.with_name(name) for name in ("struck", "resumed"))
+        self.again, self.dispatches, self.saves = self.struck.exists(), 0, 0
+
+    def strike(self, moment: str) -> None:
+        """Sends the signal, if it is the moment and the signal was not sent yet."""
+        if moment == self.moment and self.is_victim and not self.struck.exists():
+            self.struck.write_text(str(time.time()))
+            os.kill(self.target, self.number)
+            time.sleep(1.5 if self.target != os.getpid() else 0)  # bash obeys between two of its commands
+
+    def install(self) -> None:
+        """Has the moments told; called when the processes have joined."""
+        from kdjax.training import trainer
+        from kdjax.training.shared_store import SharedRun
+
+        dispatch, save = trainer.Trainer._dispatch, SharedRun.save
+
+        def dispatching(own, *args):
+            self.dispatches += 1
+            if self.dispatches == DISPATCH:
+                self.strike("dispatch")
+            if self.struck.exists() and not self.again:
+                time.sleep(0.15)  # the processes agree on a step while they train
+            dispatch(own, *args)
+            if self.again and self.own == 0 and self.dispatches == 1:
+                self.resumed.write_text(str(time.time()))
+
+        def saving(own, *args, **kwargs):
+            self.saves += 1
+            if self.saves == SAVE:
+                self.strike("save")
+            return save(own, *args, **kwargs)
+
+        trainer.Trainer._dispatch, SharedRun.save = dispatching, saving
+
+
+def _have_trouble() -> None:
+    """Lets the trouble that the flag names begin when the processes join."""
+    join = cli._join_processes
+
+    def joining() -> None:
+        trouble = Trouble(cli.FLAGS.trouble, pathlib.Path(cli.FLAGS.store)) if cli.FLAGS.trouble else None
+        if trouble:
+            trouble.strike("start-up")
+        join()
+        if trouble:
+            trouble.install()
+
+    cli._join_processes = joining
 
 
 def main() -> None:
@@ -103,4 +196,6 @@ if __name__ == "__main__":
     cli.define_process_flags()
     cli.define(flags.DEFINE_list, "what", [], "Names of stages.")
     cli.define(flags.DEFINE_string, "config", "", "None; it makes the processes stoppable.")
+    cli.define(flags.DEFINE_string, "trouble", "", "What happens to a process.")
+    _have_trouble()
     cli.run(main)

@@ -31,28 +31,31 @@ def launcher(root, count, *flags, logs, launch=(), x64=True, **options):
     )
 
 
-def run_layout(root, store, data, processes, devices, what, **options):
-    """Runs stages on a layout, and checks that they ended well."""
+def run_layout(root, store, data, processes, devices, what, *more, code=0, **options):
+    """Runs stages on a layout, checks how they ended, and returns what was written to stderr."""
     flags = (PROGRAM, f"--store={store}", f"--data_dir={data}", f"--what={','.join(what)}", f"--cpu_devices={devices}")
-    process = launcher(root, processes, *flags, logs=store.parent / "logs", **options)
+    process = launcher(root, processes, *flags, *more, logs=store.parent / "logs", **options)
     out, err = process.communicate(timeout=240)
-    assert process.returncode == 0, (out, err, [path.read_text() for path in (store.parent / "logs").iterdir()])
+    assert process.returncode == code, (out, err, [path.read_text() for path in (store.parent / "logs").iterdir()])
     return err
 
 
-def assert_same_runs(first: Store, second: Store, tolerance: float) -> None:
-    names = first.runs()
+def assert_same_runs(first: Store, second: Store, tolerance: float) -> float:
+    """Checks that two stores have the same runs, and returns the largest difference of their variables."""
+    names, differences = first.runs(), [0.0]
     assert names and names == second.runs()
     for name in names:
         a, b = first.find(name), second.find(name)
         (state, step), (other, same_step) = (run.restore_variables("last") for run in (a, b))
         assert step == same_step
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance), state, other)
+        jax.tree.map(lambda x, y: differences.append(float(np.max(np.abs(x - y), initial=0))), state, other)
         rows = [without_times(run.metrics()) for run in (a, b)]
         assert [row.keys() for row in rows[0]] == [row.keys() for row in rows[1]]
         for row, twin in zip(*rows, strict=True):
             assert row["train"] == pytest.approx(twin["train"], rel=max(tolerance, 1e-6))
             assert row["test"] == pytest.approx(twin["test"], rel=max(tolerance, 1e-6))
+    return max(differences)
 
 
 def test_two_processes_train_what_one_trains(root, tmp_path, image_file):
@@ -74,15 +77,26 @@ def on_one(root, tmp_path_factory, image_file):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes, devices", [(1, 4), (2, 1), (2, 2), (4, 1), (4, 2)])
+@pytest.mark.parametrize("processes, devices", [(1, 2), (1, 4), (2, 1), (2, 2), (4, 1), (4, 2)])
 def test_every_stage_is_the_same_on_every_layout(root, tmp_path, image_file, on_one, processes, devices):
     """Teachers, students, streams, CRD's memory, populations, `evaluate` and `analyze`, in float64."""
     run_layout(root, tmp_path / "store", image_file, processes, devices, (*ALL, "evaluated"))
     other = Store(tmp_path / "store")
-    assert_same_runs(on_one, other, 1e-10)
+    difference = assert_same_runs(on_one, other, 1e-10)
+    print(f"float64, 54 steps, {processes} x {devices}: the largest difference is {difference:.1e}")
     one, many = (json.loads((store.root / "evaluated.json").read_text()) for store in (on_one, other))
     assert one["scores"]["test"] == pytest.approx(many["scores"]["test"], rel=1e-6)
     assert one["fidelity"]["pairs"][0]["agreement"] == pytest.approx(many["fidelity"]["pairs"][0]["agreement"])
+
+
+@pytest.mark.slow
+def test_the_first_step_in_float32_is_the_same_on_every_layout(root, tmp_path, image_file):
+    layouts = [(1, 1), (1, 2), (2, 1), (2, 2), (4, 1), (4, 2)]
+    for count, devices in layouts:
+        store = tmp_path / f"{count}x{devices}" / "store"
+        run_layout(root, store, image_file, count, devices, ("first_step",), x64=False)
+        difference = assert_same_runs(Store(tmp_path / "1x1" / "store"), Store(store), 1e-5)
+        print(f"float32, 1 step, {count} x {devices}: the largest difference is {difference:.1e}")
 
 
 def test_every_method_of_a_run_and_a_store_is_shared():

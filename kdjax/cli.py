@@ -121,11 +121,12 @@ def _run(main: Callable[..., None], argv: list[str], takes: str) -> None:
     except RunError as error:
         _leave(1, error, debug)
     except Exception as error:  # a bug in kdjax or in the user's own code is reported in one line as well
+        if not isinstance(error, OSError):
+            _explain_loss(error)  # first, since a lost process fails a step that the user's own code may have called
         if place := own_code.place_of(error):
             _leave(2, f"{place}: {type(error).__name__}: {error} (--debug shows the traceback)", debug)
         if isinstance(error, OSError):
             _leave(2, f"{error.strerror or error}: {error.filename or ''} (is the disk full or read-only?)", debug)
-        _explain_loss(error)
         _leave(1, f"{type(error).__name__}: {error} (--debug shows where)", debug)
 
 

@@ -364,25 +364,13 @@ def train_from_flags() -> None:
     from kdjax.reporting.tables import result_table
     from kdjax.store import Store
     from kdjax.training.loop import train
+    from kdjax.training.processes import is_writer
+    from kdjax.training.sinks import SINKS, make_sink
 
-    options = {"name": FLAGS.run, "data_dir": FLAGS.data_dir, "sink": _sink(), "choose_devices": chooses_devices()}
+    sink = make_sink([name for name in SINKS if FLAGS[name].value and is_writer()])
+    options = {"name": FLAGS.run, "data_dir": FLAGS.data_dir, "sink": sink, "choose_devices": chooses_devices()}
     result = train(FLAGS.config, Store(FLAGS.store, FLAGS.trust), **options)
     print(result_table(result))
-
-
-def _sink() -> Callable[[str, dict], None] | None:
-    """Returns what hands each epoch's row to the logs that the flags ask for, None without one."""
-    from kdjax.training import tensorboard, wandb_sink
-    from kdjax.training.processes import is_writer
-
-    wanted = {tensorboard: FLAGS.tensorboard, wandb_sink: FLAGS.wandb}
-    sinks = [module.make_sink() for module, asked in wanted.items() if asked and is_writer()]
-
-    def to_all(path: str, row: dict) -> None:
-        for sink in sinks:
-            sink(path, row)
-
-    return to_all if sinks else None
 
 
 def run_study_from_flags() -> None:

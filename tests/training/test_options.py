@@ -89,30 +89,35 @@ def test_one_spec_is_compiled_once_for_runs_that_differ_in_numbers_only(store, o
 
 
 def test_tensorboard_is_an_optional_sink(store, one_device, monkeypatch):
-    from kdjax.training import tensorboard
+    from kdjax.training import sinks
 
     monkeypatch.setitem(__import__("sys").modules, "tensorboardX", None)
     with pytest.raises(UserError, match=r"pip install 'kdjax\[tensorboard\]'"):
-        tensorboard.make_sink()
+        sinks.make_sink(["tensorboard"])
     monkeypatch.undo()
     pytest.importorskip("tensorboardX", reason="tensorboardX is not installed")
     train(
-        alone_student.get_config("smoke"), store, name="t", devices=one_device, show=False, sink=tensorboard.make_sink()
+        alone_student.get_config("smoke"),
+        store,
+        name="t",
+        devices=one_device,
+        show=False,
+        sink=sinks.make_sink(["tensorboard"]),
     )
     assert list((store.root / "t" / "tensorboard").glob("events*"))
 
 
 def test_wandb_is_an_optional_sink(store, one_device, monkeypatch):
-    from kdjax.training import wandb_sink
+    from kdjax.training import sinks
 
     monkeypatch.setitem(__import__("sys").modules, "wandb", None)
     with pytest.raises(UserError, match=r"pip install 'kdjax\[wandb\]'"):
-        wandb_sink.make_sink()
+        sinks.make_sink(["wandb"])
 
 
 @pytest.mark.slow
 def test_wandb_keeps_the_rows_of_a_run_offline(store, one_device, monkeypatch):
-    from kdjax.training import wandb_sink
+    from kdjax.training import sinks
 
     wandb = pytest.importorskip("wandb", reason="wandb is not installed")
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -120,7 +125,12 @@ def test_wandb_keeps_the_rows_of_a_run_offline(store, one_device, monkeypatch):
     log = wandb.Run.log
     monkeypatch.setattr(wandb.Run, "log", lambda run, row, **rest: (logged.append(row), log(run, row, **rest)))
     train(
-        alone_student.get_config("smoke"), store, name="w", devices=one_device, show=False, sink=wandb_sink.make_sink()
+        alone_student.get_config("smoke"),
+        store,
+        name="w",
+        devices=one_device,
+        show=False,
+        sink=sinks.make_sink(["wandb"]),
     )
     wandb.teardown()
     rows = store.run("w").metrics()

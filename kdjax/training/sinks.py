@@ -56,8 +56,8 @@ def tensorboard() -> Sink:
 def wandb() -> Sink:
     """Returns a sink that logs a row to a run of Weights & Biases, which has the name of the run's folder.
 
-    The environment variables of wandb apply: with WANDB_MODE=offline all files stay in `<path>/wandb`, for `wandb sync`,
-    and WANDB_PROJECT names the project. A run that is resumed is the same run there.
+    The environment variables of wandb apply: with WANDB_MODE=offline all files stay in `<path>/wandb`, for
+    `wandb sync`, and WANDB_PROJECT names the project. A run that is resumed is the same run there.
 
     Raises:
       UserError: wandb is not installed.

@@ -1,11 +1,10 @@
 """Tables of a crossed study: accuracies over seeds and splits, and paired differences with their intervals."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from kdjax.reporting import statistics
-from kdjax.reporting.tables import markdown, spread
+from kdjax.reporting.tables import bounds, markdown, spread
 
 Row = tuple[str, str]  # (student, teacher): student '' for a teacher, teacher '' for a student without one
 
@@ -169,10 +168,7 @@ def interval(values: Sequence[float], digits: int = 2, overlap: float = 0.0) -> 
       digits: Digits after the decimal point.
       overlap: Test examples per training example where the values are of splits that redraw the same examples.
     """
-    mean, low, high, units = statistics.widened(statistics.t_interval(values), overlap)
-    if units < 2:
-        return f"{mean:+.{digits}f} (one draw)"
-    if math.isclose(low, high, abs_tol=1e-9):
-        return f"{mean:+.{digits}f} (cannot tell: all {units} differences are equal)"
-    noise = " (noise)" if low <= 0 <= high else ""
-    return f"{mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]{noise}"
+    found = statistics.widened(statistics.t_interval(values), overlap)
+    shown = found.units > 1 and not statistics.has_no_width(found)
+    noise = " (noise)" if shown and found.low <= 0 <= found.high else ""
+    return f"{found.mean:+.{digits}f}{bounds(found, digits) or ' (one draw)'}{noise}"

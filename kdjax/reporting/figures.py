@@ -8,7 +8,7 @@ import numpy as np
 
 from kdjax import analysis
 from kdjax.reporting.canvas import COLOURS, LINES, MARKERS, MOST, drawing
-from kdjax.reporting.statistics import Interval
+from kdjax.reporting.statistics import Interval, has_no_width
 from kdjax.store.files import write_atomic
 
 if TYPE_CHECKING:
@@ -156,8 +156,9 @@ def forest(name: str, title: str, caption: str, label: str, rows: Mapping[str, I
     with drawing(name, (6.4, 0.9 + 0.32 * len(rows))) as draw:
         axis = draw.axes[0, 0]
         axis.axvline(0, color=COLOURS[0], linestyle=LINES[1], linewidth=1.0)
-        for place, (mean, low, high, _) in enumerate(rows.values()):
-            outside = low > 0 or high < 0
+        for place, interval in enumerate(rows.values()):
+            mean, low, high, _ = interval
+            outside = (low > 0 or high < 0) and not has_no_width(interval)  # equal values are no evidence
             axis.plot([low, high], [place, place], color=COLOURS[2], linewidth=1.3)
             axis.plot(mean, place, MARKERS[0], color=COLOURS[2], fillstyle="full" if outside else "none", markersize=6)
         axis.set_yticks(range(len(rows)), list(rows))

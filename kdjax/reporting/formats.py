@@ -3,14 +3,13 @@
 import csv
 import io
 import json
-import math
 import re
 from collections.abc import Sequence
 
 from kdjax.errors import UserError, nearest
 from kdjax.reporting.published import Published
 from kdjax.reporting.table_row import TableRow
-from kdjax.reporting.tables import markdown
+from kdjax.reporting.tables import bounds, markdown
 from kdjax.store.files import plain
 
 LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "−": "$-$"}
@@ -67,11 +66,7 @@ def difference(row: TableRow) -> str:
     """Formats a row's difference with its interval and the number of the baseline's row."""
     if row.difference is None:
         return ""
-    mean, low, high, units = row.difference
-    bounds = f" [{low:+.2f}, {high:+.2f}]" if units > 1 else ""
-    if units > 1 and math.isclose(low, high, abs_tol=1e-9):  # no evidence, but too few test examples to differ on
-        bounds = f" (cannot tell: all {units} differences are equal)"
-    return f"{mean:+.2f}{bounds} to #{row.against}"
+    return f"{row.difference.mean:+.2f}{bounds(row.difference)} to #{row.against}"
 
 
 def _count(number: int | None) -> str:

@@ -253,6 +253,11 @@ def with_test_error(interval: Interval, test_error: float) -> Interval:
     return interval._replace(low=interval.mean - low, high=interval.mean + high)
 
 
+def has_no_width(interval: Interval) -> bool:
+    """Returns whether both bounds are equal, as those of equal values are, up to rounding."""
+    return math.isclose(interval.low, interval.high, abs_tol=1e-9)
+
+
 def verdict(interval: Interval, fewest: int = 2) -> str:
     """Returns 'gain', 'loss', 'within noise', or 'cannot tell' if there is no estimate of the noise.
 
@@ -261,7 +266,7 @@ def verdict(interval: Interval, fewest: int = 2) -> str:
       fewest: Smallest number of values for such an interval, see FEWEST.
     """
     mean, low, high, units = interval
-    if units < fewest or math.isclose(low, high, abs_tol=1e-9) or not math.isfinite(mean):
+    if units < fewest or has_no_width(interval) or not math.isfinite(mean):
         return "cannot tell"
     if low <= 0 <= high:
         return "within noise"

@@ -4,12 +4,28 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from kdjax.reporting.statistics import mean_std
+from kdjax.reporting.statistics import Interval, has_no_width, mean_std
 
 if TYPE_CHECKING:
     from kdjax.models import Description
 
 SPLITS = ("train", "validation", "test")
+
+
+def bounds(interval: Interval, digits: int = 2) -> str:
+    """Returns ' [low, high]'; where all values are equal, ' (cannot tell ...)'; and '' for a single value.
+
+    Equal values are no evidence: there are too few test examples to show a difference between them.
+
+    Args:
+      interval: Interval of a mean difference.
+      digits: Digits after the decimal point.
+    """
+    if interval.units < 2:
+        return ""
+    if has_no_width(interval):
+        return f" (cannot tell: all {interval.units} differences are equal)"
+    return f" [{interval.low:+.{digits}f}, {interval.high:+.{digits}f}]"
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from kdjax import analysis
 from kdjax.reporting.figures import Figure, Series, forest, reliability_diagrams, scatter
 from kdjax.reporting.statistics import difference_interval
-from kdjax.reporting.tables import markdown, spread
+from kdjax.reporting.tables import bounds, markdown, spread
 from kdjax.studies.results import ResultRow, Results
 from kdjax.studies.teacher_contrasts import (
     Contrast,
@@ -100,9 +100,9 @@ def _correlation_text(study: WhichTeacherStudy, results: Results) -> str:
     for measure in MEASURES:
         values = list(correlations(study, results, measure).values())
         if values and all(map(math.isfinite, values)):
-            mean, low, high, units = difference_interval(values, overlap=overlap_of(study))
-            bounds = f" [{max(low, -1):+.2f}, {min(high, 1):+.2f}]" if units > 1 else " (one draw)"
-            found.append(f"{MEASURES[measure][0]} {mean:+.2f}{bounds}")
+            each = difference_interval(values, overlap=overlap_of(study))
+            each = each._replace(low=max(each.low, -1), high=min(each.high, 1))
+            found.append(f"{MEASURES[measure][0]} {each.mean:+.2f}{bounds(each) or ' (one draw)'}")
     if not found:
         return ""
     return (
@@ -163,13 +163,10 @@ def _by_method(study: WhichTeacherStudy, results: Results, own: str, base: str, 
 
 
 def _words(contrast: Contrast, digits: int) -> str:
-    mean, low, high, units = contrast.interval
-    if not units:
+    if not contrast.interval.units:
         return "diverged"
     mark = " (diverged)" if contrast.diverged else ""
-    if units < 2:
-        return f"{mean:+.{digits}f} (one draw){mark}"
-    return f"{mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]{mark}"
+    return f"{contrast.interval.mean:+.{digits}f}{bounds(contrast.interval, digits) or ' (one draw)'}{mark}"
 
 
 MEASURES: Mapping[str, tuple[str, Callable[[float], str]]] = {

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from kdjax.reporting import statistics
 from kdjax.reporting.contrasts import Score, interval, study_report
 from kdjax.reporting.tables import markdown
 
@@ -73,3 +74,15 @@ def test_splits_that_redraw_the_same_examples_widen_the_interval():
     assert "Nadeau" in study_report("T", "alone", (), own, overlap) and "Nadeau" not in study_report(
         "T", "alone", (), own
     )
+
+
+def test_a_figure_fills_no_marker_where_all_differences_are_equal(monkeypatch):
+    from matplotlib.axes import Axes
+
+    from kdjax.reporting import figures
+
+    fills, plot = [], Axes.plot
+    monkeypatch.setattr(Axes, "plot", lambda *args, **kw: (fills.append(kw.get("fillstyle")), plot(*args, **kw))[1])
+    equal, clear = statistics.Interval(-4.69, -4.69, -4.69, 2), statistics.Interval(2.0, 1.0, 3.0, 5)
+    figures.forest("name", "title", "caption", "label", {"equal": equal, "clear": clear})
+    assert [fill for fill in fills if fill] == ["none", "full"]

@@ -222,3 +222,13 @@ def test_what_a_study_of_teachers_refuses():
         study.update(changed)
         with pytest.raises(UserError, match=words):
             read_study(study)
+
+
+def test_equal_differences_are_no_interval_in_the_table_of_contrasts():
+    from kdjax.reporting.statistics import Interval
+    from kdjax.studies.which_teacher_report import _words
+
+    class Equal:
+        interval, diverged = Interval(-4.69, -4.69, -4.69, 2), False
+
+    assert _words(Equal, 2) == "-4.69 (cannot tell: all 2 differences are equal)"

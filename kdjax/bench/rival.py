@@ -43,7 +43,8 @@ def show(flag: flags.FlagValues) -> None:
     """Prints the table of the pairs that the command's flags name, each as soon as it is measured."""
     check_torch()
     # Read when torch is loaded. By default its threads wait for one another in a busy loop; where other programs use
-    # the cores too, that took 4 to 7 times as long as its work, and kdjax looked faster than it is.
+    # the cores too, that took many times as long as its work, and kdjax looked faster than it is. On a quiet machine
+    # OMP_WAIT_POLICY=ACTIVE may be the fairer choice.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     pairs, rows = parse(flag.only, PAIRS), []
     for pair in pairs:

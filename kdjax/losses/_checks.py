@@ -244,6 +244,14 @@ def sound_rows(*sides: Array) -> tuple[tuple[Array, ...], Array]:
     return tuple(jnp.where(good[..., None], side, classes.astype(side.dtype)) for side in sides), good
 
 
+def as_class_matrix(matrix: Array, logits: Array, name: str) -> Array:
+    """Returns a matrix [classes, classes] in the type of logits [..., classes], and refuses another shape."""
+    matrix = as_float(matrix).astype(logits.dtype)
+    if matrix.shape != (logits.shape[-1],) * 2:
+        raise ValueError(f"{name} {list(matrix.shape)} must be [classes, classes] for logits {list(logits.shape)}.")
+    return matrix
+
+
 def expectation(probs: Array, values: Array) -> Array:
     """Returns the sum of `probs * values` over the last axis, where a class of probability 0 contributes 0.
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from kdjax.losses._checks import as_float, as_logit_pair, as_where, check_range, expectation, sound_rows
+from kdjax.losses._checks import as_class_matrix, as_logit_pair, as_where, check_range, expectation, sound_rows
 from kdjax.losses._labels import is_label_of
 
 
@@ -110,9 +110,7 @@ def class_gkl(
     check_range("temperature", temperature)
     (student, teacher), good = sound_rows(*as_logit_pair(student_logits, teacher_logits, "class_gkl"))
     is_label, exists = is_label_of(labels, student)
-    outputs = as_float(class_outputs).astype(student.dtype)
-    if outputs.shape != (student.shape[-1],) * 2:
-        raise ValueError(f"class_outputs {list(outputs.shape)} must be [classes, classes] for logits {student.shape}.")
+    outputs = as_class_matrix(class_outputs, student, "class_outputs")
     mean = outputs[jnp.argmax(is_label, axis=-1)]
     weights = jnp.where(mean > 0, jnp.where(mean > 0, mean, 1) ** gamma, 0)
     error = _error(student, teacher, weights, as_where(where, student) & exists, axis_name)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from kdjax.losses._checks import as_float, as_logit_pair, check_range, sound_rows
+from kdjax.losses._checks import as_class_matrix, as_float, as_logit_pair, check_range, sound_rows
 from kdjax.losses._labels import is_label_of, taken_apart
 from kdjax.losses._maps import normalized
 
@@ -66,9 +66,7 @@ def wkdl(
     check_range("iterations", iterations)
     (student, teacher), good = sound_rows(*as_logit_pair(student_logits, teacher_logits, "wkdl"))
     is_label, exists = is_label_of(labels, student)
-    costs = as_float(class_costs).astype(student.dtype)
-    if costs.shape != (student.shape[-1],) * 2:
-        raise ValueError(f"class_costs {list(costs.shape)} must be [classes, classes] for logits {student.shape}.")
+    costs = as_class_matrix(class_costs, student, "class_costs")
     costs = jnp.where(costs > 0, costs, 0) + _EPSILON
     (_, own, own_good), (_, other, other_good) = (taken_apart(x, is_label, temperature) for x in (student, teacher))
     near, start = jnp.exp(-costs / regularization), jnp.where(is_label, 0, 1 / (student.shape[-1] - 1))

@@ -22,7 +22,7 @@ from kdjax.errors import DivergedError, Interrupted, RunError, UserError
 from kdjax.store import Store
 from kdjax.store.files import disk_errors, make_folder, read_json, write_json
 from kdjax.studies.fields import RunConfig
-from kdjax.studies.runner import Job, RunCounter, Runner
+from kdjax.studies.runner import Job, Runner
 from kdjax.training import parallel
 from kdjax.training.loop import Planned, plan_together, train_together
 from kdjax.training.plan import Plan, resolve, stand_in
@@ -96,25 +96,15 @@ class JobRunner(Runner):
     """A runner whose runs are trained by jobs of other processes.
 
     Args:
-      store: Store of the runs; all jobs must see its folder.
-      data_dir: Directory of data sets that are not embedded.
-      counter: Counter of the runs; by default one that shows nothing.
-      choose_devices: Whether each run takes only those of its job's devices that are worth it.
+      *args, **options: See `Runner`; all jobs must see the folder of the store.
       workers: Number of jobs that run at the same time, at most.
 
     Raises:
       UserError: submitit is not installed.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        data_dir: str = "data",
-        counter: RunCounter | None = None,
-        choose_devices: bool = False,
-        workers: int = 1,
-    ):
-        super().__init__(store, data_dir, counter, choose_devices)
+    def __init__(self, *args: Any, workers: int = 1, **options: Any):
+        super().__init__(*args, **options)
         self.workers = workers
         self._diverged: dict[str, str] = {}
         self._failed: dict[str, str] = {}

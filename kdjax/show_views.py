@@ -25,7 +25,11 @@ def main() -> None:
         raise cli.UserError(f"data set '{dataset.name}' has vectors, not images; there is nothing to draw.")
     teachers = [teacher.view or config.data.teacher_view or config.data.view for teacher in config.teachers.values()]
     views = tuple(dict.fromkeys(resolve_view(dataset, view) for view in (config.data.view, *teachers)))
-    contact_sheet(dataset, views, order_seed(config), flag.images, flag.visits).save(flag.out)
+    sheet = contact_sheet(dataset, views, order_seed(config), flag.images, flag.visits)
+    try:
+        sheet.save(flag.out)
+    except ValueError as error:  # Pillow knows no format of this ending
+        raise cli.UserError(f"--out={flag.out}: '{error}'; name an image file such as views.png.") from error
     print(f"{flag.out}: the image as it is tested, then {flag.visits} epochs of {' and of '.join(views)}.")
 
 

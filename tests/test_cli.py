@@ -133,6 +133,12 @@ def test_a_full_disk_is_one_line(tmp_path, root):
     assert not (tmp_path / "digits" / "mlp-ce-s0" / "result.json").exists()
 
 
+def test_views_are_written_to_an_image_file(tmp_path, door):
+    views = ("kdjax.show_views", "--config=configs/kd_student.py", "--images=1", "--visits=1")
+    assert "name an image file such as views.png" in one_line(door(*views, f"--out={tmp_path}/views.txt"))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_failed_run_is_exit_code_1(tmp_path, door):
     done = door(*TEACHER, f"--store={tmp_path}", "--config.optimizer.learning_rate=1e38")
     assert done.returncode == 1 and "not finite at step 1" in one_line(done)

@@ -171,7 +171,13 @@ def test_initial_weights_of_the_first_are_pytorchs():
     assert 0.9 / 32 < np.abs(params["fc/bias"]).max() <= 1 / 32
 
 
-@pytest.mark.parametrize("width", [0, float("nan"), float("inf"), "0.5"])
-def test_a_bad_width_is_answered_in_one_line(width):
-    with pytest.raises(UserError, match="width must be a factor of at least 1/16"):
+FACTOR = "width must be a factor of at least 1/16"
+
+
+@pytest.mark.parametrize(
+    "width, words",
+    [(0, FACTOR), (float("nan"), FACTOR), (float("inf"), FACTOR), ("0.5", "width must be a number, not '0.5'")],
+)
+def test_a_bad_width_is_answered_in_one_line(width, words):
+    with pytest.raises(UserError, match=words):
         models.create_model(V2, 5, width=width)

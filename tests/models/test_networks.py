@@ -297,7 +297,7 @@ def test_pre_activations_come_from_the_norms_that_are_named(name):
         ("densenet100", {"depth": 99}, "depth must be 4 \\+ 3 n"),
         ("deit_tiny", {"heads": 5}, "heads must divide"),
         ("deit_tiny", {"heads": 0}, "heads must be a whole number"),
-        ("deit_tiny", {"depth": 4.5}, "depth must be a whole number"),
+        ("deit_tiny", {"depth": 4.5}, "depth must be an integer, not 4.5"),
         ("deit_tiny", {"mlp_ratio": "4"}, "mlp_ratio must be a number"),
         ("deit_tiny", {"mlp_ratio": 0.0}, "mlp_ratio must be above 0"),
         ("deit_tiny", {"drop_path": 1.0}, "drop_path must be in"),

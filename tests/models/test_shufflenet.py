@@ -216,12 +216,12 @@ def test_initial_weights_are_pytorchs(name):
     [
         (V1, {"groups": 0}, "groups must be a whole number"),
         (V1, {"groups": -3}, "groups must be a whole number"),
-        (V1, {"groups": 1.5}, "groups must be a whole number"),
+        (V1, {"groups": 1.5}, "groups must be an integer, not 1.5"),
         (V1, {"groups": 5, "widths": (45,), "repeats": (1,)}, "cannot be split into"),  # 45 - 24 into 5 groups
         (V1, {"groups": 4, "widths": (40,), "repeats": (2,)}, "cannot be split into"),  # 40 / 4 into 4 groups
         (V1, {"groups": 3, "widths": (27,), "repeats": (1,)}, "cannot be split into"),  # (27 - 24) / 4: none
         (V2, {"widths": (116, 232, 464, 0)}, "the last width must be a positive"),
-        (V2, {"widths": (116, 232, 464, 10.5)}, "the last width must be a positive"),
+        (V2, {"widths": (116, 232, 464, 10.5)}, "widths must be a list whose items are each an integer"),
     ],
 )
 def test_a_bad_field_is_answered_in_one_line(name, args, message):

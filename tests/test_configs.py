@@ -146,10 +146,11 @@ def test_the_parts_of_crossfitted_teachers_are_different_runs():
         get("teacher", "gce,2")
 
 
-def test_every_teacher_of_the_table_trains_and_teaches(tmp_path, one_device):
-    """The smoke forms, each with a student by KD, in a store where the fine-tuned ones find where they begin."""
+@pytest.mark.parametrize("methods", [("ce", "mcmi"), pytest.param(tuple(teacher.METHODS), marks=pytest.mark.slow)])
+def test_every_teacher_of_the_table_trains_and_teaches(methods, tmp_path, one_device):
+    """The smoke forms and a student by KD, in a store where the fine-tuned ones find where they begin."""
     store = Store(tmp_path)
-    for method in teacher.METHODS:
+    for method in methods:
         images = ",digits,resnet8,resnet8" if method == "sftn" else ",smoke"  # branches need maps
         config = get("teacher", method + images)
         config.epochs = min(config.epochs, 2)

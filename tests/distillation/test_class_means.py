@@ -55,6 +55,7 @@ def test_the_warmup_gathers_the_means_and_the_loss_falls_after_it(kdpp):
     assert last < first < 1
 
 
+@pytest.mark.slow
 def test_one_device_is_four(kdpp):
     with jax.enable_x64(True):
         one, four = (trained(make_plan(kdpp, devices, EQUAL), 3, 3)[1] for devices in (1, 4))

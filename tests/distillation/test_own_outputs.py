@@ -111,6 +111,7 @@ def test_an_example_is_remembered_by_the_mean_of_its_outputs(average, weights):
     assert values[3] == pytest.approx(((seen[3] - mean) ** 2).sum(axis=1).mean(), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_memories_are_the_same_on_one_and_four_devices(config):
     config.teachers, config.losses = {}, TERMS
     config.model.name = "four_layers:FourLayers"

@@ -40,6 +40,7 @@ def test_the_term_falls_and_the_second_head_learns(config):
     assert largest_difference(plan.variables["params"]["projection"], state.params["projection"]) > 1e-2
 
 
+@pytest.mark.slow
 def test_one_device_is_four(config):
     config = contrasted(config, cross_entropy={"weight": 1.0}, kd={"weight": 1.0}, sskd={"weight": 1.0})
     with jax.enable_x64(True):
@@ -47,6 +48,7 @@ def test_one_device_is_four(config):
     assert largest_difference(one.trainable, four.trainable) < 1e-10
 
 
+@pytest.mark.slow
 def test_a_teacher_is_trained_in_two_runs_and_then_teaches(config, one_device, tmp_path):
     store = Store(tmp_path)
     first = config.copy_and_resolve_references()

@@ -226,7 +226,10 @@ def test_a_label_that_no_class_has_is_nan(name):
     assert np.isfinite(slope).all() and not np.asarray(slope)[:3].any()
 
 
-@pytest.mark.parametrize("options", [{}, {"beta": 0.2, "scaled": True}, {"beta": 1.0, "scaled": True}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, pytest.param({"beta": 0.2, "scaled": True}, marks=pytest.mark.slow), {"beta": 1.0, "scaled": True}],
+)
 def test_the_rule_of_jensen_shannon_holds_in_both_modes_and_for_second_derivatives(options):
     """Of the student's and of the teacher's logits; the derivative by beta too, inside (0, 1)."""
     with jax.enable_x64(True):

@@ -353,6 +353,7 @@ def write_patterns(path: pathlib.Path, classes: int, side: int) -> dict:
     return {**small().alone.data.to_dict(), "name": "arrays", "args": {"path": str(path)}, "size": 8}
 
 
+@pytest.mark.slow
 def test_features_of_another_network_carry_to_sets_of_other_classes_and_sizes(tmp_path):
     study = small(longest=0, members=0, report="1")
     chain = study.chains.tolerant

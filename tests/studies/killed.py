@@ -23,7 +23,7 @@ from kdjax.training import trainer
 
 # Functions after whose return a process may be stopped -> the name of such a place, from the function's arguments.
 PLACES = {
-    (Run, "begin"): lambda run, manifest: run.name,
+    (Run, "begin"): lambda run, *_: run.name,
     (trainer.Trainer, "_dispatch"): lambda own, epoch, start, end: f"{own.first.run.name} {epoch} {start}",
     (Run, "append_metrics"): lambda run, row: f"{run.name} {row['epoch']}",
     (Run, "save"): lambda run, step, *_, **__: f"{run.name} {step}",

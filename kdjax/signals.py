@@ -56,14 +56,16 @@ class Watch:
         """Takes over the signals; must be called in the main thread."""
         self._wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         self._before = {number: signal.signal(number, _ignore) for number in SIGNALS}
-        threading.Thread(target=self._read, name="kdjax-signals", daemon=True).start()
+        self._thread = threading.Thread(target=self._read, name="kdjax-signals", daemon=True)
+        self._thread.start()
 
     def stop(self) -> None:
-        """Gives the signals back to those who had them before."""
+        """Obeys a signal that has come and not been read, and gives the signals back to those who had them before."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._wakeup)
-        os.close(self._writer)  # which ends the thread
+        os.close(self._writer)  # which ends the thread after what is left in the pipe
+        self._thread.join()
 
     def _read(self) -> None:
         while True:

@@ -136,6 +136,9 @@ def test_a_watch_gives_the_signals_back():
 
 
 def test_a_signal_that_comes_as_the_command_ends_decides_its_exit_code(root):
-    program = "import os, signal; from kdjax import cli; cli.run(lambda: os.kill(os.getpid(), signal.SIGTERM))"
+    program = (
+        "import os, signal; from kdjax import cli; cli.define_common_flags(); "
+        "cli.run(lambda: os.kill(os.getpid(), signal.SIGTERM))"
+    )
     done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True)
     assert done.returncode == 143 and "stopped at once" in done.stderr, done.stderr
